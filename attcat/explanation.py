@@ -1,0 +1,361 @@
+"""The result: one example, unpadded, immutable. It knows its tokens and its input, so it can be read without a model."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .tokens import Tokens, View, Word, group_words
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMAT = "attcat-explanation-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Which tokens decided a prediction.
+
+    Args:
+        layers: contribution of every token at every block, float32 `[L, T]` on the CPU.
+        tokens: what the `T` positions stand for.
+        logits: the model's output for this example, float32 `[C]`.
+        target: the class that is explained, or None when the target was a function of the output.
+        labels: the names of the `C` classes.
+        method: name of the method.
+        options: what the method was run with (`rule`, `hidden`, `queries`, ...).
+        source: the input: a string, a pair of strings, or a picture as uint8 `[H, W, 3]`; None for bare model arguments.
+        model: class name of the model.
+        dropped: how many tokens were cut from a text that was too long.
+    """
+
+    layers: Tensor
+    tokens: Tokens
+    logits: Tensor
+    target: int | None
+    labels: tuple[str, ...]
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    source: str | tuple[str, str] | np.ndarray | None = None
+    model: str = ""
+    dropped: int = 0
+
+    def __post_init__(self) -> None:
+        if self.layers.dim() != 2 or self.layers.shape[1] != len(self.tokens):
+            raise ValueError(f"layers has shape {tuple(self.layers.shape)}, expected [L, {len(self.tokens)}]")
+        if self.logits.dim() != 1 or len(self.labels) != len(self.logits):
+            raise ValueError(f"{len(self.labels)} labels for logits of shape {tuple(self.logits.shape)}")
+
+    # -- what was predicted ------------------------------------------------------------------------------------------
+
+    @property
+    def probabilities(self) -> Tensor:
+        """float32 `[C]`: softmax of the logits; for a single output its sigmoid."""
+        return self.logits.softmax(-1) if len(self.logits) > 1 else self.logits.sigmoid()
+
+    @property
+    def label(self) -> str:
+        """Name of the class that is explained (`custom target` when the target was a function)."""
+        return "custom target" if self.target is None else self.labels[self.target]
+
+    @property
+    def predicted(self) -> int:
+        """Index of the class with the highest logit."""
+        return int(self.logits.argmax())
+
+    @property
+    def probability(self) -> float | None:
+        """Probability of the class that is explained; None when the target was a function."""
+        return None if self.target is None else float(self.probabilities[self.target])
+
+    @property
+    def recipe(self) -> str:
+        """Method and options in one line, as `attcat (rule=libra, hidden=input, queries=mean)`."""
+        options = ", ".join(f"{name}={value}" for name, value in self.options.items())
+        return f"{self.method} ({options})" if options else self.method
+
+    # -- what decided it ---------------------------------------------------------------------------------------------
+
+    @property
+    def scores(self) -> Tensor:
+        """float32 `[T]`: one signed score per token, specials included; the sum of `layers` over blocks."""
+        return self.layers.sum(0)
+
+    @property
+    def special(self) -> Tensor:
+        """bool `[T]`: tokens that stand for no part of the input."""
+        return torch.tensor(self.tokens.special, dtype=torch.bool)
+
+    @property
+    def special_share(self) -> float:
+        """Share of the total absolute score that fell on special tokens, 0 to 1 (0 when every score is 0)."""
+        magnitude = self.scores.abs()
+        total = float(magnitude.sum())
+        return float(magnitude[self.special].sum()) / total if total else 0.0
+
+    @property
+    def is_image(self) -> bool:
+        """True when the tokens are patches of a picture."""
+        return self.tokens.grid is not None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The strings that were explained: one, or two for a pair.
+
+        Raises:
+            InputError: if the input was a picture or bare model arguments.
+        """
+        if isinstance(self.source, str):
+            return (self.source,)
+        if isinstance(self.source, tuple):
+            return self.source
+        raise InputError("this Explanation holds no text: explain a string with a tokenizer to get words")
+
+    def words(self) -> list[Word]:
+        """Words of the original text in reading order, each with the sum of its pieces' scores.
+
+        Raises:
+            InputError: if the input was not a text, or the tokenizer gave no character offsets.
+        """
+        if self.tokens.spans is None:
+            raise InputError(
+                "no character offsets: words() needs a text and a fast tokenizer; read .tokens and .scores instead"
+            )
+        texts, scores = self.texts, self.scores
+        return [
+            Word(texts[segment][start:end], start, end, float(scores[positions].sum()), segment)
+            for segment, start, end, positions in group_words(self.tokens, texts)
+        ]
+
+    @property
+    def grid(self) -> Tensor:
+        """float32 `[rows, columns]`: the scores of the patches.
+
+        Raises:
+            InputError: if the input was not a picture.
+        """
+        if self.tokens.grid is None:
+            raise InputError("this Explanation is of a text: use words(), not grid or heatmap()")
+        return self.scores[~self.special].reshape(self.tokens.grid)
+
+    def heatmap(self) -> np.ndarray:
+        """The patch scores, bilinearly upsampled onto the original picture.
+
+        The processor's resize and crop are undone: a value lies over the pixel that it came from.
+
+        Returns:
+            float32 `[H, W]`, in the original picture's pixels; NaN where the model never looked.
+
+        Raises:
+            InputError: if the input was not a picture.
+        """
+        grid = self.grid.numpy()
+        view = self.tokens.view or View(grid.shape[1], grid.shape[0], (0, 0, grid.shape[1], grid.shape[0]))
+        left, top, right, bottom = view.box
+        rows = _interpolation(view.height, top, bottom, grid.shape[0])
+        columns = _interpolation(view.width, left, right, grid.shape[1])
+        return (rows @ grid @ columns.T).astype(np.float32)
+
+    # -- show, save, load --------------------------------------------------------------------------------------------
+
+    def show(self) -> None:
+        """Show the explanation where the user is: in a notebook as HTML, in a terminal as coloured text."""
+        from . import render
+
+        render.show(self)
+
+    def to_html(self) -> str:
+        """A self-contained HTML page (no network, everything escaped)."""
+        from . import render
+
+        return render.page([self])
+
+    def to_image(self) -> Image.Image:
+        """A figure with the picture, the heatmap laid over it, and a legend.
+
+        Raises:
+            InputError: if the input was not a picture, or the pixels are not known (bare model arguments).
+        """
+        from . import render
+
+        return render.figure(self)
+
+    def _repr_html_(self) -> str:
+        from . import render
+
+        return render.fragment(self)
+
+    def __repr__(self) -> str:
+        chance = "" if self.probability is None else f" ({self.probability:.1%})"
+        return f"<Explanation of {self.label!r}{chance} by {self.recipe}: {len(self.tokens)} tokens>"
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the explanation; the suffix says how: .json, .safetensors (both read back by `attcat.load`), .html, .png.
+
+        The file is complete or absent: it is written aside and moved into place.
+
+        Raises:
+            InputError: for another suffix, or .png of a text.
+        """
+        path = Path(path)
+        writers = {".json": _to_json, ".safetensors": _to_safetensors, ".html": _to_html, ".png": _to_png}
+        if path.suffix.lower() not in writers:
+            raise InputError(f"cannot save as {path.name!r}: use one of {', '.join(writers)}")
+        write_atomically(path, writers[path.suffix.lower()](self))
+        return path
+
+
+def load(path: str | os.PathLike[str]) -> Explanation:
+    """Read an Explanation back from a .json or .safetensors file written by `Explanation.save`.
+
+    Raises:
+        InputError: if the file is not one of these.
+        FileNotFoundError: if there is no such file.
+    """
+    path = Path(path)
+    data = path.read_bytes()
+    try:
+        if path.suffix.lower() == ".json":
+            record = json.loads(data)
+            picture = record["source"].get("png")
+            pixels = None if picture is None else _decode_png(base64.b64decode(picture))
+            return _from_record(record, torch.tensor(record["layers"]), torch.tensor(record["logits"]), pixels)
+        if path.suffix.lower() == ".safetensors":
+            import safetensors
+            import safetensors.torch
+
+            tensors = safetensors.torch.load(data)
+            with safetensors.safe_open(path, framework="pt") as file:
+                record = json.loads(file.metadata()["attcat"])
+            pixels = tensors["picture"].numpy() if "picture" in tensors else None
+            return _from_record(record, tensors["layers"], tensors["logits"], pixels)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is not an explanation that was saved by AttCAT: {error}") from error
+    raise InputError(f"cannot load {path.name!r}: only .json and .safetensors can be read back")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader, or an interruption, never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp is private; a result is not
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _interpolation(pixels: int, start: float, stop: float, cells: int) -> np.ndarray:
+    """Linear interpolation from `cells` values, spread evenly over `[start, stop)`, to the centres of `pixels` pixels.
+
+    Returns:
+        float64 `[pixels, cells]`, rows summing to 1; NaN for pixels outside. The centre of a pixel is at +0.5, the centre
+        of a cell in its middle; beyond the outermost centres the outermost value is kept.
+    """
+    where = (np.arange(pixels) + 0.5 - start) / (stop - start) * cells
+    position = np.clip(where - 0.5, 0, cells - 1)
+    lower = np.minimum(position.astype(int), max(cells - 2, 0))
+    weights = np.zeros((pixels, cells))
+    rows = np.arange(pixels)
+    weights[rows, lower] = 1 - (position - lower)
+    if cells > 1:
+        weights[rows, lower + 1] = position - lower
+    weights[(where < 0) | (where > cells)] = np.nan
+    return weights
+
+
+def _to_record(explanation: Explanation) -> dict[str, Any]:
+    """Everything except the tensors, as plain JSON values."""
+    tokens, source = explanation.tokens, explanation.source
+    record: dict[str, Any] = {"format": FORMAT, "scores": explanation.scores.tolist()}
+    for name in ("target", "labels", "method", "model", "dropped"):
+        record[name] = getattr(explanation, name)
+    record["options"] = dict(explanation.options)
+    record["tokens"] = {f.name: getattr(tokens, f.name) for f in fields(tokens) if f.name != "view"}
+    view = tokens.view
+    record["tokens"]["view"] = view and {"width": view.width, "height": view.height, "box": view.box}
+    record["source"] = {"texts": [source] if isinstance(source, str) else source if isinstance(source, tuple) else None}
+    return record
+
+
+def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels: np.ndarray | None) -> Explanation:
+    if record.get("format") != FORMAT:
+        raise ValueError(f"format {record.get('format')!r}, expected {FORMAT!r}")
+    described = dict(record["tokens"])
+    view = described.pop("view")
+    for name in ("labels", "special", "segments", "words", "grid"):
+        described[name] = None if described[name] is None else tuple(described[name])
+    if described["spans"] is not None:
+        described["spans"] = tuple(None if span is None else (span[0], span[1]) for span in described["spans"])
+    tokens = Tokens(view=view and View(view["width"], view["height"], tuple(view["box"])), **described)
+    texts = record["source"]["texts"]
+    return Explanation(
+        layers=layers.float(),
+        tokens=tokens,
+        logits=logits.float(),
+        target=record["target"],
+        labels=tuple(record["labels"]),
+        method=record["method"],
+        options=record["options"],
+        source=pixels if texts is None else texts[0] if len(texts) == 1 else (texts[0], texts[1]),
+        model=record["model"],
+        dropped=record["dropped"],
+    )
+
+
+def _to_json(explanation: Explanation) -> bytes:
+    record = _to_record(explanation)
+    record["layers"], record["logits"] = explanation.layers.tolist(), explanation.logits.tolist()
+    if isinstance(explanation.source, np.ndarray):
+        record["source"]["png"] = base64.b64encode(_encode_png(explanation.source)).decode()
+    return json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False).encode()
+
+
+def _to_safetensors(explanation: Explanation) -> bytes:
+    import safetensors.torch
+
+    tensors = {"layers": explanation.layers, "scores": explanation.scores, "logits": explanation.logits}
+    if isinstance(explanation.source, np.ndarray):
+        tensors["picture"] = torch.from_numpy(explanation.source)
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(tensors, metadata={"attcat": json.dumps(_to_record(explanation))})
+
+
+def _to_html(explanation: Explanation) -> bytes:
+    return explanation.to_html().encode()
+
+
+def _to_png(explanation: Explanation) -> bytes:
+    return _encode_png(np.asarray(explanation.to_image().convert("RGB")))
+
+
+def _encode_png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _decode_png(data: bytes) -> np.ndarray:
+    from PIL import Image
+
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))

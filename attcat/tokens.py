@@ -1,0 +1,138 @@
+"""What the positions of a token sequence stand for.
+
+A score is worth nothing until it is known which word or which pixels it belongs to. `Tokens` carries that knowledge
+from the adapter, which makes it, to whoever draws or measures, and is checked once, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Span = tuple[int, int]
+"""Half-open range of characters `[start, end)` in the original string."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Where the token grid of a vision model lies on the original picture.
+
+    Args:
+        width: width of the original picture, in pixels.
+        height: height of the original picture, in pixels.
+        box: `(left, top, right, bottom)` of the grid, in pixels of the original picture; pixel `x` covers `[x, x + 1)`.
+            Smaller than the picture where a crop cut it, larger where padding was added.
+    """
+
+    width: int
+    height: int
+    box: tuple[float, float, float, float]
+
+    def __post_init__(self) -> None:
+        left, top, right, bottom = self.box
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"a picture has at least one pixel, got {self.width} x {self.height}")
+        if not (left < right and top < bottom):
+            raise ValueError(f"the grid covers no area: box {self.box}")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of one example, without padding, in the order in which the model sees them.
+
+    Args:
+        labels: one string per token: the piece of text, `[CLS]`, or `row,column` of a patch.
+        special: True for tokens that stand for no part of the input (class, separator, register tokens).
+        spans: for a text, the characters of each token in its original string; None where a token has none.
+        segments: for a text, which of the input strings a token belongs to (0, or 1 for the second of a pair).
+        words: for a text, the tokenizer's own word number within the segment, shared by the pieces of a word.
+        grid: for an image, `(rows, columns)`; the tokens that are not special fill it row by row.
+        view: for an image, how the grid lies on the original picture.
+
+    Raises:
+        ValueError: if the lengths disagree, or the grid does not hold the tokens that are not special.
+    """
+
+    labels: tuple[str, ...]
+    special: tuple[bool, ...]
+    spans: tuple[Span | None, ...] | None = None
+    segments: tuple[int | None, ...] | None = None
+    words: tuple[int | None, ...] | None = None
+    grid: tuple[int, int] | None = None
+    view: View | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("special", "spans", "segments", "words"):
+            value: Sequence[object] | None = getattr(self, name)
+            if value is not None and len(value) != len(self.labels):
+                raise ValueError(f"{len(self.labels)} tokens, but {name} has {len(value)} entries")
+        if self.grid is not None:
+            rows, columns = self.grid
+            content = self.special.count(False)
+            if rows * columns != content:
+                raise ValueError(f"a grid of {rows} x {columns} patches does not hold {content} tokens")
+        if self.view is not None and self.grid is None:
+            raise ValueError("a view says where the grid lies on the picture, but there is no grid")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the original text and its score, the sum over its pieces.
+
+    Args:
+        text: the characters of the original string, `source[start:end]`.
+        start: first character.
+        end: one past the last character.
+        score: summed score of the pieces.
+        segment: which of the input strings the word belongs to (1 for the second of a pair).
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+    segment: int = 0
+
+
+def group_words(tokens: Tokens, texts: Sequence[str]) -> list[tuple[int, int, int, list[int]]]:
+    """Group the pieces of a text to words by their character offsets.
+
+    Two neighbouring pieces belong to one word when they share the tokenizer's word number and no white space lies
+    between them, or when their characters overlap (byte-level tokenizers split one emoji into several tokens, each with
+    the span of the whole).
+
+    Returns:
+        `(segment, start, end, positions)` per word, in reading order; `start` and `end` without surrounding white space.
+    """
+    groups: list[tuple[int, int, int, list[int]]] = []
+    last_word: int | None = None
+    for position in range(len(tokens)):
+        span = tokens.spans[position] if tokens.spans else None
+        if tokens.special[position] or span is None or span[0] == span[1]:
+            continue
+        segment = (tokens.segments[position] if tokens.segments else 0) or 0
+        word = tokens.words[position] if tokens.words else None
+        start, end = _trim(texts[segment], span)
+        if groups and groups[-1][0] == segment:
+            _, first, stop, positions = groups[-1]
+            same_word = word is not None and word == last_word and start == stop
+            if same_word or start < stop:
+                groups[-1] = (segment, min(first, start), max(stop, end), [*positions, position])
+                last_word = word
+                continue
+        groups.append((segment, start, end, [position]))
+        last_word = word
+    return [group for group in groups if group[1] < group[2]]
+
+
+def _trim(text: str, span: Span) -> Span:
+    """Drop the white space that byte-level tokenizers count to the word that follows it."""
+    start, end = span
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end
