@@ -1,0 +1,8 @@
+"""BERT (Devlin et al. 2019) in transformers: post-LayerNorm, the pooler reads `[CLS]`."""
+
+from attcat.adapter import TextAdapter
+
+
+class BertAdapter(TextAdapter):
+    family = "BERT"
+    block_paths = ("bert.encoder.layer",)

@@ -1,0 +1,9 @@
+"""DistilBERT (Sanh et al. 2019) in transformers: BERT's blocks without token types, the head reads `[CLS]`."""
+
+from attcat.adapter import TextAdapter
+
+
+class DistilBertAdapter(TextAdapter):
+    family = "DistilBERT"
+    block_paths = ("distilbert.transformer.layer",)
+    ignored_arguments = ("token_type_ids",)

@@ -1,0 +1,28 @@
+"""GPT-2 (Radford et al. 2019) with a classification head in transformers: causal, the head reads the last real token."""
+
+from torch import Tensor
+
+from attcat.adapter import Encoding, TextAdapter
+
+
+class Gpt2Adapter(TextAdapter):
+    family = "GPT-2"
+    block_paths = ("transformer.h",)
+    ignored_arguments = ("token_type_ids",)  # they would be looked up among the word embeddings
+
+    def read(self, encoding: Encoding) -> Tensor:
+        """The rightmost token that is not the padding token, as the model counts it (without one: the last)."""
+        ids = encoding.arguments["input_ids"]
+        real = ids != (-1 if self._pad is None else self._pad)
+        rank = real.long().cumsum(-1)
+        return real & (rank == rank[:, -1:])
+
+    @property
+    def can_batch(self) -> bool:
+        """Without a padding token the model takes one text at a time."""
+        return self._pad is not None and getattr(self.processor, "pad_token_id", None) is not None
+
+    @property
+    def _pad(self) -> int | None:
+        pad: int | None = self.model.config.pad_token_id  # type: ignore[union-attr, assignment]
+        return pad

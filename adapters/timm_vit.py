@@ -1,0 +1,80 @@
+"""timm's VisionTransformer: ViT, DeiT, distilled DeiT, DeiT-3, DINOv2 with and without registers."""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attcat.adapter import Encoding, VisionAdapter
+from attcat.errors import UnsupportedModelError
+
+
+class TimmVisionTransformerAdapter(VisionAdapter):
+    family = "ViT, DeiT, DeiT-3, DINOv2 (timm)"
+    block_paths = ("blocks",)
+
+    def __init__(self, model: nn.Module, processor: Any = None) -> None:
+        super().__init__(model, processor if processor is not None else evaluation_transform(model))
+
+    def call(self, encoding: Encoding) -> Any:
+        """timm's models take the pixels alone."""
+        return self.model(encoding.arguments["pixel_values"])
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Height and width of a patch."""
+        rows, columns = self.model.patch_embed.patch_size  # type: ignore[union-attr, misc]
+        return int(rows), int(columns)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns; the model may pad the input to whole patches."""
+        rows, columns = self.model.patch_embed.dynamic_feat_size((height, width))  # type: ignore[union-attr, operator, misc]
+        return int(rows), int(columns)
+
+    @cached_property
+    def prefix(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Class, distillation and register tokens, as far as the model has them."""
+        model: Any = self.model
+        names = ["[CLS]"] if model.cls_token is not None else []
+        names += ["[DIST]"] if getattr(model, "dist_token", None) is not None else []
+        names += [f"[REG{index + 1}]" for index in range(model.num_reg_tokens)]
+        if len(names) != model.num_prefix_tokens:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} has {model.num_prefix_tokens} prefix tokens, of which {len(names)} are known: {names}"
+            )
+        return tuple(names)
+
+    def read(self, encoding: Encoding) -> Tensor:
+        """What timm pools: the class token (and the distillation token), or the patches."""
+        model: Any = self.model
+        read = torch.zeros_like(encoding.mask)
+        if model.global_pool == "token":
+            read[:, : 2 if hasattr(model, "head_dist") else 1] = True
+        elif model.global_pool in ("avg", "avgmax", "max", "map"):
+            read[:, 0 if model.pool_include_prefix else model.num_prefix_tokens :] = True
+        else:
+            raise UnsupportedModelError(f"unknown pooling global_pool={model.global_pool!r}")
+        return read
+
+    @cached_property
+    def labels(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        """Names from the model's configuration, or of the ImageNet classes that its head was trained on."""
+        from timm.data import ImageNetInfo, infer_imagenet_subset
+
+        model: Any = self.model
+        names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+        if names:
+            return tuple(names)
+        subset = infer_imagenet_subset(model) if getattr(model, "pretrained_cfg", None) else None
+        if subset is None:
+            return None
+        info = ImageNetInfo(subset)
+        return tuple(info.index_to_description(index) for index in range(info.num_classes()))
+
+
+def evaluation_transform(model: nn.Module) -> Any:
+    """The transform for evaluation, from the data configuration that a timm model carries."""
+    from timm.data import create_transform, resolve_model_data_config
+
+    return create_transform(**resolve_model_data_config(model), is_training=False)

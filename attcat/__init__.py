@@ -1,0 +1,49 @@
+"""AttCAT: which words or patches decided a transformer's prediction.
+
+    explainer = attcat.Explainer(model, processor)
+    explainer("A gripping, beautifully acted film.").show()
+"""
+
+from .adapter import Adapter, Encoding, TextAdapter, VisionAdapter, adapters, register
+from .errors import (
+    AttCATError,
+    CaptureError,
+    InputError,
+    OptionError,
+    ProcessorError,
+    TargetError,
+    TooLongError,
+    UnsupportedModelError,
+)
+from .explainer import Explainer
+from .explanation import Explanation, load
+from .methods import METHODS
+from .rules import RULES
+from .tokens import Tokens, View, Word
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "RULES",
+    "Adapter",
+    "AttCATError",
+    "CaptureError",
+    "Encoding",
+    "Explainer",
+    "Explanation",
+    "InputError",
+    "OptionError",
+    "ProcessorError",
+    "TargetError",
+    "TextAdapter",
+    "Tokens",
+    "TooLongError",
+    "UnsupportedModelError",
+    "View",
+    "VisionAdapter",
+    "Word",
+    "adapters",
+    "load",
+    "register",
+]

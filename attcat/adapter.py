@@ -1,0 +1,460 @@
+"""What the core has to know about a model, and nothing else: the interface that every family's adapter fills in.
+
+An adapter says which modules are the blocks, how an input becomes model arguments and named tokens, where the logits are
+and which tokens the head reads. `TextAdapter` and `VisionAdapter` do this for anything with a tokenizer or an image
+processor, so that a family is mostly data:
+
+    @attcat.register("my_package.MyEncoder")
+    class MyEncoderAdapter(attcat.TextAdapter):
+        family = "MyEncoder"
+        block_paths = ("encoder.layers",)
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError, ProcessorError, TooLongError, UnsupportedModelError
+from .tokens import Span, Tokens
+
+ENTRY_POINTS = "attcat.adapters"
+GUIDE = "https://github.com/attcat/attcat/blob/main/README.md#write-an-adapter"
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A batch, ready for the model.
+
+    Args:
+        arguments: what the model is called with, on its device.
+        mask: bool `[B, T]`, True for real tokens.
+        tokens: what the real tokens stand for, one `Tokens` per example.
+        sources: the input to draw on, one per example: a string, a pair, uint8 pixels `[H, W, 3]`, or None.
+        dropped: how many tokens were cut from each example.
+    """
+
+    arguments: Mapping[str, Tensor]
+    mask: Tensor
+    tokens: tuple[Tokens, ...]
+    sources: tuple[Any, ...]
+    dropped: tuple[int, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        batch = self.mask.shape[0]
+        if not self.dropped:
+            object.__setattr__(self, "dropped", (0,) * batch)
+        if not len(self.tokens) == len(self.sources) == len(self.dropped) == batch:
+            raise ValueError(f"{batch} rows, but {len(self.tokens)} tokens and {len(self.sources)} sources")
+        for row, (real, tokens) in enumerate(zip(self.mask.sum(-1).tolist(), self.tokens, strict=True)):
+            if real != len(tokens):
+                raise ValueError(f"example {row}: {real} positions are real, but {len(tokens)} tokens are named")
+
+
+class Adapter(ABC):
+    """What the core asks about a model.
+
+    Args:
+        model: the model, left exactly as it is.
+        processor: tokenizer, image processor or transform; None if inputs come as model arguments.
+    """
+
+    family: ClassVar[str]
+    """Name for people, as `BERT`."""
+    block_paths: ClassVar[tuple[str, ...]] = ()
+    """Where the list of blocks is, as `bert.encoder.layer`; the first that exists is taken (names change between releases)."""
+
+    def __init__(self, model: nn.Module, processor: Any = None) -> None:
+        self.model = model
+        self.processor = processor
+
+    # -- asked by the core ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """The blocks in order.
+
+        Raises:
+            UnsupportedModelError: if the model has none of `block_paths`.
+        """
+        for path in self.block_paths:
+            found = _follow(self.model, path)
+            if isinstance(found, (nn.ModuleList, nn.Sequential)) and len(found):
+                return tuple(found)
+        raise UnsupportedModelError(
+            f"{type(self.model).__name__} has no blocks at {' or '.join(self.block_paths)}: "
+            f"the {type(self).__name__} does not fit this version of the model; see {GUIDE}"
+        )
+
+    @abstractmethod
+    def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
+        """Turn inputs into one batch for the model.
+
+        Raises:
+            InputError: if an input cannot be used.
+            ProcessorError: if the processor does not fit.
+        """
+
+    @abstractmethod
+    def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
+        """Name the tokens of ready-made model arguments.
+
+        Raises:
+            InputError: if the arguments are not those of the model.
+        """
+
+    @abstractmethod
+    def read(self, encoding: Encoding) -> Tensor:
+        """Which tokens the head reads, bool `[B, T]`."""
+
+    def call(self, encoding: Encoding) -> Any:
+        """Run the model."""
+        return self.model(**encoding.arguments)
+
+    def logits(self, output: Any) -> Tensor:
+        """The class logits `[B, C]` in the model's output.
+
+        Raises:
+            UnsupportedModelError: if there are none.
+        """
+        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has no class logits [B, C]: load the model with its classification head "
+                "(AutoModelForSequenceClassification, AutoModelForImageClassification)"
+            )
+        return logits
+
+    @cached_property
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of the classes, as far as the model knows them."""
+        names = getattr(getattr(self.model, "config", None), "id2label", None)
+        return tuple(str(names[index]) for index in sorted(names)) if names else None
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether the model takes several examples at once."""
+        return True
+
+    # -- for adapters ----------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter is."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's floating point type."""
+        return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+
+    def place(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Move tensors to the model's device, floating point ones to its type."""
+        return {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
+            if isinstance(value, Tensor)
+            else value
+            for name, value in arguments.items()
+        }
+
+
+class TextAdapter(Adapter):
+    """A model that reads `input_ids`, with a transformers tokenizer."""
+
+    ignored_arguments: ClassVar[tuple[str, ...]] = ()
+    """What the tokenizer makes but the model must not be given."""
+    positions_lost: ClassVar[int] = 0
+    """How many of the position embeddings cannot be used."""
+
+    @cached_property
+    def max_length(self) -> int | None:
+        """The most tokens that the model takes, specials included; None if there is no limit."""
+        config = getattr(self.model, "config", None)
+        positions = getattr(config, "max_position_embeddings", None)
+        limits = [positions - self.positions_lost] if isinstance(positions, int) and positions > 0 else []
+        limits += [limit] if isinstance(limit := getattr(self.processor, "model_max_length", None), int) else []
+        return min((limit for limit in limits if limit < 10**9), default=None)
+
+    def read(self, encoding: Encoding) -> Tensor:
+        """The first real token."""
+        return _first(encoding.mask, 1)
+
+    def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
+        self._check_tokenizer()
+        texts = [_checked_text(value) for value in inputs]
+        first = [text if isinstance(text, str) else text[0] for text in texts]
+        second = [text[1] for text in texts if isinstance(text, tuple)]
+        if second and len(second) != len(texts):
+            raise InputError("single texts and pairs cannot share a batch: explain them in separate calls")
+        fast = bool(getattr(self.processor, "is_fast", False))
+        options = {"truncation": truncation, "max_length": self.max_length} if truncation else {"truncation": False}
+        batch = self.processor(
+            first,
+            second or None,
+            return_special_tokens_mask=True,
+            return_offsets_mapping=fast,
+            return_attention_mask=True,
+            verbose=False,
+            **options,
+        )
+        lengths = [len(ids) for ids in batch["input_ids"]]
+        dropped = self._check_lengths(lengths, first, second, truncation)
+        tokens = tuple(
+            self._tokens(batch["input_ids"][row], batch["special_tokens_mask"][row], batch if fast else None, row)
+            for row in range(len(texts))
+        )
+        names = [n for n in self.processor.model_input_names if n in batch and n not in self.ignored_arguments]
+        if len(set(lengths)) > 1 or len(texts) > 1:
+            padded = self.processor.pad({n: batch[n] for n in names}, padding=True, return_tensors="pt")
+            arguments = {name: padded[name] for name in names}
+        else:
+            arguments = {name: torch.tensor(batch[name]) for name in names}
+        self._check_vocabulary(arguments["input_ids"])
+        arguments = self.place(arguments)
+        return Encoding(arguments, arguments["attention_mask"].bool(), tokens, tuple(texts), dropped)
+
+    def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
+        if "input_ids" not in arguments:
+            raise InputError(f"model arguments for a text model need 'input_ids', got {', '.join(arguments) or 'none'}")
+        placed = self.place({n: torch.as_tensor(v) for n, v in arguments.items() if n not in self.ignored_arguments})
+        placed = {n: v[None] if v.dim() == 1 else v for n, v in placed.items()}
+        ids = placed["input_ids"]
+        if ids.dim() != 2 or ids.is_floating_point() or ids.numel() == 0:
+            raise InputError(f"input_ids must be integers [B, T], got {ids.dtype} of shape {tuple(ids.shape)}")
+        self._check_vocabulary(ids)
+        mask = placed.get("attention_mask", torch.ones_like(ids)).bool()
+        if mask.shape != ids.shape or not mask.any(-1).all():
+            raise InputError(f"attention_mask {tuple(mask.shape)} must mark real tokens in each row of input_ids {tuple(ids.shape)}")
+        if self.max_length is not None and ids.shape[1] > self.max_length:
+            raise TooLongError(f"input_ids have {ids.shape[1]} tokens, the model takes at most {self.max_length}")
+        specials = set(getattr(self.processor, "all_special_ids", None) or ())
+        rows = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
+        tokens = tuple(self._tokens(row, [int(i in specials) for i in row], None, 0) for row in rows)
+        return Encoding(placed, mask, tokens, (None,) * len(rows))
+
+    def _tokens(self, ids: list[int], special: list[int], batch: Any, row: int) -> Tokens:
+        names = self.processor.convert_ids_to_tokens(ids) if self.processor is not None else [f"#{i}" for i in ids]
+        labels = tuple(str(name) for name in names)
+        flags = tuple(bool(flag) for flag in special)
+        if batch is None:
+            return Tokens(labels, flags)
+        spans: list[Span] = batch["offset_mapping"][row]
+        return Tokens(
+            labels,
+            flags,
+            spans=tuple(None if flag else (start, end) for flag, (start, end) in zip(flags, spans, strict=True)),
+            segments=tuple(None if flag else s for flag, s in zip(flags, batch.sequence_ids(row), strict=True)),
+            words=tuple(None if flag else w for flag, w in zip(flags, batch.word_ids(row), strict=True)),
+        )
+
+    def _check_tokenizer(self) -> None:
+        if self.processor is None:
+            raise ProcessorError(
+                "a text needs a tokenizer: Explainer(model, tokenizer); without one, give model arguments "
+                '{"input_ids": ..., "attention_mask": ...}'
+            )
+        if not callable(self.processor) or not hasattr(self.processor, "convert_ids_to_tokens"):
+            raise ProcessorError(
+                f"{type(self.model).__name__} reads text, but the processor is a {type(self.processor).__name__}: give its tokenizer"
+            )
+
+    def _check_vocabulary(self, ids: Tensor) -> None:
+        get = getattr(self.model, "get_input_embeddings", None)
+        size = getattr(get() if get else None, "num_embeddings", None)
+        if size is not None and ids.numel() and int(ids.max()) >= size:
+            raise ProcessorError(
+                f"token number {int(ids.max())} is outside of the model's vocabulary of {size}: this tokenizer belongs to another model"
+            )
+
+    def _check_lengths(self, lengths: list[int], first: list[str], second: list[str], truncation: bool) -> tuple[int, ...]:
+        if truncation:
+            whole = self.processor(first, second or None, truncation=False, verbose=False)["input_ids"]
+            return tuple(len(ids) - length for ids, length in zip(whole, lengths, strict=True))
+        for text, length in zip(first, lengths, strict=True):
+            if self.max_length is not None and length > self.max_length:
+                raise TooLongError(
+                    f"the text beginning {text[:30]!r} has {length} tokens, the model takes at most {self.max_length}: "
+                    "shorten it, or accept a cut with truncation=True"
+                )
+        return (0,) * len(lengths)
+
+
+class VisionAdapter(Adapter):
+    """A model that reads `pixel_values`, with an image processor or a transform."""
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> tuple[int, int]:
+        """Height and width of a patch, in the model's pixels."""
+
+    @property
+    @abstractmethod
+    def prefix(self) -> tuple[str, ...]:
+        """Names of the tokens before the patches, as `[CLS]`; they are special."""
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches for an input of this size."""
+        rows, columns = self.patch_size
+        return height // rows, width // columns
+
+    def read(self, encoding: Encoding) -> Tensor:
+        """The first token."""
+        return _first(encoding.mask, 1)
+
+    def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
+        from .picture import read_picture, to_pixels
+
+        pictures = [read_picture(value) for value in inputs]
+        pixels = [self.preprocess(picture) for picture in pictures]
+        if len({tuple(p.shape) for p in pixels}) > 1:
+            raise InputError("the processor gives pictures of different sizes: explain them one by one")
+        batch = self.place({"pixel_values": torch.stack(pixels)})
+        views = [self._view(*picture.size) for picture in pictures]
+        tokens = tuple(self._tokens(*size, view) for view, size in views)
+        return self._encoding(batch, tokens, tuple(to_pixels(picture) for picture in pictures))
+
+    def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
+        pixels = arguments.get("pixel_values")
+        if not isinstance(pixels, Tensor) or pixels.dim() not in (3, 4) or not pixels.is_floating_point():
+            given = ", ".join(f"{n}: {tuple(getattr(v, 'shape', ()))}" for n, v in arguments.items())
+            raise InputError(f"model arguments for a vision model need float 'pixel_values' [B, 3, H, W], got {given or 'none'}")
+        placed = self.place({**arguments, "pixel_values": pixels[None] if pixels.dim() == 3 else pixels})
+        batch, _, height, width = placed["pixel_values"].shape
+        tokens = (self._tokens(height, width, None),) * batch
+        return self._encoding(placed, tokens, (None,) * batch)
+
+    def preprocess(self, picture: Any) -> Tensor:
+        """Send one RGB picture through the processor: float `[3, H, W]`.
+
+        Raises:
+            ProcessorError: if there is no processor, or it makes something else.
+        """
+        processor = self.processor
+        if processor is None:
+            raise ProcessorError(
+                "a picture needs an image processor or a transform: Explainer(model, processor); without one, give model "
+                'arguments {"pixel_values": ...}'
+            )
+        if hasattr(processor, "convert_ids_to_tokens"):
+            raise ProcessorError(
+                f"{type(self.model).__name__} sees pictures, but the processor is a tokenizer ({type(processor).__name__})"
+            )
+        is_transformers = hasattr(processor, "model_input_names")
+        result = processor(images=picture, return_tensors="pt")["pixel_values"][0] if is_transformers else processor(picture)
+        if not isinstance(result, Tensor) or result.dim() != 3 or not result.is_floating_point():
+            shape = tuple(result.shape) if isinstance(result, Tensor) else ""
+            raise ProcessorError(
+                f"the processor turns a picture into {type(result).__name__} {shape}: expected a float tensor [3, H, W] "
+                "(does the transform end with ToTensor and Normalize?)"
+            )
+        return result
+
+    @cached_property
+    def _view(self) -> Callable[[int, int], Any]:
+        from .picture import cached_view
+
+        return cached_view(self.preprocess)
+
+    def _tokens(self, height: int, width: int, view: Any) -> Tokens:
+        """Name the tokens of an input of `height` x `width` model pixels, which shows `view` of the picture."""
+        from .tokens import View
+
+        rows, columns = self.grid(height, width)
+        # Pixels that fill no whole patch are cut off (or padded): the grid covers less (or more) than the model's input.
+        down, across = rows * self.patch_size[0] / height, columns * self.patch_size[1] / width
+        view = view or View(width, height, (0, 0, width, height))
+        left, top, right, bottom = view.box
+        box = (left, top, left + (right - left) * across, top + (bottom - top) * down)
+        patches = tuple(f"{row},{column}" for row in range(rows) for column in range(columns))
+        special = (True,) * len(self.prefix) + (False,) * len(patches)
+        return Tokens(self.prefix + patches, special, grid=(rows, columns), view=View(view.width, view.height, box))
+
+    def _encoding(self, arguments: dict[str, Tensor], tokens: tuple[Tokens, ...], sources: tuple[Any, ...]) -> Encoding:
+        mask = torch.ones(len(tokens), len(tokens[0]), dtype=torch.bool, device=self.device)
+        return Encoding(arguments, mask, tokens, sources)
+
+
+# -- finding the adapter of a model ----------------------------------------------------------------------------------
+
+AdapterType = TypeVar("AdapterType", bound=type[Adapter])
+_registered: dict[str, type[Adapter]] = {}
+
+
+def register(*names: str) -> Callable[[AdapterType], AdapterType]:
+    """Class decorator: this adapter serves the models whose class, or a base class, has one of these names.
+
+    Args:
+        names: `package.ClassName`, the top-level package and the class, as `transformers.BertPreTrainedModel`.
+    """
+    if not names or not all(isinstance(name, str) and "." in name for name in names):
+        raise TypeError('register takes names like "my_package.MyModel": the top-level package and the class')
+
+    def add(adapter: AdapterType) -> AdapterType:
+        if not (inspect.isclass(adapter) and issubclass(adapter, Adapter)):
+            raise TypeError(f"{adapter!r} is not a subclass of attcat.Adapter")
+        _registered.update(dict.fromkeys(names, adapter))
+        return adapter
+
+    return add
+
+
+def names_of(model: nn.Module) -> list[str]:
+    """`package.ClassName` of the model's class and its base classes, the nearest first."""
+    return [f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(model).__mro__]
+
+
+def adapters() -> dict[str, str]:
+    """The model classes that are served, and where the adapter is: `{"transformers.BertPreTrainedModel": "..."}`."""
+    found = {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
+    found.update({name: f"{cls.__module__}:{cls.__qualname__}" for name, cls in _registered.items()})
+    return found
+
+
+def find_adapter(model: nn.Module) -> type[Adapter]:
+    """The adapter for a model, by the names in its class's ancestry; what the user registered comes first.
+
+    Raises:
+        UnsupportedModelError: if there is none.
+    """
+    installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    for name in names_of(model):
+        if name in _registered:
+            return _registered[name]
+        if name in installed:
+            adapter: type[Adapter] = installed[name].load()
+            return adapter
+    supported = ", ".join(sorted(adapters()))
+    raise UnsupportedModelError(
+        f"no adapter for {names_of(model)[0]}. Supported: {supported or 'none (is AttCAT installed?)'}. "
+        f"An adapter is a few lines: {GUIDE}"
+    )
+
+
+def _follow(module: nn.Module, path: str) -> Any:
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def _first(mask: Tensor, count: int) -> Tensor:
+    """The first `count` real tokens of each row."""
+    return mask & (mask.long().cumsum(-1) <= count)
+
+
+def _checked_text(value: Any) -> str | tuple[str, str]:
+    parts = (value,) if isinstance(value, str) else value
+    if not isinstance(parts, tuple) or not 1 <= len(parts) <= 2 or not all(isinstance(part, str) for part in parts):
+        raise InputError(f"cannot read a text from {type(value).__name__}: give a string, or a tuple of two strings")
+    for part in parts:
+        if not part.strip():
+            raise InputError("the text is empty: there is nothing to explain")
+    return value if isinstance(value, str) else (parts[0], parts[1]) if len(parts) == 2 else parts[0]

@@ -1,0 +1,101 @@
+"""Attention weights from queries and keys, only as much of them as a method asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 22
+"""How many attention weights are held at once: 16 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call of `scaled_dot_product_attention` that decide its attention weights.
+
+    Args:
+        query: `[B, H, T, d]`.
+        key: `[B, G, S, d]`, where `G` divides `H` (grouped keys).
+        mask: boolean (True takes part) or additive, broadcastable to `[B, H, T, S]`.
+        causal: whether a query sees only keys up to its own position.
+        scale: factor of the products; None means 1 / sqrt(d).
+    """
+
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None = None
+    causal: bool = False
+    scale: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Call:
+        """Read a call's arguments; the parameters are those of torch's function."""
+        return cls(query, key, attn_mask, is_causal, scale)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """`(B, H, T, S)` of the attention matrix."""
+        return (*self.query.shape[:3], self.key.shape[2])
+
+    def weights(self, rows: slice = slice(None)) -> Tensor:
+        """softmax(q k^T * scale + mask) of some queries.
+
+        Returns:
+            `[B, H, len(rows), S]` in the queries' dtype, at least float32. Rows whose keys are all masked are 0.
+        """
+        query = self.query[:, :, rows]
+        wide = torch.promote_types(query.dtype, torch.float32)
+        key = self.key.repeat_interleave(query.shape[1] // self.key.shape[1], dim=1)
+        scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
+        products = (query.to(wide) * scale) @ key.to(wide).transpose(-2, -1)
+        if self.mask is not None:
+            mask = self.mask[..., rows, :] if self.mask.shape[-2] > 1 else self.mask
+            products = products.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else products + mask
+        if self.causal:
+            hidden = torch.ones(self.shape[2:], dtype=torch.bool, device=products.device).triu(1)
+            products = products.masked_fill(hidden[rows], -torch.inf)
+        return products.softmax(-1).nan_to_num(0.0)  # a padding query may see no key at all
+
+    def received(self, query_weights: Tensor) -> Tensor:
+        """How much attention each token receives: the weighted mean over queries, the plain mean over heads.
+
+            w_i = 1/H sum_h sum_q c_q a^h_{q,i}
+
+        The matrix is never held whole: queries are taken in chunks of `CHUNK` weights.
+
+        Args:
+            query_weights: c, `[B, T]`, summing to 1; queries of weight 0 do not count.
+
+        Returns:
+            w, `[B, S]`, at least float32.
+        """
+        batch, heads, queries, keys = self.shape
+        counted = query_weights.any(0).nonzero().squeeze(-1)
+        total = query_weights.new_zeros(batch, keys)
+        for rows in _chunks(counted, max(1, CHUNK // (batch * heads * keys))):
+            total = total + torch.einsum("bq,bhqk->bk", query_weights[:, rows], self.weights(rows))
+        return total / heads
+
+
+def _chunks(positions: Tensor, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover the positions from the first to the last, without gaps of more than `size`."""
+    wanted = positions.tolist()
+    while wanted:
+        stop = wanted[0] + size
+        within = [position for position in wanted if position < stop]
+        yield slice(wanted[0], within[-1] + 1)
+        wanted = wanted[len(within) :]
+

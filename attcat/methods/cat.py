@@ -1,0 +1,29 @@
+"""Class activation tokens, and attentive ones (Qiang et al., AttCAT, NeurIPS 2022)."""
+
+import torch
+from torch import Tensor
+
+from ..trace import Trace
+
+
+def cat(trace: Trace) -> Tensor:
+    """Class activation tokens: gradient times hidden state, summed over features.
+
+        CAT_i^l = sum_d ( dy_c/dh^l * h^l )_{i,d}
+
+    Returns:
+        float32 `[L, B, T]`, signed; padding is 0. Source: Qiang et al. 2022, section 3.
+    """
+    products = (hidden.float() * gradient.float() for hidden, gradient in zip(trace.hidden, trace.gradient, strict=True))
+    return torch.stack([product.sum(-1) for product in products]) * trace.mask
+
+
+def attcat(trace: Trace) -> Tensor:
+    """Attentive class activation tokens: CAT weighted by the attention that each token receives.
+
+        AttCAT_i = sum_l w_i^l * CAT_i^l,    w_i^l = mean over heads and queries q of a^l_{q,i}
+
+    Returns:
+        float32 `[L, B, T]`, signed; padding is 0. Source: Qiang et al. 2022, section 3.
+    """
+    return torch.stack(trace.received).float() * cat(trace)
