@@ -1,6 +1,7 @@
 """Every error that AttCAT raises on purpose.
 
     AttCATError
+    ├── LoadError               no model can be loaded from the folder or hub id
     ├── UnsupportedModelError   no adapter for this model, or its head is not one that can be explained
     ├── InputError              the text, picture or model arguments cannot be explained as given
     │   └── TooLongError        the text is longer than the model takes
@@ -15,6 +16,10 @@ A message says what was given, what was expected, and the next thing to try.
 
 class AttCATError(Exception):
     """Base class: catch this to catch everything that AttCAT raises on purpose."""
+
+
+class LoadError(AttCATError, OSError):
+    """No model can be loaded from the folder or hub id."""
 
 
 class UnsupportedModelError(AttCATError, TypeError):
