@@ -1,4 +1,4 @@
-"""The result: one example, unpadded, immutable. It knows its tokens and its input, so it can be read without a model."""
+"""The result: one example, unpadded, immutable. It knows its tokens and its input, and is read without a model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Explanation:
         labels: the names of the `C` classes.
         method: name of the method.
         options: what the method was run with (`rule`, `hidden`, `queries`, ...).
-        source: the input: a string, a pair of strings, or a picture as uint8 `[H, W, 3]`; None for bare model arguments.
+        source: the input: a string, a pair of strings, or a picture as uint8 `[H, W, 3]`; None for model arguments.
         model: class name of the model.
         dropped: how many tokens were cut from a text that was too long.
     """
@@ -58,6 +58,12 @@ class Explanation:
             raise ValueError(f"layers has shape {tuple(self.layers.shape)}, expected [L, {len(self.tokens)}]")
         if self.logits.dim() != 1 or len(self.labels) != len(self.logits):
             raise ValueError(f"{len(self.labels)} labels for logits of shape {tuple(self.logits.shape)}")
+        if self.target is not None and not 0 <= self.target < len(self.labels):
+            raise ValueError(f"target {self.target} is not one of {len(self.labels)} classes")
+        if isinstance(self.source, np.ndarray):
+            _check_picture(self.source, self.tokens)
+        elif self.source is not None:
+            _check_spans(self.texts, self.tokens)
 
     # -- what was predicted ------------------------------------------------------------------------------------------
 
@@ -151,6 +157,18 @@ class Explanation:
             raise InputError("this Explanation is of a text: use words(), not grid or heatmap()")
         return self.scores[~self.special].reshape(self.tokens.grid)
 
+    @property
+    def view(self) -> View:
+        """Where the grid lies on the picture; when the tokens do not know it, over the whole of it.
+
+        Without a picture, too, a cell is as large as a pixel.
+
+        Raises:
+            InputError: if the input was not a picture.
+        """
+        height, width = self.source.shape[:2] if isinstance(self.source, np.ndarray) else self.grid.shape
+        return self.tokens.view or View(width, height, (0, 0, width, height))
+
     def heatmap(self) -> np.ndarray:
         """The patch scores, bilinearly upsampled onto the original picture.
 
@@ -163,11 +181,11 @@ class Explanation:
             InputError: if the input was not a picture.
         """
         grid = self.grid.numpy()
-        view = self.tokens.view or View(grid.shape[1], grid.shape[0], (0, 0, grid.shape[1], grid.shape[0]))
+        view = self.view
         left, top, right, bottom = view.box
         rows = _interpolation(view.height, top, bottom, grid.shape[0])
         columns = _interpolation(view.width, left, right, grid.shape[1])
-        return (rows @ grid @ columns.T).astype(np.float32)
+        return np.asarray(rows @ grid @ columns.T, dtype=np.float32)
 
     # -- show, save, load --------------------------------------------------------------------------------------------
 
@@ -203,7 +221,7 @@ class Explanation:
         return f"<Explanation of {self.label!r}{chance} by {self.recipe}: {len(self.tokens)} tokens>"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the explanation; the suffix says how: .json, .safetensors (both read back by `attcat.load`), .html, .png.
+        """Write the explanation; the suffix says how: .json or .safetensors (read back by `attcat.load`), .html, .png.
 
         The file is complete or absent: it is written aside and moved into place.
 
@@ -242,7 +260,9 @@ def load(path: str | os.PathLike[str]) -> Explanation:
                 record = json.loads(file.metadata()["attcat"])
             pixels = tensors["picture"].numpy() if "picture" in tensors else None
             return _from_record(record, tensors["layers"], tensors["logits"], pixels)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        Exception
+    ) as error:  # a damaged file can fail in every way that JSON, safetensors, PNG and our own checks know
         raise InputError(f"{path} is not an explanation that was saved by AttCAT: {error}") from error
     raise InputError(f"cannot load {path.name!r}: only .json and .safetensors can be read back")
 
@@ -267,8 +287,8 @@ def _interpolation(pixels: int, start: float, stop: float, cells: int) -> np.nda
     """Linear interpolation from `cells` values, spread evenly over `[start, stop)`, to the centres of `pixels` pixels.
 
     Returns:
-        float64 `[pixels, cells]`, rows summing to 1; NaN for pixels outside. The centre of a pixel is at +0.5, the centre
-        of a cell in its middle; beyond the outermost centres the outermost value is kept.
+        float64 `[pixels, cells]`, rows summing to 1; NaN for pixels outside. The centre of a pixel is at +0.5, the
+        centre of a cell in its middle; beyond the outermost centres the outermost value is kept.
     """
     where = (np.arange(pixels) + 0.5 - start) / (stop - start) * cells
     position = np.clip(where - 0.5, 0, cells - 1)
@@ -280,6 +300,24 @@ def _interpolation(pixels: int, start: float, stop: float, cells: int) -> np.nda
         weights[rows, lower + 1] = position - lower
     weights[(where < 0) | (where > cells)] = np.nan
     return weights
+
+
+def _check_picture(picture: np.ndarray, tokens: Tokens) -> None:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise ValueError(f"a picture is uint8 [H, W, 3], got {picture.dtype} {list(picture.shape)}")
+    if tokens.grid is None:
+        raise ValueError("a picture is explained by a grid of patches, but the tokens have none")
+    view = tokens.view
+    if view is not None and (view.height, view.width) != picture.shape[:2]:
+        height, width = picture.shape[:2]
+        raise ValueError(f"the view is of {view.width} x {view.height} pixels, the picture has {width} x {height}")
+
+
+def _check_spans(texts: tuple[str, ...], tokens: Tokens) -> None:
+    for position, span in enumerate(tokens.spans or ()):
+        segment = (tokens.segments[position] if tokens.segments else 0) or 0
+        if span is not None and not (0 <= segment < len(texts) and 0 <= span[0] <= span[1] <= len(texts[segment])):
+            raise ValueError(f"token {position} has the characters {span} of text {segment}, which do not exist")
 
 
 def _to_record(explanation: Explanation) -> dict[str, Any]:
@@ -334,7 +372,7 @@ def _to_safetensors(explanation: Explanation) -> bytes:
 
     tensors = {"layers": explanation.layers, "scores": explanation.scores, "logits": explanation.logits}
     if isinstance(explanation.source, np.ndarray):
-        tensors["picture"] = torch.from_numpy(explanation.source)
+        tensors["picture"] = torch.tensor(explanation.source)  # a copy: the pixels of a PIL image are read-only
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     return safetensors.torch.save(tensors, metadata={"attcat": json.dumps(_to_record(explanation))})
 
