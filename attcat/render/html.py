@@ -1,0 +1,231 @@
+"""HTML: a fragment for a notebook, and a page that needs nothing but itself.
+
+The fragment takes the text colour of whatever surrounds it, and its highlights are translucent, so it needs not know
+whether that is light or dark. The sign of a word is also in its underline, and every score is in a table, for readers
+who do not see the colours. Everything that comes from outside passes `escape`.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ..explanation import Explanation
+from . import wording
+from .colour import FAINT, css
+from .wording import Piece
+
+WIDEST = 640
+"""Longest side of an embedded picture, in pixels."""
+
+STYLE = """
+.attcat{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:1em 0;overflow-wrap:anywhere}
+.attcat p,.attcat figure{margin:.5em 0}
+.attcat .label{font-size:1.3em;font-weight:600;margin-right:.6em}
+.attcat .origin,.attcat figcaption,.attcat summary{opacity:.75;font-size:.9em}
+.attcat .text{white-space:pre-wrap;font-size:1.1em;line-height:1.8;margin:.7em 0}
+.attcat mark{color:inherit;border-radius:.2em;padding:.1em 0;print-color-adjust:exact;-webkit-print-color-adjust:exact;
+-webkit-box-decoration-break:clone;box-decoration-break:clone}
+.attcat .for{border-bottom:2px solid}
+.attcat .against{border-bottom:2px dashed}
+.attcat .chip{display:inline-block;border:1px solid rgba(128,128,128,.5);border-radius:.4em;padding:0 .4em;
+font-size:.9em;margin:.15em .3em .15em 0}
+.attcat .chip mark{white-space:pre-wrap;padding:.1em .2em}
+.attcat .key{display:flex;flex-wrap:wrap;gap:.2em 1em;font-size:.9em;align-items:center}
+.attcat .key mark{padding:.1em .4em}
+.attcat .pictures{display:flex;flex-wrap:wrap;gap:1em}
+.attcat .pictures figure{flex:0 1 auto;min-width:0}
+.attcat img{max-width:100%;height:auto;display:block}
+.attcat .bar{width:min(24rem,100%)}
+.attcat .bar i{display:block;height:1em;border-radius:.2em;print-color-adjust:exact;-webkit-print-color-adjust:exact}
+.attcat .bar span{display:flex;justify-content:space-between}
+.attcat .unseen{display:inline-block;width:2em;height:1em;vertical-align:-.1em;margin-right:.4em;
+background:repeating-linear-gradient(135deg,#7d7d7d 0 2px,#444 2px 8px)}
+.attcat table{border-collapse:collapse;margin:.5em 0;font-size:.9em}
+.attcat td,.attcat th{padding:.1em .8em .1em 0;text-align:left;white-space:pre-wrap;background:none}
+.attcat td:last-child{text-align:right;font-variant-numeric:tabular-nums}
+"""
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+:root{{color-scheme:light dark;background:#fff;color:#111}}
+@media (prefers-color-scheme:dark){{:root{{background:#111;color:#f4f4f4}}}}
+body{{margin:0 auto;max-width:72rem;padding:1rem 1.5rem;font-family:system-ui,sans-serif}}
+article+article{{border-top:1px solid rgba(128,128,128,.4);padding-top:.5em}}
+{style}</style>
+</head>
+<body>
+<main>
+<h1>{heading}</h1>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def page(explanations: Sequence[Explanation], title: str = "AttCAT") -> str:
+    """A self-contained page: no network, no script, pictures inside; light or dark as the reader prefers.
+
+    Args:
+        explanations: one or many, shown in this order.
+        title: of the page.
+    """
+    body = "\n".join(f"<article>{_body(explanation)}</article>" for explanation in explanations)
+    return PAGE.format(title=escape(title), heading=escape(title), style=STYLE, body=body)
+
+
+def fragment(explanation: Explanation) -> str:
+    """What a notebook shows: one explanation with its own style, in the text colour of its surroundings."""
+    return f"<style>{STYLE}</style>{_body(explanation)}"
+
+
+def escape(text: str) -> str:
+    """Make a string safe between tags and inside quotes; the reader gets it character for character."""
+    return html.escape(text).replace("\r", "&#13;")  # a parser would turn a bare carriage return into a line end
+
+
+# -- the parts, in reading order -------------------------------------------------------------------------------------
+
+
+def _body(explanation: Explanation) -> str:
+    middle = _pictures(explanation) if explanation.is_image else _texts(explanation)
+    parts = [
+        _header(explanation),
+        middle,
+        _key(explanation),
+        _apart(explanation),
+        _notes(explanation),
+        _table(explanation),
+    ]
+    return f'<div class="attcat">{"".join(parts)}</div>'
+
+
+def _header(explanation: Explanation) -> str:
+    correction = wording.correction(explanation)
+    more = f"<span>{escape(correction)}</span>" if correction else ""
+    label = f'<span class="label">{escape(wording.headline(explanation))}</span>'
+    return f'<p>{label}{more}</p><p class="origin">{escape(wording.origin(explanation))}</p>'
+
+
+def _texts(explanation: Explanation) -> str:
+    if not wording.has_words(explanation):
+        return f"<p>{_chips(wording.chips(explanation))}</p>"
+    passages = wording.passages(explanation)
+    names = [""] if len(passages) == 1 else ["first text", "second text"]
+    return "".join(_passage(pieces, name) for pieces, name in zip(passages, names, strict=True))
+
+
+def _passage(pieces: Iterable[Piece], name: str) -> str:
+    above = f'<p class="origin">{name}</p>' if name else ""
+    return f'{above}<div class="text" dir="auto">{"".join(_piece(piece) for piece in pieces)}</div>'
+
+
+def _piece(piece: Piece) -> str:
+    """A word with its exact score as tooltip; coloured where the colour can be seen."""
+    if piece.score is None:
+        return escape(piece.text)
+    told = f'title="{wording.number(piece.score, 6)}"'
+    if abs(piece.strength) < FAINT:
+        return f"<span {told}>{escape(piece.text)}</span>"
+    return _mark(piece.text, piece.strength, told)
+
+
+def _mark(text: str, signed: float, told: str = "") -> str:
+    """Coloured by strength; the underline, which tells the sign without colour, fades with it."""
+    side, colour = "for" if signed > 0 else "against", css(signed)
+    return f'<mark class="{side}" style="background:{colour};border-color:{colour}" {told}>{escape(text)}</mark>'
+
+
+def _chips(pieces: Iterable[Piece]) -> str:
+    return "".join(
+        f'<span class="chip">{_piece(piece)} {wording.number(piece.score or 0.0)}</span>' for piece in pieces
+    )
+
+
+def _key(explanation: Explanation) -> str:
+    """What the colours mean, and what full strength is."""
+    against, supports = wording.sides(explanation)
+    full = wording.scale(explanation)
+    if explanation.is_image:
+        return _bar(against, supports, full) + _unseen(explanation)
+    value = f"<span>full colour = {wording.number(full)[1:]}</span>" if full else ""
+    return f'<p class="key">{_mark(against, -1.0)}{_mark(supports, 1.0)}{value}</p>'
+
+
+def _bar(against: str, supports: str, full: float) -> str:
+    """The colours of the overlay on a neutral ground, as `image.tinted` lays them."""
+    from .image import BLANK, tinted
+
+    colours = tinted(np.full((1, 33, 3), BLANK), np.linspace(-1, 1, 33)[None])[0].tolist()
+    stops = ",".join(f"rgb({red},{green},{blue})" for red, green, blue in colours)
+    low, high = (wording.number(-full), wording.number(full)) if full else ("0", "0")
+    return (
+        f'<div class="key"><div class="bar"><span><b>{escape(against)}</b><b>{escape(supports)}</b></span>'
+        f'<i style="background:linear-gradient(90deg,{stops})"></i>'
+        f"<span><b>{low}</b><b>0</b><b>{high}</b></span></div></div>"
+    )
+
+
+def _unseen(explanation: Explanation) -> str:
+    if not wording.has_blind_area(explanation):
+        return ""
+    return '<p class="key"><span><span class="unseen"></span>not seen by the model</span></p>'
+
+
+def _apart(explanation: Explanation) -> str:
+    pieces = wording.apart(explanation)
+    return f"<p>{_chips(pieces)}</p>" if pieces else ""
+
+
+def _notes(explanation: Explanation) -> str:
+    return "".join(f"<p>{escape(note)}</p>" for note in wording.notes(explanation))
+
+
+def _table(explanation: Explanation) -> str:
+    """Every score of a text, for those who cannot use colours or tooltips."""
+    if explanation.is_image:
+        return ""
+    passages = wording.passages(explanation) if wording.has_words(explanation) else [wording.chips(explanation)]
+    every = [piece for pieces in passages for piece in pieces if piece.score is not None]
+    rows = "".join(
+        f"<tr><td>{escape(piece.text)}</td><td>{wording.number(piece.score or 0.0, 6)}</td></tr>" for piece in every
+    )
+    head = "<tr><th>word</th><th>score</th></tr>"
+    return f"<details><summary>scores as a table</summary><table>{head}{rows}</table></details>"
+
+
+# -- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _pictures(explanation: Explanation) -> str:
+    """The input and the overlay; the heatmap alone when the pixels are not known."""
+    from .image import overlay, sized
+
+    small = sized(explanation, WIDEST)
+    what = f"heatmap of what speaks for and against {explanation.label}; {wording.strongest(explanation)}"
+    figures = [_picture(overlay(small), what, "what speaks for and against")]
+    if isinstance(small.source, np.ndarray):
+        figures.insert(0, _picture(small.source, "the picture that was explained", "input"))
+    return f'<div class="pictures">{"".join(figures)}</div>'
+
+
+def _picture(pixels: np.ndarray, alternative: str, caption: str) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    address = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    size = f'width="{pixels.shape[1]}" height="{pixels.shape[0]}"'
+    image = f'<img src="{address}" {size} alt="{escape(alternative)}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"

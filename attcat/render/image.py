@@ -1,0 +1,273 @@
+"""Pictures: the heatmap laid over the input, a legend, and both in one figure.
+
+The pieces are small and put together by `stack` and `beside`, so that another arrangement (several methods over one
+picture, say) needs no new drawing. Pillow writes, OpenCV colours; both are imported when something is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InputError
+from ..explanation import Explanation
+from ..tokens import View
+from . import wording
+from .colour import RGB, lookup_table
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFont
+
+LONGEST, LEAST = 768, 448
+"""A picture is drawn with its longest side between these, in pixels: large ones shrink, tiny ones grow."""
+
+OPACITY = 0.85
+"""Of the strongest score: what is below stays recognisable."""
+
+PAPER: RGB = (255, 255, 255)
+INK: RGB = (26, 26, 26)
+PALE: RGB = (95, 95, 95)
+BLANK: RGB = (228, 228, 228)
+"""The ground of a heatmap whose picture is not known."""
+
+
+# -- arrays: what is drawn, uint8 [H, W, 3] --------------------------------------------------------------------------
+
+
+def sized(explanation: Explanation, longest: int = LONGEST, least: int = LEAST, thinnest: int = 8) -> Explanation:
+    """The same explanation of a smaller or larger copy of its picture, fit for drawing.
+
+    Args:
+        explanation: of a picture.
+        longest: a longer side is shrunk to so many pixels.
+        least: a picture whose longest side is shorter grows by a whole factor, its pixels staying visible squares.
+        thinnest: neither side becomes shorter, so that a hair of a picture can still be seen.
+    """
+    view = explanation.view
+    side = max(view.width, view.height)
+    factor = longest / side if side > longest else max(1, least // side)
+    width, height = (max(thinnest, round(length * factor)) for length in (view.width, view.height))
+    across, down = width / view.width, height / view.height
+    left, top, right, bottom = view.box
+    box = (left * across, top * down, right * across, bottom * down)
+    source = explanation.source
+    if isinstance(source, np.ndarray):
+        source = _resized(source, width, height)
+    return replace(explanation, source=source, tokens=replace(explanation.tokens, view=View(width, height, box)))
+
+
+def overlay(explanation: Explanation) -> np.ndarray:
+    """The heatmap over the picture, uint8 `[H, W, 3]` in the picture's own pixels.
+
+    The picture loses most of its colour, so that blue and orange mean what the legend says. The stronger a score, the
+    less of the picture shines through. What the model never saw is dark and hatched.
+
+    Raises:
+        InputError: if the input was not a picture.
+    """
+    heat = explanation.heatmap()
+    unseen = np.isnan(heat)
+    full = wording.scale(explanation)
+    signed = np.clip(np.nan_to_num(heat) / full, -1, 1) if full else np.zeros_like(heat)
+    ground = _faded(explanation.source) if isinstance(explanation.source, np.ndarray) else _grid(explanation)
+    return np.where(unseen[..., None], _hatched(ground), tinted(ground, signed))
+
+
+def tinted(ground: np.ndarray, signed: np.ndarray) -> np.ndarray:
+    """Lay strengths, float `[H, W]` in [-1, 1], over `ground`, uint8 `[H, W, 3]`."""
+    import cv2
+
+    index = np.round(128 + 127 * signed).astype(np.uint8)
+    colours = cv2.applyColorMap(np.ascontiguousarray(index), lookup_table())[..., ::-1]
+    # A power below 1 lifts the weak half: the eye reads opacity as less than it is.
+    alpha = (OPACITY * np.abs(signed) ** 0.8)[..., None]
+    return np.asarray(np.round(ground * (1 - alpha) + colours * alpha), dtype=np.uint8)
+
+
+def _resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    import cv2
+
+    grows = width >= picture.shape[1] and height >= picture.shape[0]
+    how = cv2.INTER_NEAREST if grows else cv2.INTER_AREA
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=how))
+
+
+def _faded(picture: np.ndarray) -> np.ndarray:
+    grey = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return np.asarray(np.round(0.25 * picture + 0.75 * grey[..., None]), dtype=np.uint8)
+
+
+def _hatched(ground: np.ndarray) -> np.ndarray:
+    """Dark, with light diagonal stripes."""
+    down, across = np.indices(ground.shape[:2])
+    stripe = np.less((down + across) % 12, 2)
+    return np.where(stripe[..., None], np.uint8(125), np.round(ground * 0.4).astype(np.uint8))
+
+
+def _grid(explanation: Explanation) -> np.ndarray:
+    """Blank paper with the borders of the cells, where those are wide enough to be seen."""
+    view = explanation.view
+    ground = np.full((view.height, view.width, 3), BLANK, dtype=np.uint8)
+    rows, columns = explanation.grid.shape
+    left, top, right, bottom = view.box
+    if min((right - left) / columns, (bottom - top) / rows) < 6:
+        return ground
+    for x in np.linspace(left, right, columns + 1)[1:-1].round().astype(int):
+        if 0 <= x < view.width:
+            ground[:, x] = 190
+    for y in np.linspace(top, bottom, rows + 1)[1:-1].round().astype(int):
+        if 0 <= y < view.height:
+            ground[y] = 190
+    return ground
+
+
+# -- pieces of a figure ----------------------------------------------------------------------------------------------
+
+
+def panel(pixels: np.ndarray, caption: str) -> Image.Image:
+    """A picture with a line under it."""
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    return stack([picture, line(caption, max(picture.width, 190), size=14, ink=PALE)], gap=4)
+
+
+def legend(explanation: Explanation, width: int) -> Image.Image:
+    """The colour bar, what its ends mean, and the notes that belong to the numbers."""
+    from PIL import Image
+
+    full = wording.scale(explanation)
+    against, supports = wording.sides(explanation)
+    half = (width - 16) // 2
+    ends = beside([line(against, half, size=15), line(supports, half, size=15, right=True)], gap=width - 2 * half)
+    bar = Image.fromarray(tinted(np.full((18, width, 3), BLANK), np.tile(np.linspace(-1, 1, width), (18, 1))))
+    third = width // 3
+    values = [
+        line(wording.number(-full) if full else "0", third, size=14),
+        line("0", width - 2 * third, size=14, middle=True),
+        line(wording.number(full) if full else "0", third, size=14, right=True),
+    ]
+    parts = [ends, bar, beside(values, gap=0)]
+    if wording.has_blind_area(explanation):
+        swatch = Image.fromarray(_hatched(np.full((18, 36, 3), BLANK)))
+        parts.append(beside([swatch, line("not seen by the model", width - 44, size=14)], gap=8))
+    parts += [line(text, width, size=14, ink=PALE) for note in wording.notes(explanation) for text in wrap(note, width)]
+    return stack(parts, gap=4)
+
+
+def heading(explanation: Explanation, width: int) -> Image.Image:
+    """The class and its probability, what was predicted if that differs, and how the scores were made."""
+    parts = [line(wording.headline(explanation), width, size=24)]
+    correction = wording.correction(explanation)
+    if correction:
+        parts.append(line(correction, width, size=16))
+    origin = wording.origin(explanation)
+    return stack([*parts, *(line(text, width, size=14, ink=PALE) for text in wrap(origin, width))], gap=4)
+
+
+def figure(explanation: Explanation) -> Image.Image:
+    """The picture, beside it the heatmap laid over it, and a legend.
+
+    Returns:
+        an RGB picture; each of its two panels is at most 768 pixels wide and high.
+
+    Raises:
+        InputError: if the input was not a picture, or its pixels are not known.
+    """
+    if not explanation.is_image:
+        raise InputError("a figure needs a picture, and this Explanation is of a text: use .show() or save it as .html")
+    if not isinstance(explanation.source, np.ndarray):
+        raise InputError(
+            "a figure needs the picture, and this Explanation was made from ready-made model arguments: explain the "
+            "picture itself with an image processor, or use .show() or save it as .html for the heatmap alone"
+        )
+    explanation = sized(explanation)
+    shown = explanation.source
+    assert isinstance(shown, np.ndarray)
+    panels = [panel(shown, "input"), panel(overlay(explanation), "what speaks for and against")]
+    wide = shown.shape[1] > 1.6 * shown.shape[0]
+    pictures = stack(panels, gap=10) if wide else beside(panels, gap=16)
+    width = max(pictures.width, 480)
+    return framed(stack([heading(explanation, width), pictures, legend(explanation, width)], gap=14))
+
+
+# -- composing -------------------------------------------------------------------------------------------------------
+
+
+def stack(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
+    """Pictures under one another, flush left."""
+    from PIL import Image
+
+    height = sum(picture.height for picture in pictures) + gap * (len(pictures) - 1)
+    sheet = Image.new("RGB", (max(picture.width for picture in pictures), height), PAPER)
+    y = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, y))
+        y += picture.height + gap
+    return sheet
+
+
+def beside(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
+    """Pictures next to one another, flush with the top."""
+    from PIL import Image
+
+    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
+    sheet = Image.new("RGB", (width, max(picture.height for picture in pictures)), PAPER)
+    x = 0
+    for picture in pictures:
+        sheet.paste(picture, (x, 0))
+        x += picture.width + gap
+    return sheet
+
+
+def framed(picture: Image.Image, margin: int = 16) -> Image.Image:
+    """A white margin all round."""
+    from PIL import ImageOps
+
+    return ImageOps.expand(picture, margin, PAPER)
+
+
+def line(text: str, width: int, *, size: int, ink: RGB = INK, right: bool = False, middle: bool = False) -> Image.Image:
+    """One line of text on a strip of `width` pixels, cut with an ellipsis where it does not fit."""
+    from PIL import Image, ImageDraw
+
+    font, text = _font(size), fitted(text, width, size)
+    strip = Image.new("RGB", (width, round(size * 1.3)), PAPER)
+    spare = width - font.getlength(text)
+    x = spare if right else spare / 2 if middle else 0.0
+    ImageDraw.Draw(strip).text((max(0.0, x), 0), text, font=font, fill=ink)
+    return strip
+
+
+def fitted(text: str, width: int, size: int) -> str:
+    """`text` on one line, cut with an ellipsis to `width` pixels."""
+    font, text = _font(size), " ".join(text.split())
+    if font.getlength(text[:1000]) <= width and len(text) <= 1000:
+        return text
+    text = text[:1000]
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def wrap(text: str, width: int, size: int = 14) -> list[str]:
+    """Break a sentence into lines of at most `width` pixels, between words."""
+    font = _font(size)
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}"[:1000]) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size=size)  # comes with Pillow: the same on every machine

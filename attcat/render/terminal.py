@@ -1,0 +1,218 @@
+"""The terminal: highlighted words, or a small picture made of half blocks; and the same in plain characters.
+
+Strings that come from outside (texts, labels, names) are drawn as they are: rich's markup is not interpreted in them,
+and control characters, which could steer the terminal, are shown as the symbols that stand for them.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InputError
+from ..explanation import Explanation
+from . import wording
+from .colour import FAINT, GREY, hue, mix, readable_on
+from .wording import Piece
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.style import Style
+    from rich.text import Text
+
+TOLD = 0.25
+"""From this strength on a word has a coloured ground; without colour, it carries its score in brackets."""
+
+WIDEST = 56
+"""Columns, and twice the lines, of a picture in the terminal."""
+
+
+def show(explanation: Explanation, console: Console | None = None) -> None:
+    """Print an explanation; without a terminal, or under NO_COLOR, in plain characters."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = console or Console()
+    colour = console.color_system is not None and not console.no_color
+    parts = [_header(explanation), Text()]
+    if not explanation.is_image:
+        parts += [*_passages(explanation, colour), Text(), _key(explanation, colour)]
+    elif console.color_system in ("256", "truecolor") and colour:
+        parts += [picture(explanation, min(console.width, WIDEST)), Text(), _key(explanation, colour, pixels=True)]
+    else:
+        parts += [letters(explanation)]
+    for part in [*parts, *_below(explanation, colour)]:
+        # What is piped to a file keeps its own line ends; only a terminal has a width to wrap at.
+        console.print(part, soft_wrap=not console.is_terminal)
+
+
+def highlight(explanation: Explanation, width: int | None = None, *, colour: bool = True) -> Text:
+    """The original text, its words coloured by their scores.
+
+    Args:
+        explanation: of a text.
+        width: put everything on one line (line ends and tabs become spaces) and cut it with an ellipsis to so many
+            terminal columns. None leaves the text as it is, character for character, over as many lines as it has.
+        colour: False writes the scores of the strongest words after them, as `gripping(+0.42)`.
+
+    Returns:
+        the text; the two of a pair on lines of their own (with `width`, a bar between them). Where the words are not
+        known the tokens stand in a row.
+
+    Raises:
+        InputError: if the input was a picture.
+    """
+    from rich.text import Text
+
+    if explanation.is_image:
+        raise InputError("this Explanation is of a picture: there are no words to highlight, use show() or to_image()")
+    joint = "\n" if width is None else " | "
+    text = Text(joint).join(_texts(explanation, colour))
+    if width is not None:
+        text.plain = "".join(" " if character.isspace() else character for character in text.plain)
+        text.truncate(max(1, width), overflow="ellipsis")
+    return text
+
+
+def picture(explanation: Explanation, columns: int) -> Text:
+    """The overlay in half blocks, two pixels to a character."""
+    from rich.color import Color
+    from rich.style import Style
+    from rich.text import Text
+
+    from .image import overlay, sized
+
+    pixels = overlay(sized(explanation, columns, columns, thinnest=1))
+    text = Text(no_wrap=True)
+    for row in range(0, len(pixels), 2):
+        for column in range(pixels.shape[1]):
+            upper = Color.from_rgb(*pixels[row, column].tolist())
+            last = row + 1 == len(pixels)
+            lower = None if last else Color.from_rgb(*pixels[row + 1, column].tolist())
+            text.append("▀", Style(color=upper, bgcolor=lower))
+        text.append("\n")
+    text.rstrip()
+    return text
+
+
+def letters(explanation: Explanation) -> Text:
+    """The grid of patches in signs: what is left of a heatmap without colours."""
+    from rich.text import Text
+
+    full = wording.scale(explanation)
+    signed = explanation.grid.numpy() / full if full else np.zeros(explanation.grid.shape)
+    marks = {0: " ·", 1: " +", 2: "++", 3: "##", -1: " -", -2: "--", -3: "=="}
+    # Quarters of the scale: below the first nothing is said.
+    steps = (np.sign(signed) * np.minimum(3, np.floor(np.abs(signed) * 4))).astype(int)
+    lines = ["".join(f"{marks[int(step)]} " for step in row).rstrip() for row in steps]
+    label = visible(explanation.label)
+    key = f"+ ++ ## speaks for {label}   - -- == speaks against {label}   full strength = {wording.number(full)[1:]}"
+    return Text("\n".join([*lines, "", key, visible(wording.strongest(explanation))]), no_wrap=True)
+
+
+def visible(text: str) -> str:
+    """Replace control characters, except line ends and tabs, by their symbols, one for one."""
+    text = text.replace("\r\n", " \n")
+    return "".join(_symbol(character) if _controls(character) else character for character in text)
+
+
+def _controls(character: str) -> bool:
+    return character not in "\n\t" and unicodedata.category(character) == "Cc"
+
+
+def _symbol(character: str) -> str:
+    code = ord(character)
+    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
+
+
+def _style(signed: float) -> Style | None:
+    """Weak: coloured letters. Strong: a ground from greyish to the pure hue. Both show on light and on dark."""
+    from rich.color import Color
+    from rich.style import Style
+
+    if abs(signed) < FAINT:
+        return None
+    if abs(signed) < TOLD:
+        return Style(color=Color.from_rgb(*hue(signed)))
+    ground = mix(GREY, hue(signed), abs(signed))
+    return Style(color=Color.from_rgb(*readable_on(ground)), bgcolor=Color.from_rgb(*ground))
+
+
+def _pieces(pieces: list[Piece], colour: bool) -> Text:
+    from rich.text import Text
+
+    text = Text()
+    for piece in pieces:
+        text.append(visible(piece.text), _style(piece.strength) if colour else None)
+        if not colour and piece.score is not None and abs(piece.strength) >= TOLD:
+            text.append(f"({wording.number(piece.score)})")
+    return text
+
+
+def _row(pieces: list[Piece], colour: bool) -> Text:
+    """Tokens that stand apart, each with its score."""
+    from rich.text import Text
+
+    chips = []
+    for piece in pieces:
+        score = wording.number(piece.score or 0.0)
+        style = _style(piece.strength) if colour else None
+        chips.append(Text.assemble((visible(piece.text), style or ""), f" {score}"))
+    return Text("  ").join(chips)
+
+
+def _texts(explanation: Explanation, colour: bool) -> list[Text]:
+    """One Text per input string."""
+    from rich.text import Text
+
+    if wording.has_words(explanation):
+        return [_pieces(pieces, colour) for pieces in wording.passages(explanation)]
+    return [Text(" ").join(_pieces([piece], colour) for piece in wording.chips(explanation))]
+
+
+def _passages(explanation: Explanation, colour: bool) -> list[Text]:
+    from rich.text import Text
+
+    texts = _texts(explanation, colour)
+    if len(texts) == 1:
+        return texts
+    first, second = texts
+    return [Text("first text", "bold"), first, Text("second text", "bold"), second]
+
+
+def _header(explanation: Explanation) -> Text:
+    from rich.text import Text
+
+    text = Text(visible(wording.headline(explanation)), "bold")
+    correction = wording.correction(explanation)
+    if correction:
+        text.append(f"   {visible(correction)}", "not bold")
+    text.append(f"\n{visible(wording.origin(explanation))}", "not bold dim")
+    return text
+
+
+def _key(explanation: Explanation, colour: bool, *, pixels: bool = False) -> Text:
+    """What the colours mean, and what full strength is."""
+    from rich.text import Text
+
+    against, supports = (visible(side) for side in wording.sides(explanation))
+    full = wording.scale(explanation)
+    if colour:
+        text = Text.assemble((f" {against} ", _style(-1.0) or ""), " ", (f" {supports} ", _style(1.0) or ""))
+    else:
+        text = Text(f"(+) {supports}   (-) {against}   words from {TOLD:.0%} of the strongest are marked")
+    if full:
+        text.append(f"   full {'colour' if colour else 'strength'} = {wording.number(full)[1:]}")
+    if pixels and wording.has_blind_area(explanation):
+        text.append("   dark stripes = not seen by the model")
+    return text
+
+
+def _below(explanation: Explanation, colour: bool) -> list[Text]:
+    """The tokens that stand apart, and the notes."""
+    from rich.text import Text
+
+    apart = wording.apart(explanation)
+    return ([_row(apart, colour)] if apart else []) + [Text(visible(note)) for note in wording.notes(explanation)]

@@ -1,0 +1,159 @@
+"""What a reader is told beside the colours: the same words in the terminal, on a page and under a figure.
+
+Everything here is plain text. Whoever draws it escapes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..explanation import Explanation
+from ..tokens import group_words
+from .colour import largest, strength
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of text, or a token that stands apart, with its score.
+
+    Args:
+        text: the characters.
+        score: the score, or None for characters that belong to no word (white space between words).
+        strength: score relative to the strongest word, -1 to 1.
+    """
+
+    text: str
+    score: float | None = None
+    strength: float = 0.0
+
+
+def number(score: float, digits: int = 3) -> str:
+    """A signed number, as `+0.42`."""
+    return f"{score + 0.0:+.{digits}g}"  # + 0.0 turns the negative zero into zero
+
+
+def headline(explanation: Explanation) -> str:
+    """The class that is explained and its probability, as `negative 93.1%`."""
+    chance = explanation.probability
+    return explanation.label if chance is None else f"{explanation.label} {chance:.1%}"
+
+
+def correction(explanation: Explanation) -> str | None:
+    """What the model predicted, if that is not what is explained."""
+    if explanation.target == explanation.predicted:
+        return None
+    predicted = explanation.predicted
+    return f"predicted: {explanation.labels[predicted]} {float(explanation.probabilities[predicted]):.1%}"
+
+
+def origin(explanation: Explanation) -> str:
+    """Method, options and model in one line."""
+    return " · ".join(part for part in (explanation.recipe, explanation.model) if part)
+
+
+def sides(explanation: Explanation) -> tuple[str, str]:
+    """What the two colours mean: against, for."""
+    return f"speaks against {explanation.label}", f"speaks for {explanation.label}"
+
+
+def scale(explanation: Explanation) -> float:
+    """The score that gets the full colour: the largest absolute one among words, tokens or patches."""
+    if explanation.is_image:
+        return largest(explanation.grid.flatten().tolist())
+    if has_words(explanation):
+        return largest(word.score for word in explanation.words())
+    pairs = zip(explanation.scores.tolist(), explanation.tokens.special, strict=True)
+    return largest(score for score, special in pairs if not special)
+
+
+def notes(explanation: Explanation) -> list[str]:
+    """Sentences that keep the reader from a wrong conclusion."""
+    told = []
+    things = "patch" if explanation.is_image else "word" if has_words(explanation) else "token"
+    if largest(explanation.scores.tolist()) == 0:
+        told.append(f"All scores are zero: nothing here speaks for or against {explanation.label}.")
+    else:
+        if scale(explanation) == 0:
+            told.append(f"The score of every {things} is zero.")
+        if explanation.special.any():
+            told.append(f"{explanation.special_share:.1%} of the total magnitude fell on special tokens.")
+    if explanation.dropped:
+        cut = "1 token was" if explanation.dropped == 1 else f"{explanation.dropped} tokens were"
+        told.append(f"The text was too long: {cut} cut and not seen by the model.")
+    return told
+
+
+# -- text ------------------------------------------------------------------------------------------------------------
+
+
+def has_words(explanation: Explanation) -> bool:
+    """True when the scores can be laid over the characters of the original text."""
+    return explanation.tokens.spans is not None and isinstance(explanation.source, str | tuple)
+
+
+def passages(explanation: Explanation) -> list[list[Piece]]:
+    """One list of pieces per input string; joined, their texts are that string, character for character."""
+    full, words = scale(explanation), explanation.words()
+    result = []
+    for segment, text in enumerate(explanation.texts):
+        pieces, reached = [], 0
+        for word in (word for word in words if word.segment == segment):
+            start = max(word.start, reached)  # overlapping words must not repeat characters
+            if reached < start:
+                pieces.append(Piece(text[reached:start]))
+            if start < word.end:
+                pieces.append(Piece(text[start : word.end], word.score, strength(word.score, full)))
+            reached = max(reached, word.end)
+        if reached < len(text):
+            pieces.append(Piece(text[reached:]))
+        result.append(pieces)
+    return result
+
+
+def apart(explanation: Explanation) -> list[Piece]:
+    """The tokens that no word or patch shows: special ones, and those made of white space alone."""
+    return _chips(explanation, _hidden(explanation))
+
+
+def chips(explanation: Explanation) -> list[Piece]:
+    """The tokens that are not special, for an explanation whose words are not known."""
+    return _chips(explanation, [not special for special in explanation.tokens.special])
+
+
+def _hidden(explanation: Explanation) -> list[bool]:
+    if not has_words(explanation):
+        return list(explanation.tokens.special)
+    shown = {position for *_, positions in group_words(explanation.tokens, explanation.texts) for position in positions}
+    return [position not in shown for position in range(len(explanation.tokens))]
+
+
+def _chips(explanation: Explanation, chosen: list[bool]) -> list[Piece]:
+    full = scale(explanation)
+    every = zip(explanation.tokens.labels, explanation.scores.tolist(), chosen, strict=True)
+    return [Piece(label, score, strength(score, full)) for label, score, choose in every if choose]
+
+
+# -- image -----------------------------------------------------------------------------------------------------------
+
+
+def has_blind_area(explanation: Explanation) -> bool:
+    """True when a crop hid a part of the picture from the model."""
+    view = explanation.tokens.view
+    if view is None:
+        return False
+    left, top, right, bottom = view.box
+    # a pixel is seen when its centre is
+    return left > 0.5 or top > 0.5 or right < view.width - 0.5 or bottom < view.height - 0.5
+
+
+def strongest(explanation: Explanation) -> str:
+    """Where the strongest patch is, for readers who cannot see the picture."""
+    grid = explanation.grid.numpy()
+    row, column = np.unravel_index(int(np.abs(grid).argmax()), grid.shape)
+    if not grid[row, column]:
+        return "no patch has a score"
+    side = "for" if grid[row, column] > 0 else "against"
+    place = f"row {row + 1} of {grid.shape[0]}, column {column + 1} of {grid.shape[1]}"
+    return f"strongest patch: {place}, {number(float(grid[row, column]))} ({side} {explanation.label})"
