@@ -82,7 +82,8 @@ class Call:
         Returns:
             w, `[B, S]`, at least float32.
         """
-        batch, heads, queries, keys = self.shape
+        batch, heads, _, keys = self.shape
+        query_weights = query_weights.to(torch.promote_types(self.query.dtype, torch.float32))
         counted = query_weights.any(0).nonzero().squeeze(-1)
         total = query_weights.new_zeros(batch, keys)
         for rows in _chunks(counted, max(1, CHUNK // (batch * heads * keys))):

@@ -161,7 +161,7 @@ class _LayerNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
         result, _, reciprocal = torch.native_layer_norm(x, shape, weight, bias, eps)
         ctx.save_for_backward(reciprocal, weight)
-        ctx.axes = tuple(range(-len(shape), 0))
+        ctx.shape, ctx.axes = shape, tuple(range(-len(shape), 0))
         return result
 
     @staticmethod
@@ -169,7 +169,8 @@ class _LayerNorm(torch.autograd.Function):
         reciprocal, weight = ctx.saved_tensors
         weighted = gradient if weight is None else gradient * weight
         scaled = weighted * reciprocal.to(weighted.dtype)
-        return scaled - scaled.mean(ctx.axes, keepdim=True), None, None, None, None
+        to_bias = gradient.sum_to_size(ctx.shape) if ctx.needs_input_grad[3] else None  # measures completeness
+        return scaled - scaled.mean(ctx.axes, keepdim=True), None, None, to_bias, None
 
 
 def _rms_norm(

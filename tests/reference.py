@@ -1,0 +1,66 @@
+"""Independent, plain implementations: eager attention, all hidden states, a full backward pass.
+
+Written from the formulas, without the library's capture: transformers' own `output_attentions` and `output_hidden_states`
+for its models, and a forward pass by hand for timm's.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def plain_attcat(
+    model: nn.Module, arguments: dict[str, Tensor], target: int, read: Tensor, queries: str = "mean"
+) -> tuple[Tensor, Tensor]:
+    """AttCAT and CAT per block of each example of a batch of one, `[L, T]` each, as published (plain gradient)."""
+    hidden, attention, logits = eager_forward(model, arguments)
+    for state in hidden:
+        state.retain_grad()
+    logits[0, target].backward()
+    cats, attcats = [], []
+    gradients = [state.grad for state in hidden]
+    for h, g, a in zip([h.detach() for h in hidden], gradients, [a.detach() for a in attention], strict=True):
+        cat = [float((g[0, i] * h[0, i]).sum()) for i in range(h.shape[1])]
+        rows = range(h.shape[1]) if queries == "mean" else read[0].nonzero()[:, 0].tolist()
+        weight = [
+            sum(float(a[0, head, q, i]) for head in range(a.shape[1]) for q in rows) / a.shape[1] / len(rows)
+            for i in range(h.shape[1])
+        ]
+        cats.append(cat)
+        attcats.append([w * c for w, c in zip(weight, cat, strict=True)])
+    return torch.tensor(attcats), torch.tensor(cats)
+
+
+def eager_forward(model: nn.Module, arguments: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Block inputs `[B, T, D]`, attention matrices `[B, H, T, T]` and logits, all in one graph."""
+    if hasattr(model, "timm_model"):
+        return timm_forward(copy.deepcopy(model.timm_model), arguments["pixel_values"])
+    if not hasattr(model, "config"):
+        return timm_forward(copy.deepcopy(model), arguments["pixel_values"])
+    twin = copy.deepcopy(model)
+    twin.set_attn_implementation("eager")
+    output = twin(**arguments, output_hidden_states=True, output_attentions=True)
+    return list(output.hidden_states[: len(output.attentions)]), list(output.attentions), output.logits
+
+
+def timm_forward(model: Any, pixels: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """timm's VisionTransformer, block by block, with attention written out."""
+    x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(pixels))))
+    hidden, attention = [], []
+    for block in model.blocks:
+        hidden.append(x)
+        attn, normed = block.attn, block.norm1(x)
+        batch, length, width = normed.shape
+        qkv = attn.qkv(normed).reshape(batch, length, 3, attn.num_heads, width // attn.num_heads).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
+        weights = ((query @ key.transpose(-2, -1)) / (width // attn.num_heads) ** 0.5).softmax(-1)
+        attention.append(weights)
+        mixed = (weights @ value).transpose(1, 2).reshape(batch, length, width)
+        x = x + block.ls1(attn.proj(mixed))
+        x = x + block.ls2(block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x)))))
+    return hidden, attention, model.forward_head(model.norm(x))
