@@ -1,0 +1,268 @@
+"""Load a classifier and its processor from a folder, or from the Hugging Face hub.
+
+Whatever the name, it comes down to a folder: the hub's files are fetched into its cache first. Only configuration,
+tokenizer and safetensors files are ever asked for, so that neither a pickle nor a repository's own code can run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from attcat.errors import LoadError, UnsupportedModelError
+
+CONFIG = "config.json"
+FILES = [CONFIG, "*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+TEXT, IMAGE = "ForSequenceClassification", "ForImageClassification"
+
+
+def load(name: str | os.PathLike[str]) -> tuple[nn.Module, Any]:
+    """Load a model in evaluation mode, and its processor.
+
+    Args:
+        name: a folder written by transformers' `save_pretrained` or timm's `save_for_hf`, or a hub id such as
+            `timm/deit_tiny_patch16_224.fb_in1k`.
+
+    Returns:
+        The model; and its tokenizer or image processor, or None for timm, whose models carry their data configuration.
+
+    Raises:
+        LoadError: if there is no such folder, the hub cannot be reached, a package is missing, or the files do not make
+            a whole model.
+        UnsupportedModelError: if the model is no classifier.
+    """
+    folder = _local(name)
+    config = _read_config(folder or _download(str(name), [CONFIG]), str(name))
+    loader = _loader(config, str(name))
+    return loader(folder or _download(str(name), FILES), config, str(name))
+
+
+# -- from a name to a folder -----------------------------------------------------------------------------------------
+
+
+def _local(name: str | os.PathLike[str]) -> Path | None:
+    """The folder, or None if the name can only be meant for the hub."""
+    text, path = str(name), Path(name).expanduser()
+    if text.strip() and path.is_dir():
+        return path
+    if path.is_file():
+        raise LoadError(f"{path} is a file: give the folder that holds {CONFIG} and the weights")
+    if (
+        not text.strip()
+        or text.startswith((".", "~", "/"))
+        or text.endswith(os.sep)
+        or "\\" in text
+        or text.count("/") > 1
+    ):
+        raise LoadError(f"no such folder: {text!r}; give a folder with {CONFIG}, or a hub id such as owner/name")
+    return None
+
+
+def _download(name: str, patterns: list[str]) -> Path:
+    """The hub's files of the top folder that match, in its cache."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+        )
+    except ImportError as error:
+        raise _missing("the hub", "transformers") from error
+    either = f"no folder {name!r} here, and"
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except HFValidationError as error:
+        raise LoadError(
+            f"{either} that is no hub id: give a folder with {CONFIG}, or a hub id such as owner/name"
+        ) from error
+    except GatedRepoError as error:
+        raise LoadError(
+            f"{name} asks for its licence to be accepted: do so on its hub page, then run `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise LoadError(
+            f"{either} no such model on the hub: check the name (timm's models are called timm/NAME)"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise LoadError(
+            f"{either} the hub cannot be reached (nor was it downloaded before): "
+            "check the connection, or give a local folder"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise LoadError(f"{either} the hub refused: {_first_line(error)}; try again, or give a local folder") from error
+
+
+def _read_config(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LoadError(
+            f"{name} holds no {CONFIG}: give a folder written by save_pretrained (transformers) or save_for_hf (timm)"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path} cannot be read: {_first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise LoadError(f"{path} is not a model's configuration: it holds a {type(config).__name__}")
+    return config
+
+
+# -- from a folder to a model ----------------------------------------------------------------------------------------
+
+
+def _loader(config: dict[str, Any], name: str) -> Callable[[Path, dict[str, Any], str], tuple[nn.Module, Any]]:
+    """Which library made the folder; the wrapper of transformers writes both keys, so its own comes first."""
+    kinds = config.get("architectures") or []
+    if kinds:
+        if not any(TEXT in kind or IMAGE in kind for kind in kinds):
+            raise UnsupportedModelError(
+                f"{name} holds a {', '.join(kinds)}, which is no classifier: give a model ...{TEXT} or ...{IMAGE}"
+            )
+        return _load_transformers
+    if "architecture" in config:
+        return _load_timm
+    raise LoadError(
+        f"{CONFIG} of {name} has neither `architectures` (transformers) nor `architecture` (timm): save the model again"
+    )
+
+
+def _load_transformers(folder: Path, config: dict[str, Any], name: str) -> tuple[nn.Module, Any]:
+    try:
+        import transformers
+    except ImportError as error:
+        raise _missing(name, "transformers") from error
+    if "auto_map" in config and config.get("model_type") not in transformers.CONFIG_MAPPING:
+        raise LoadError(
+            f"{name} brings its own code, which is never run here: "
+            "load it in Python, and use attcat.Explainer(model, processor)"
+        )
+    is_text = any(TEXT in kind for kind in config["architectures"])
+    model_class: Any = (
+        transformers.AutoModelForSequenceClassification if is_text else transformers.AutoModelForImageClassification
+    )
+    processor_class: Any = transformers.AutoTokenizer if is_text else transformers.AutoImageProcessor
+    _check_weights(folder, name)
+    options = {"local_files_only": True, "trust_remote_code": False}
+    with _quiet(), _told(name, "the model"):
+        model, report = model_class.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise LoadError(
+            f"{name} lacks {len(missing)} weights of {type(model).__name__} ({', '.join(missing[:3])}, ...): "
+            "was it saved with its classification head?"
+        )
+    if is_text and not any((folder / file).exists() for file in _TOKENIZERS):
+        raise LoadError(
+            f"{name} holds no tokenizer ({', '.join(_TOKENIZERS)}): save it there with tokenizer.save_pretrained"
+        )
+    with _quiet(), _told(name, "the tokenizer" if is_text else "the image processor"):
+        return model.eval(), processor_class.from_pretrained(folder, **options)
+
+
+_TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+
+
+def _load_timm(folder: Path, config: dict[str, Any], name: str) -> tuple[nn.Module, None]:
+    try:
+        import timm
+    except ImportError as error:
+        raise _missing(name, "timm") from error
+    weights = _check_weights(folder, name)
+    if len(weights) > 1:
+        raise LoadError(f"{name} holds {len(weights)} weight files ({', '.join(w.name for w in weights)}): keep one")
+    if config.get("num_classes", 1) == 0:
+        raise UnsupportedModelError(
+            f"{name} has num_classes = 0, it is no classifier: give a model with its classification head"
+        )
+    # `file` is read by its suffix, so that timm's search, which prefers some pickles, is never started.
+    overlay = {"source": "", "file": str(weights[0])}
+    with _quiet(), _told(name, "the model"):
+        model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True, pretrained_cfg_overlay=overlay)
+    return model.eval(), None
+
+
+def _check_weights(folder: Path, name: str) -> list[Path]:
+    found = sorted(folder.glob("*.safetensors"))
+    plain = [path for path in found if path.name == "model.safetensors"]
+    if found:
+        return plain or found
+    others = sorted(
+        path.name for path in folder.iterdir() if any(fnmatch(path.name, p) for p in ("*.bin", "*.pt", "*.pth"))
+    )
+    if others:
+        raise LoadError(f"{name} holds its weights in {others[0]}, which could run code: save them as safetensors")
+    raise LoadError(f"{name} holds no weights as *.safetensors: save the model with safetensors, or give another one")
+
+
+# -- told well -------------------------------------------------------------------------------------------------------
+
+
+def _missing(name: str, package: str) -> LoadError:
+    return LoadError(f"{name} needs {package}, which is not installed: pip install 'attcat[{package}]'")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def _told(name: str, what: str) -> Iterator[None]:
+    """Turn what the libraries raise about a folder's content into one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
+        raise LoadError(f"{what} in {name} cannot be loaded: {_first_line(error)}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars, reports and advice; what goes wrong is raised. Afterwards as before."""
+    import logging
+    import sys
+    import warnings
+
+    loggers = [logging.getLogger(package) for package in ("transformers", "timm", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    progress: Any = sys.modules.get("transformers.utils.logging")
+    shown = progress is not None and progress.is_progress_bar_enabled()
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        if shown:
+            progress.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if shown:
+            progress.enable_progress_bar()
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
