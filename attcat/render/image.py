@@ -6,7 +6,8 @@ picture, say) needs no new drawing. Pillow writes, OpenCV colours; both are impo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -27,6 +28,9 @@ LONGEST, LEAST = 768, 448
 
 OPACITY = 0.85
 """Of the strongest score: what is below stays recognisable."""
+
+MEASURED = 1000
+"""Characters of a label that are looked at: no line is as long, and measuring is slow."""
 
 PAPER: RGB = (255, 255, 255)
 INK: RGB = (26, 26, 26)
@@ -245,25 +249,29 @@ def line(text: str, width: int, *, size: int, ink: RGB = INK, right: bool = Fals
 
 def fitted(text: str, width: int, size: int) -> str:
     """`text` on one line, cut with an ellipsis to `width` pixels."""
-    font, text = _font(size), " ".join(text.split())
-    if font.getlength(text[:1000]) <= width and len(text) <= 1000:
-        return text
-    text = text[:1000]
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
-
-
-def wrap(text: str, width: int, size: int = 14) -> list[str]:
-    """Break a sentence into lines of at most `width` pixels, between words."""
     font = _font(size)
+    text = " ".join(text[:MEASURED].split())
+    if len(text) < MEASURED and font.getlength(text) <= width:
+        return text
+    return text[: _longest(text, width, lambda part: font.getlength(part + "…"))] + "…"
+
+
+def wrap(text: str, width: int, size: int = 14, most: int = 4) -> list[str]:
+    """Break a sentence between words into at most `most` lines of `width` pixels; what is left over is in the last."""
+    font, words = _font(size), text[:MEASURED].split()
     lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}"[:1000]) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
+    while words and len(lines) < most - 1:
+        count = 1
+        while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
+            count += 1
+        lines.append(" ".join(words[:count]))
+        words = words[count:]
+    return [*lines, " ".join(words)] if words else lines
+
+
+def _longest(text: str, width: float, measure: Callable[[str], float]) -> int:
+    """How many characters from the start measure at most `width`."""
+    return max(0, bisect_right(range(len(text) + 1), width, key=lambda count: measure(text[:count])) - 1)
 
 
 @cache
