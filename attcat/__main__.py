@@ -1,0 +1,5 @@
+"""`python -m attcat` is `attcat`."""
+
+from .cli import main
+
+main()

