@@ -146,6 +146,12 @@ def test_a_cell_stays_on_its_pixels_when_the_picture_is_resized():
         assert abs(y - 2.5 * 40) < 21
 
 
+def test_a_hair_is_widened_and_its_grid_with_it():
+    widened = image.sized(explain(hot(2, 6), 2, 600, (0.5, 100, 1.5, 500)))
+    assert widened.source.shape == (600, 8, 3)
+    assert widened.tokens.view == View(8, 600, (2, 100, 6, 500))
+
+
 @pytest.mark.parametrize(
     ("width", "height"), [(1, 1), (1, 300), (300, 1), (32, 32), (5, 2000), (2000, 5), (3000, 2000), (640, 480)]
 )

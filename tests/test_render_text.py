@@ -123,6 +123,14 @@ def test_highlight_is_the_text_character_for_character(text):
     assert render.highlight(explain(text)).plain == text
 
 
+def test_tokens_that_go_back_do_not_repeat_characters():
+    tokens = Tokens(("ab", " ", "ab  c"), (False,) * 3, spans=((0, 2), (3, 4), (0, 5)))
+    made = Explanation(torch.ones(1, 3), tokens, torch.tensor([0.0, 1.0]), 1, ("n", "y"), "cat", source="ab  cd")
+    assert [(word.start, word.end) for word in made.words()] == [(0, 2), (0, 5)]
+    assert render.highlight(made).plain == "ab  cd"
+    assert Reader(render.fragment(made)).texts == ["ab  cd"]
+
+
 def test_control_characters_cannot_steer_the_terminal():
     shown = render.highlight(explain("a\x1b[31m\x07 \r\n b\rc\x9b"))
     assert shown.plain == "a␛[31m␇  \n b␍c\ufffd"
