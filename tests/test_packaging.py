@@ -1,0 +1,58 @@
+"""What is installed: nothing forgotten, nothing under a name that belongs to others."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import attcat
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+TOOL = PROJECT["tool"]["setuptools"]
+
+
+def folder(package: str) -> Path:
+    """Where a package's files are in the repository."""
+    places = TOOL["package-dir"]
+    name = max((name for name in places if package == name or package.startswith(f"{name}.")), key=len)
+    return ROOT / places[name] / package.removeprefix(name).replace(".", "/").strip("/")
+
+
+def test_every_package_is_installed_inside_attcat() -> None:
+    found = {path.parent for top in ("attcat", "adapters", "demos") for path in (ROOT / top).rglob("__init__.py")}
+    assert {folder(package) for package in TOOL["packages"]} == found
+    assert all(package == "attcat" or package.startswith("attcat.") for package in TOOL["packages"])
+
+
+def test_every_data_file_is_installed() -> None:
+    for package, patterns in TOOL["package-data"].items():
+        for pattern in patterns:
+            assert list(folder(package).glob(pattern)), f"{package}: nothing matches {pattern}"
+    demos = folder("attcat.demos")
+    data = {path for path in demos.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert data == {path for pattern in TOOL["package-data"]["attcat.demos"] for path in demos.glob(pattern)}
+
+
+def test_every_entry_point_exists() -> None:
+    points = [*PROJECT["project"]["entry-points"]["attcat.adapters"].values(), *PROJECT["project"]["scripts"].values()]
+    for point in points:
+        module, _, name = point.partition(":")
+        source = folder(module.rpartition(".")[0]) / f"{module.rpartition('.')[2]}.py"
+        assert re.search(rf"^(class|def) {name}\b", source.read_text(encoding="utf-8"), re.MULTILINE), point
+
+
+def test_one_version() -> None:
+    assert PROJECT["project"]["version"] == attcat.__version__
+    assert f"## {attcat.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_every_dependency_is_justified() -> None:
+    project = PROJECT["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    names = {re.split(r"[<>=\[]", line)[0] for group in groups for line in group} - {"attcat"}
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Dependencies")[2]
+    assert not [name for name in names if not re.search(rf"\b{name}\b", told)]
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    assert names <= pinned
