@@ -1,6 +1,7 @@
 """DINOv2 (Oquab et al. 2023), with or without registers, in transformers: the head reads `[CLS]` and the mean patch."""
 
 from functools import cached_property
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from .vit import ViTAdapter
 
 class Dinov2Adapter(ViTAdapter):
     family = "DINOv2"
-    block_paths = (
+    block_paths: ClassVar[tuple[str, ...]] = (
         "dinov2.encoder.layer",
         "dinov2.layers",
         "dinov2_with_registers.encoder.layer",

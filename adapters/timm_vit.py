@@ -74,7 +74,11 @@ class TimmVisionTransformerAdapter(VisionAdapter):
 
 
 def evaluation_transform(model: nn.Module) -> Any:
-    """The transform for evaluation, from the data configuration that a timm model carries."""
+    """The transform for evaluation, from the data configuration that a timm model carries, at the size that it takes."""
     from timm.data import create_transform, resolve_model_data_config
 
-    return create_transform(**resolve_model_data_config(model), is_training=False)
+    configuration = resolve_model_data_config(model)
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if size is not None:
+        configuration["input_size"] = (configuration["input_size"][0], *size)
+    return create_transform(**configuration, is_training=False)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attcat.adapter import Adapter, Encoding, find_adapter
+from attcat.adapter import Encoding, config_labels, find_adapter
 from attcat.errors import UnsupportedModelError
 
 from .timm_vit import TimmVisionTransformerAdapter
@@ -18,7 +18,9 @@ class TimmWrapperAdapter(TimmVisionTransformerAdapter):
         inner: Any = model.timm_model
         adapter = find_adapter(inner)
         if not issubclass(adapter, TimmVisionTransformerAdapter):
-            raise UnsupportedModelError(f"the wrapped {type(inner).__name__} is served by {adapter.__name__}: explain it directly")
+            raise UnsupportedModelError(
+                f"the wrapped {type(inner).__name__} is served by {adapter.__name__}: explain it directly"
+            )
         self.inner: TimmVisionTransformerAdapter = adapter(inner, processor)
         super(TimmVisionTransformerAdapter, self).__init__(model, self.inner.processor)
 
@@ -42,4 +44,5 @@ class TimmWrapperAdapter(TimmVisionTransformerAdapter):
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        return Adapter.labels.func(self)
+        """The wrapper has transformers' configuration, with its labels."""
+        return config_labels(self.model)

@@ -1,14 +1,15 @@
 """ViT (Dosovitskiy et al. 2021) in transformers: pre-LayerNorm, the head reads `[CLS]`."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from attcat.adapter import VisionAdapter
 
 
 class ViTAdapter(VisionAdapter):
     family = "ViT"
-    block_paths = ("vit.layers", "vit.encoder.layer")
-    prefix = ("[CLS]",)
+    block_paths: ClassVar[tuple[str, ...]] = ("vit.layers", "vit.encoder.layer")
+    prefix: tuple[str, ...] = ("[CLS]",)
 
     @property
     def patch_size(self) -> tuple[int, int]:

@@ -1,10 +1,10 @@
 """AttCAT: which words or patches decided a transformer's prediction.
 
-    explainer = attcat.Explainer(model, processor)
-    explainer("A gripping, beautifully acted film.").show()
+explainer = attcat.Explainer(model, processor)
+explainer("A gripping, beautifully acted film.").show()
 """
 
-from .adapter import Adapter, Encoding, TextAdapter, VisionAdapter, adapters, register
+from .adapter import Adapter, Encoding, TextAdapter, VisionAdapter, register, supported_models
 from .errors import (
     AttCATError,
     CaptureError,
@@ -45,7 +45,7 @@ __all__ = [
     "View",
     "VisionAdapter",
     "Word",
-    "adapters",
     "load",
     "register",
+    "supported_models",
 ]

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError, ProcessorError, TooLongError, UnsupportedModelError
-from .tokens import Span, Tokens
+from .tokens import Span, Tokens, View
 
 ENTRY_POINTS = "attcat.adapters"
 GUIDE = "https://github.com/attcat/attcat/blob/main/README.md#write-an-adapter"
@@ -136,8 +136,7 @@ class Adapter(ABC):
     @cached_property
     def labels(self) -> tuple[str, ...] | None:
         """The names of the classes, as far as the model knows them."""
-        names = getattr(getattr(self.model, "config", None), "id2label", None)
-        return tuple(str(names[index]) for index in sorted(names)) if names else None
+        return config_labels(self.model)
 
     @property
     def can_batch(self) -> bool:
@@ -188,6 +187,7 @@ class TextAdapter(Adapter):
         return _first(encoding.mask, 1)
 
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
+        """Tokenize strings or pairs of strings; see `Adapter.encode`. A text that is too long is a `TooLongError`."""
         self._check_tokenizer()
         texts = [_checked_text(value) for value in inputs]
         first = [text if isinstance(text, str) else text[0] for text in texts]
@@ -213,7 +213,9 @@ class TextAdapter(Adapter):
         )
         names = [n for n in self.processor.model_input_names if n in batch and n not in self.ignored_arguments]
         if len(set(lengths)) > 1 or len(texts) > 1:
-            padded = self.processor.pad({n: batch[n] for n in names}, padding=True, return_tensors="pt")
+            columns = {name: batch[name] for name in names}
+            # On the right, whatever the tokenizer says: GPT-2 counts positions from the first column.
+            padded = self.processor.pad(columns, padding=True, padding_side="right", return_tensors="pt")
             arguments = {name: padded[name] for name in names}
         else:
             arguments = {name: torch.tensor(batch[name]) for name in names}
@@ -222,6 +224,7 @@ class TextAdapter(Adapter):
         return Encoding(arguments, arguments["attention_mask"].bool(), tokens, tuple(texts), dropped)
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
+        """Name the tokens of `input_ids` `[B, T]` (or `[T]`) and their `attention_mask`; see `Adapter.encode_arguments`."""
         if "input_ids" not in arguments:
             raise InputError(f"model arguments for a text model need 'input_ids', got {', '.join(arguments) or 'none'}")
         placed = self.place({n: torch.as_tensor(v) for n, v in arguments.items() if n not in self.ignored_arguments})
@@ -232,7 +235,9 @@ class TextAdapter(Adapter):
         self._check_vocabulary(ids)
         mask = placed.get("attention_mask", torch.ones_like(ids)).bool()
         if mask.shape != ids.shape or not mask.any(-1).all():
-            raise InputError(f"attention_mask {tuple(mask.shape)} must mark real tokens in each row of input_ids {tuple(ids.shape)}")
+            raise InputError(
+                f"attention_mask {tuple(mask.shape)} must mark real tokens in each row of input_ids {tuple(ids.shape)}"
+            )
         if self.max_length is not None and ids.shape[1] > self.max_length:
             raise TooLongError(f"input_ids have {ids.shape[1]} tokens, the model takes at most {self.max_length}")
         specials = set(getattr(self.processor, "all_special_ids", None) or ())
@@ -263,7 +268,8 @@ class TextAdapter(Adapter):
             )
         if not callable(self.processor) or not hasattr(self.processor, "convert_ids_to_tokens"):
             raise ProcessorError(
-                f"{type(self.model).__name__} reads text, but the processor is a {type(self.processor).__name__}: give its tokenizer"
+                f"{type(self.model).__name__} reads text, but the processor is a {type(self.processor).__name__}: "
+                "give its tokenizer"
             )
 
     def _check_vocabulary(self, ids: Tensor) -> None:
@@ -271,10 +277,13 @@ class TextAdapter(Adapter):
         size = getattr(get() if get else None, "num_embeddings", None)
         if size is not None and ids.numel() and int(ids.max()) >= size:
             raise ProcessorError(
-                f"token number {int(ids.max())} is outside of the model's vocabulary of {size}: this tokenizer belongs to another model"
+                f"token number {int(ids.max())} is outside of the model's vocabulary of {size}: "
+                "this tokenizer belongs to another model"
             )
 
-    def _check_lengths(self, lengths: list[int], first: list[str], second: list[str], truncation: bool) -> tuple[int, ...]:
+    def _check_lengths(
+        self, lengths: list[int], first: list[str], second: list[str], truncation: bool
+    ) -> tuple[int, ...]:
         if truncation:
             whole = self.processor(first, second or None, truncation=False, verbose=False)["input_ids"]
             return tuple(len(ids) - length for ids, length in zip(whole, lengths, strict=True))
@@ -310,6 +319,7 @@ class VisionAdapter(Adapter):
         return _first(encoding.mask, 1)
 
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
+        """Preprocess pictures (`read_picture` says in which forms); see `Adapter.encode`."""
         from .picture import read_picture, to_pixels
 
         pictures = [read_picture(value) for value in inputs]
@@ -318,14 +328,17 @@ class VisionAdapter(Adapter):
             raise InputError("the processor gives pictures of different sizes: explain them one by one")
         batch = self.place({"pixel_values": torch.stack(pixels)})
         views = [self._view(*picture.size) for picture in pictures]
-        tokens = tuple(self._tokens(*size, view) for view, size in views)
+        tokens = tuple(self._tokens(height, width, view) for view, (height, width) in views)
         return self._encoding(batch, tokens, tuple(to_pixels(picture) for picture in pictures))
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
+        """Name the patches of `pixel_values` `[B, 3, H, W]` (or `[3, H, W]`); see `Adapter.encode_arguments`."""
         pixels = arguments.get("pixel_values")
         if not isinstance(pixels, Tensor) or pixels.dim() not in (3, 4) or not pixels.is_floating_point():
             given = ", ".join(f"{n}: {tuple(getattr(v, 'shape', ()))}" for n, v in arguments.items())
-            raise InputError(f"model arguments for a vision model need float 'pixel_values' [B, 3, H, W], got {given or 'none'}")
+            raise InputError(
+                f"model arguments for a vision model need float 'pixel_values' [B, 3, H, W], got {given or 'none'}"
+            )
         placed = self.place({**arguments, "pixel_values": pixels[None] if pixels.dim() == 3 else pixels})
         batch, _, height, width = placed["pixel_values"].shape
         tokens = (self._tokens(height, width, None),) * batch
@@ -348,7 +361,9 @@ class VisionAdapter(Adapter):
                 f"{type(self.model).__name__} sees pictures, but the processor is a tokenizer ({type(processor).__name__})"
             )
         is_transformers = hasattr(processor, "model_input_names")
-        result = processor(images=picture, return_tensors="pt")["pixel_values"][0] if is_transformers else processor(picture)
+        result = (
+            processor(images=picture, return_tensors="pt")["pixel_values"][0] if is_transformers else processor(picture)
+        )
         if not isinstance(result, Tensor) or result.dim() != 3 or not result.is_floating_point():
             shape = tuple(result.shape) if isinstance(result, Tensor) else ""
             raise ProcessorError(
@@ -358,15 +373,13 @@ class VisionAdapter(Adapter):
         return result
 
     @cached_property
-    def _view(self) -> Callable[[int, int], Any]:
-        from .picture import cached_view
+    def _view(self) -> Callable[[int, int], tuple[View, tuple[int, int]]]:
+        from .picture import Observer
 
-        return cached_view(self.preprocess)
+        return Observer(self.preprocess)
 
-    def _tokens(self, height: int, width: int, view: Any) -> Tokens:
+    def _tokens(self, height: int, width: int, view: View | None) -> Tokens:
         """Name the tokens of an input of `height` x `width` model pixels, which shows `view` of the picture."""
-        from .tokens import View
-
         rows, columns = self.grid(height, width)
         # Pixels that fill no whole patch are cut off (or padded): the grid covers less (or more) than the model's input.
         down, across = rows * self.patch_size[0] / height, columns * self.patch_size[1] / width
@@ -411,7 +424,7 @@ def names_of(model: nn.Module) -> list[str]:
     return [f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(model).__mro__]
 
 
-def adapters() -> dict[str, str]:
+def supported_models() -> dict[str, str]:
     """The model classes that are served, and where the adapter is: `{"transformers.BertPreTrainedModel": "..."}`."""
     found = {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
     found.update({name: f"{cls.__module__}:{cls.__qualname__}" for name, cls in _registered.items()})
@@ -431,11 +444,17 @@ def find_adapter(model: nn.Module) -> type[Adapter]:
         if name in installed:
             adapter: type[Adapter] = installed[name].load()
             return adapter
-    supported = ", ".join(sorted(adapters()))
+    supported = ", ".join(sorted(supported_models()))
     raise UnsupportedModelError(
         f"no adapter for {names_of(model)[0]}. Supported: {supported or 'none (is AttCAT installed?)'}. "
         f"An adapter is a few lines: {GUIDE}"
     )
+
+
+def config_labels(model: nn.Module) -> tuple[str, ...] | None:
+    """The class names in a transformers configuration."""
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    return tuple(str(names[index]) for index in sorted(names)) if names else None
 
 
 def _follow(module: nn.Module, path: str) -> Any:

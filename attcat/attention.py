@@ -99,4 +99,3 @@ def _chunks(positions: Tensor, size: int) -> Iterator[slice]:
         within = [position for position in wanted if position < stop]
         yield slice(wanted[0], within[-1] + 1)
         wanted = wanted[len(within) :]
-

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
 from .adapter import Adapter, Encoding, find_adapter
-from .errors import InputError, OptionError, ProcessorError, TargetError
+from .errors import AttCATError, InputError, OptionError, ProcessorError, TargetError
 from .explanation import Explanation
 from .methods import find_method
 from .rules import make_rule
@@ -74,9 +72,7 @@ class Explainer:
     def __call__(self, inputs: list[Any], target: Any = None, *, truncation: bool = False) -> list[Explanation]: ...
     @overload
     def __call__(self, inputs: Any, target: Target = None, *, truncation: bool = False) -> Explanation: ...
-    def __call__(
-        self, inputs: Any, target: Any = None, *, truncation: bool = False
-    ) -> Explanation | list[Explanation]:
+    def __call__(self, inputs: Any, target: Any = None, *, truncation: bool = False) -> Explanation | list[Explanation]:
         """Explain one input, or a list of them.
 
         Args:
@@ -132,7 +128,9 @@ class Explainer:
             )
         contributions = self.method.function(trace).cpu()
         if not contributions.isfinite().all():
-            raise InputError(f"the {self.method.name} scores are not finite: the gradient overflowed in {self.adapter.dtype}")
+            raise InputError(
+                f"the {self.method.name} scores are not finite: the gradient overflowed in {self.adapter.dtype}"
+            )
         mask, logits = trace.mask.cpu(), trace.logits.float().cpu()
         return [
             Explanation(
@@ -153,9 +151,9 @@ class Explainer:
     def _record(self, encoding: Encoding) -> Recording:
         try:
             return record(self.adapter, encoding, make_rule(self.rule))
-        except (ValueError, AssertionError, IndexError, RuntimeError) as error:
+        except (ValueError, AssertionError) as error:  # what transformers and timm raise on another picture size
             pixels = encoding.arguments.get("pixel_values")
-            if pixels is None or isinstance(error, (InputError, ProcessorError)) or "size" not in str(error).lower():
+            if pixels is None or isinstance(error, AttCATError) or "match" not in str(error):
                 raise
             height, width = pixels.shape[-2:]
             raise ProcessorError(f"the model does not take pictures of {height} x {width} pixels: {error}") from error
@@ -189,7 +187,13 @@ def _resolve(recording: Recording, targets: Sequence[Target], labels: tuple[str,
         result = function(recording.output)
         if not isinstance(result, Tensor) or result.shape != value.shape:
             shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise TargetError(f"the target function gave {shape}, expected a tensor [{len(targets)}]: one number per row")
+            raise TargetError(
+                f"the target function gave {shape}, expected a tensor [{len(targets)}]: one number per row"
+            )
+        if not result.requires_grad:
+            raise TargetError(
+                "the target function's result does not depend on the hidden states: no .detach(), argmax or numpy inside"
+            )
         rows = torch.tensor([target is function for target in targets], device=logits.device)
         value = torch.where(rows, result.to(value.dtype), value)
     return value, chosen

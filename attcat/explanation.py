@@ -133,6 +133,8 @@ class Explanation:
     def words(self) -> list[Word]:
         """Words of the original text in reading order, each with the sum of its pieces' scores.
 
+        White space that is a token of its own (byte-level tokenizers) belongs to no word.
+
         Raises:
             InputError: if the input was not a text, or the tokenizer gave no character offsets.
         """

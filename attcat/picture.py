@@ -1,7 +1,7 @@
 """Pictures in: read what users have, and observe what a processor does to it.
 
 Processors differ in their resize, crop, rounding and padding, and each release brings new ones. Rather than read their
-settings, `observe_view` sends pictures of known position through the processor and reads the answer off its output: the
+settings, `Observer` sends pictures of known position through the processor and reads the answer off its output: the
 same idea as capturing attention where it is computed.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -109,87 +109,93 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.rint(array).astype(np.uint8))
 
 
-def observe_view(preprocess: Preprocess, width: int, height: int) -> tuple[View, tuple[int, int]]:
-    """Find out which part of a `width` x `height` picture a processor shows to the model.
+class Observer:
+    """Finds out which part of a picture a processor shows to the model, and remembers it for each picture size.
 
-    Two pictures go through the processor: red rises from left to right and green from top to bottom, and the same
-    upside down. Their difference, row by row and column by column, is a straight line in the model's pixels; its
-    slope and offset are the resize and crop. Padding shows as pixels where black and white come out alike (blue).
-
-    Returns:
-        The View of the whole model input, and the input's `(height, width)`.
-
-    Raises:
-        ProcessorError: if the processor does more than scale, crop and pad (flips, rotations, random augmentation).
+    Args:
+        preprocess: from a picture to the model's input `[3, H, W]`.
     """
-    across = np.linspace(0, 255, width)[None, :] if width > 1 else np.full((1, 1), 127.5)
-    down = np.linspace(0, 255, height)[:, None] if height > 1 else np.full((1, 1), 127.5)
-    ramps = np.stack(np.broadcast_arrays(across, down, np.full((1, 1), 255.0)), axis=-1)
-    rising, falling = (
-        preprocess(Image.fromarray(np.rint(values).astype(np.uint8))).double() for values in (ramps, 255 - ramps)
-    )
-    if rising.dim() != 3 or rising.shape[0] != 3 or rising.shape != falling.shape:
-        raise ProcessorError(
-            f"the processor turns a picture into {tuple(rising.shape)}: expected [3, H, W], the same each time"
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.preprocess = preprocess
+        self._known: dict[tuple[int, int], tuple[View, tuple[int, int]]] = {}
+
+    def __call__(self, width: int, height: int) -> tuple[View, tuple[int, int]]:
+        """The View of the whole model input for a picture of `width` x `height`, and the input's `(height, width)`.
+
+        Raises:
+            ProcessorError: if the processor does more than scale, crop and pad (flips, rotations, random augmentation).
+        """
+        if (width, height) not in self._known:
+            self._known[width, height] = self._observe(width, height)
+        return self._known[width, height]
+
+    @cached_property
+    def _contrast(self) -> np.ndarray:
+        """White minus black of each channel after normalisation, `[3, 1, 1]`."""
+        white, black = (self.preprocess(Image.new("RGB", (64, 64), (v, v, v))).double().numpy() for v in (255, 0))
+        contrast: np.ndarray = (white - black).max((1, 2), keepdims=True)
+        if contrast.shape[0] != 3 or not (contrast > 0).all():
+            raise ProcessorError("the processor turns black and white into the same values: expected [3, H, W]")
+        return contrast
+
+    def _observe(self, width: int, height: int) -> tuple[View, tuple[int, int]]:
+        """Two pictures: red rises from left to right and green from top to bottom, blue is full; and their negative.
+
+        Their difference is a straight line along the model's rows and columns, whose slope and offset are the resize
+        and crop. Where blue does not differ, there is padding.
+        """
+        across, down = np.linspace(0, 255, width)[None, :], np.linspace(0, 255, height)[:, None]
+        ramps = np.stack(np.broadcast_arrays(across, down, np.full((1, 1), 255.0)), axis=-1)
+        positive, negative = (
+            self.preprocess(Image.fromarray(np.rint(v).astype(np.uint8))) for v in (ramps, 255 - ramps)
         )
-    difference = (rising - falling).numpy()  # = s_c * (2 v - 255), with s_c the channel's normalisation
-    span = difference[2].max()
-    seen = difference[2] > span / 2
-    if not span > 0 or not seen.any():
-        raise ProcessorError("the processor turns black and white into the same values")
-    # Channels are normalised differently: black minus white of a channel is measured on a flat picture.
-    flat = Image.new("RGB", (width, height), (255, 255, 255)), Image.new("RGB", (width, height))
-    full = (preprocess(flat[0]).double() - preprocess(flat[1]).double()).numpy()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        position = np.where(seen, (difference / full + 1) / 2, np.nan)  # 0 at the first pixel's centre, 1 at the last's
-    columns, rows = np.nanmedian(position[0], axis=0), np.nanmedian(position[1], axis=1)
-    left, right = _edges(columns, width, "columns")
-    top, bottom = _edges(rows, height, "rows")
-    return View(width, height, (left, top, right, bottom)), (rising.shape[1], rising.shape[2])
+        if positive.shape != negative.shape:
+            raise ProcessorError(
+                f"two pictures of {width} x {height} come out in different sizes: no random augmentation, please"
+            )
+        difference = (positive.double() - negative.double()).numpy() / self._contrast  # -1 black to 1 white
+        seen = difference[2] > 0.5
+        if not seen.any():
+            raise ProcessorError("the processor shows nothing of the picture to the model")
+        columns, rows = seen.any(0), seen.any(1)
+        position = (difference[:2] + 1) / 2  # 0 at the centre of the first pixel, 1 at the centre of the last
+        inside = position[:, rows][:, :, columns]
+        left, right = _edges(inside[0], columns, width)
+        top, bottom = _edges(inside[1].T, rows, height)
+        return View(width, height, (left, top, right, bottom)), (positive.shape[1], positive.shape[2])
 
 
-def _edges(position: np.ndarray, pixels: int, name: str) -> tuple[float, float]:
-    """Where the first and the last model pixel end, in the picture's pixels, from where their centres lie (0 to 1)."""
-    index = np.arange(len(position))
-    seen = np.isfinite(position)
-    if pixels == 1 or seen.sum() < 2:
-        first, last = index[seen][0], index[seen][-1]
-        size = pixels / (last - first + 1)
-        return -first * size, (len(position) - first) * size
+def _edges(lines: np.ndarray, seen: np.ndarray, pixels: int) -> tuple[float, float]:
+    """Where the model's pixels begin and end along one axis, in the picture's pixels.
+
+    Args:
+        lines: where the centres of the model's pixels lie along this axis, 0 to 1, for those that show the picture: many
+            times the same line, one below the other.
+        seen: which of the model's pixels show the picture at all.
+        pixels: the picture's size.
+    """
+    index = np.flatnonzero(seen)
+    position = np.median(lines, axis=0)
+    same = np.quantile(np.abs(lines - position), 0.9) < 0.03
     # A resize repeats the outermost pixels beyond their centres: the line is read off the inside.
-    inside = seen & (position > 0.02) & (position < 0.98)
-    if inside.sum() < 2:
-        inside = seen
+    inside = (position > 0.02) & (position < 0.98)
+    if pixels == 1 or inside.sum() < 2:
+        size = pixels / len(index)  # no line to read: the picture is as good as one pixel wide
+        return float(-index[0] * size), float((len(seen) - index[0]) * size)
     slope, offset = np.polyfit(index[inside], position[inside], 1)
     error = np.abs(position[inside] - (slope * index[inside] + offset)).max()
-    if slope <= 0 or error > 0.03:
+    if not same or slope <= 0 or error > 0.03:
         raise ProcessorError(
-            f"the processor does more than resize, crop and pad (its {name} do not follow a line): "
-            "give one without flips, rotations and random augmentation, as used for evaluation"
+            "the processor does more than resize, crop and pad (positions do not follow a line): "
+            "give the one for evaluation, without flips, rotations and random augmentation"
         )
-    first, last = offset - slope / 2, offset + slope * (len(position) - 0.5)
-    return 0.5 + first * (pixels - 1), 0.5 + last * (pixels - 1)
-
-
-def cached_view(preprocess: Preprocess) -> Callable[[int, int], tuple[View, tuple[int, int]]]:
-    """`observe_view` that remembers the answer for each picture size."""
-    known: dict[tuple[int, int], tuple[View, tuple[int, int]]] = {}
-
-    def view(width: int, height: int) -> tuple[View, tuple[int, int]]:
-        if (width, height) not in known:
-            known[width, height] = observe_view(preprocess, width, height)
-        return known[width, height]
-
-    return view
+    edges = 0.5 + (offset + slope * np.array([-0.5, len(seen) - 0.5])) * (pixels - 1)
+    whole = np.array([0.0, pixels])
+    first, last = np.where(np.abs(edges - whole) < 0.005 * pixels, whole, edges)  # a resize without a crop, measured
+    return float(first), float(last)
 
 
 def to_pixels(picture: Image.Image) -> np.ndarray:
     """uint8 `[H, W, 3]`."""
     return np.array(picture, dtype=np.uint8)
-
-
-def is_random(preprocess: Preprocess) -> bool:
-    """Whether a processor gives two results for one picture (training augmentation)."""
-    picture = Image.effect_noise((64, 64), 64).convert("RGB")
-    with torch.random.fork_rng(devices=[]):
-        return not torch.equal(preprocess(picture), preprocess(picture))

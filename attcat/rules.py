@@ -39,6 +39,7 @@ class Rule:
     """True if no gradient flows from attention weights to queries and keys."""
 
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
+        """From a torch function to what is called in its place: `replacement(function, *args, **kwargs)`."""
         return {}
 
 
@@ -52,11 +53,12 @@ class Libra(Rule):
         self._saturating = WeakIdKeyDictionary()  # results of tanh, which become a gate once a constant is added
 
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
+        """Attention, normalisations, activations and products of hidden states."""
         table: dict[TorchFunction, TorchFunction] = {F.layer_norm: _layer_norm, F.rms_norm: _rms_norm}
-        for functions, replacement in (
+        groups: tuple[tuple[list[TorchFunction], TorchFunction], ...] = (
             (_named("softmax"), _constant_result),
-            (_named("rsqrt", "sqrt", "norm", "std") + [torch.linalg.vector_norm, torch.linalg.norm], _constant_result),
-            (_named("sigmoid", "erf") + [F.softplus, torch.special.erf], _constant_result),
+            ([*_named("rsqrt", "sqrt", "norm", "std"), torch.linalg.vector_norm, torch.linalg.norm], _constant_result),
+            ([*_named("sigmoid", "erf"), F.softplus, torch.special.erf], _constant_result),
             ([F.gelu, F.silu, F.mish, F.elu, F.hardswish], _gate),
             (_named("tanh"), self._tanh),
             (_named("add", "__radd__"), self._add),
@@ -64,7 +66,8 @@ class Libra(Rule):
             (_named("matmul", "bmm"), _product),
             (_named("div", "divide", "true_divide"), _quotient),
             (_named("pow", "square"), _power),
-        ):
+        )
+        for functions, replacement in groups:
             table.update(dict.fromkeys(functions, replacement))
         table[F.scaled_dot_product_attention] = _attention
         return table
@@ -107,7 +110,9 @@ def _named(*names: str) -> list[TorchFunction]:
     return [function for function in found if function is not None]
 
 
-def _attention(function: TorchFunction, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
+def _attention(
+    function: TorchFunction, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
+) -> Tensor:
     """sum_j a_ij v_j with constant a."""
     result: Tensor = function(query.detach(), key.detach(), value, *args, **options)
     return result
@@ -158,7 +163,9 @@ class _LayerNorm(torch.autograd.Function):
     """y = (x - mean(x)) / s * weight + bias, with the standard deviation s constant in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
         result, _, reciprocal = torch.native_layer_norm(x, shape, weight, bias, eps)
         ctx.save_for_backward(reciprocal, weight)
         ctx.shape, ctx.axes = shape, tuple(range(-len(shape), 0))

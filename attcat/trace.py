@@ -117,7 +117,9 @@ class Recording:
         gradient = torch.autograd.grad(value.sum(), states, retain_graph=keep, allow_unused=True)
         lost = [str(block) for block, g in enumerate(gradient) if g is None]
         if lost:
-            raise CaptureError(f"the target does not depend on the {hidden} of block {', '.join(lost)}: check the adapter's blocks")
+            raise CaptureError(
+                f"the target does not depend on the {hidden} of block {', '.join(lost)}: check the adapter's blocks"
+            )
         with torch.no_grad():
             return Trace(
                 hidden=tuple(state.detach() for state in states),
@@ -146,6 +148,8 @@ def record(adapter: Adapter, encoding: Encoding, rule: Rule) -> Recording:
         raise CaptureError(
             "gradients cannot be computed inside torch.inference_mode(): call AttCAT outside of it (torch.no_grad() is fine)"
         )
+    if any(parameter.is_inference() for parameter in adapter.model.parameters()):
+        raise CaptureError("the model was made inside torch.inference_mode(), so it has no gradients: make it outside")
     blocks: list[Block] = []
     open_blocks: list[Block] = []
     with (
@@ -157,11 +161,15 @@ def record(adapter: Adapter, encoding: Encoding, rule: Rule) -> Recording:
         output = adapter.call(encoding)
         logits = adapter.logits(output)
     if not blocks:
-        raise CaptureError(f"{type(adapter.model).__name__} was run, but none of its {len(adapter.blocks)} blocks was called")
+        raise CaptureError(
+            f"{type(adapter.model).__name__} was run, but none of its {len(adapter.blocks)} blocks was called"
+        )
     if logits.dim() != 2:
         raise CaptureError(f"logits have shape {tuple(logits.shape)}, expected [B, C]")
     if not logits.isfinite().all():
-        raise InputError("the model's logits are not finite (NaN or infinity) for this input: there is nothing to explain")
+        raise InputError(
+            "the model's logits are not finite (NaN or infinity) for this input: there is nothing to explain"
+        )
     return Recording(tuple(blocks), output, logits, encoding.mask, adapter.read(encoding))
 
 
@@ -198,7 +206,9 @@ def _as_found(model: nn.Module) -> Iterator[None]:
 def _watch(modules: Sequence[nn.Module], blocks: list[Block], open_blocks: list[Block]) -> Iterator[None]:
     """Hook the blocks: note their input and output, and make the first input a leaf that requires a gradient."""
 
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def enter(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         place, state = _hidden_state(module, args, kwargs)
         if not blocks:
             torch.set_grad_enabled(True)
@@ -213,8 +223,8 @@ def _watch(modules: Sequence[nn.Module], blocks: list[Block], open_blocks: list[
         return args, kwargs
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
-        open_blocks.pop().output = output if isinstance(output, Tensor) else next(
-            (part for part in output if isinstance(part, Tensor)), None
+        open_blocks.pop().output = (
+            output if isinstance(output, Tensor) else next((part for part in output if isinstance(part, Tensor)), None)
         )
 
     with ExitStack() as hooks:
@@ -226,11 +236,14 @@ def _watch(modules: Sequence[nn.Module], blocks: list[Block], open_blocks: list[
 
 def _hidden_state(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:
     """The first floating point tensor `[B, T, D]` among a block's arguments, and its place."""
-    for place, value in (*enumerate(args), *kwargs.items()):
+    places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    for place, value in places:
         if isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 3:
             return place, value
     shapes = [tuple(value.shape) for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-    raise CaptureError(f"{type(module).__name__} was called without a hidden state [B, T, D]: its tensors have shapes {shapes}")
+    raise CaptureError(
+        f"{type(module).__name__} was called without a hidden state [B, T, D]: its tensors have shapes {shapes}"
+    )
 
 
 class Interception(TorchFunctionMode):
@@ -254,7 +267,7 @@ class Interception(TorchFunctionMode):
         if func in _COMPOSITES:
             with self:  # what happens inside has to be seen as well
                 return _COMPOSITES[func](*args, **kwargs)
-        if torch.is_grad_enabled() and getattr(func, "__name__", "") != "__get__":
+        if torch.is_grad_enabled() and getattr(func, "__name__", "") not in ("__get__", "__set__"):
             args = tuple(_constant(value) for value in args)
             kwargs = {name: _constant(value) for name, value in kwargs.items()}
         if func is F.scaled_dot_product_attention and self.open_blocks:
@@ -277,7 +290,12 @@ def _constant(value: Any) -> Any:
 def _open_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """A copy of a composite torch function that does its work at once, instead of asking the active modes first."""
     source: types.FunctionType = function  # type: ignore[assignment]
-    namespace = {**source.__globals__, "has_torch_function": _no, "has_torch_function_unary": _no, "has_torch_function_variadic": _no}
+    namespace = {
+        **source.__globals__,
+        "has_torch_function": _no,
+        "has_torch_function_unary": _no,
+        "has_torch_function_variadic": _no,
+    }
     copy = types.FunctionType(source.__code__, namespace, source.__name__, source.__defaults__, source.__closure__)
     copy.__kwdefaults__ = source.__kwdefaults__
     return copy

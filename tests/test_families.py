@@ -184,10 +184,9 @@ def test_the_gradient_agrees_with_a_finite_difference(name: str) -> None:
     explain = attcat.Explainer(model, None, rule="plain")
     encoding = explain.adapter.encode_arguments(family.row(family.arguments(), 0))
     recording = record(explain.adapter, encoding, make_rule("plain"))
-    trace = recording.trace(recording.logits[:, 1])
+    trace, step = recording.trace(recording.logits[:, 1]), 1e-6
     for index, block in enumerate(explain.adapter.blocks):
         direction = torch.randn(trace.hidden[index].shape, generator=torch.Generator().manual_seed(index)).double()
-        step = 1e-6
 
         def push(module: nn.Module, args: tuple, kwargs: dict, sign: float, d: torch.Tensor = direction) -> tuple:
             if args:
@@ -217,10 +216,14 @@ def test_libra_is_complete(name: str) -> None:
     for target in range(CLASSES):
         trace = recording.trace(recording.logits[:, target], keep=True)
         inputs = float((trace.hidden[0] * trace.gradient[0]).sum())
-        assert inputs + bias_terms(explain, encoding, target) == pytest.approx(float(recording.logits[0, target]), rel=1e-9)
+        assert inputs + bias_terms(explain, encoding, target) == pytest.approx(
+            float(recording.logits[0, target].detach()), rel=1e-9
+        )
         plain = record(explain.adapter, encoding, make_rule("plain"))
         gap = plain.trace(plain.logits[:, target])
-        assert float((gap.hidden[0] * gap.gradient[0]).sum()) != pytest.approx(inputs, rel=1e-3)  # the rule does something
+        assert float((gap.hidden[0] * gap.gradient[0]).sum()) != pytest.approx(
+            inputs, rel=1e-3
+        )  # the rule does something
 
 
 def bias_terms(explain: attcat.Explainer, encoding: attcat.Encoding, target: int) -> float:
@@ -277,7 +280,10 @@ def test_pre_layer_norm_models_lose_the_last_block(name: str) -> None:
     read = explain.adapter.read(explain.adapter.encode_arguments(arguments))[0]
     scores = explain(arguments, 0).layers
     assert scores[-1][~read].abs().max() < 1e-4 * scores[0].abs().max()
-    assert explainer(name, method="cat", rule="libra")(arguments, 0).layers[-1][~read].abs().max() > 1e-3 * scores[0].abs().max()
+    assert (
+        explainer(name, method="cat", rule="libra")(arguments, 0).layers[-1][~read].abs().max()
+        > 1e-3 * scores[0].abs().max()
+    )
 
 
 def test_eager_attention_gives_the_same_scores(name: str) -> None:

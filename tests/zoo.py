@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ class Family:
 
 
 def _hf(name: str, config: transformers.PreTrainedConfig) -> Callable[[], nn.Module]:
-    return lambda: getattr(transformers, name)(config)
+    return lambda: getattr(transformers, name)(copy.deepcopy(config))
 
 
 def _timm(name: str, **options: object) -> Callable[[], nn.Module]:
@@ -67,7 +68,9 @@ def _timm(name: str, **options: object) -> Callable[[], nn.Module]:
 
 def _wrapper() -> nn.Module:
     config = transformers.TimmWrapperConfig(
-        architecture="vit_tiny_patch16_224", model_args={k: v for k, v in _TIMM.items() if k != "num_classes"} | {"img_size": SIDE}, num_labels=CLASSES
+        architecture="vit_tiny_patch16_224",
+        model_args={k: v for k, v in _TIMM.items() if k != "num_classes"} | {"img_size": SIDE},
+        num_labels=CLASSES,
     )
     return transformers.TimmWrapperForImageClassification(config)
 
@@ -82,7 +85,9 @@ FAMILIES: dict[str, Family] = {
         Family("bert", _hf("BertForSequenceClassification", _config("BertConfig", **_ENCODER, **_TEXT)), True),
         Family(
             "roberta",
-            _hf("RobertaForSequenceClassification", _config("RobertaConfig", **_ENCODER, **{**_TEXT, "pad_token_id": 1})),
+            _hf(
+                "RobertaForSequenceClassification", _config("RobertaConfig", **_ENCODER, **{**_TEXT, "pad_token_id": 1})
+            ),
             True,
         ),
         Family(
@@ -97,7 +102,9 @@ FAMILIES: dict[str, Family] = {
             "gpt2",
             _hf(
                 "GPT2ForSequenceClassification",
-                _config("GPT2Config", n_embd=WIDTH, n_layer=BLOCKS, n_head=HEADS, bos_token_id=1, eos_token_id=2, **_TEXT),
+                _config(
+                    "GPT2Config", n_embd=WIDTH, n_layer=BLOCKS, n_head=HEADS, bos_token_id=1, eos_token_id=2, **_TEXT
+                ),
             ),
             True,
             prefix=0,
@@ -113,7 +120,10 @@ FAMILIES: dict[str, Family] = {
             reads="first two",
         ),
         Family(
-            "dinov2", _hf("Dinov2ForImageClassification", _config("Dinov2Config", **_VISION)), False, reads="class and patches"
+            "dinov2",
+            _hf("Dinov2ForImageClassification", _config("Dinov2Config", **_VISION)),
+            False,
+            reads="class and patches",
         ),
         Family(
             "dinov2-swiglu",

@@ -14,7 +14,9 @@ def cat(trace: Trace) -> Tensor:
     Returns:
         float32 `[L, B, T]`, signed; padding is 0. Source: Qiang et al. 2022, section 3.
     """
-    products = (hidden.float() * gradient.float() for hidden, gradient in zip(trace.hidden, trace.gradient, strict=True))
+    products = (
+        hidden.float() * gradient.float() for hidden, gradient in zip(trace.hidden, trace.gradient, strict=True)
+    )
     return torch.stack([product.sum(-1) for product in products]) * trace.mask
 
 
