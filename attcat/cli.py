@@ -250,9 +250,9 @@ def _read(value: str, pair: str | None) -> Item:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise OptionError(f"--device {name} cannot be used: {reason}; try --device cpu") from error
     return device
 

@@ -253,6 +253,7 @@ def fails(result: Result, told: str) -> None:
         (["explain", "a", "--method", "magic"], "no method 'magic': use one of attcat"),
         (["explain", "a", "--rule", "golden"], "no gradient rule 'golden': use one of"),
         (["explain", "a", "--device", "abacus"], "--device abacus cannot be used: .*try --device cpu"),
+        (["explain", "a", "--device", "meta"], "--device meta cannot be used"),
         (["explain", "nowhere.jpg"], "no such file: nowhere.jpg"),
         (["explain", "a", "--output", "x.pdf"], r"x\.pdf cannot be written: use \.html"),
         (["explain", "a", "b", "--output", "x.json"], "holds one explanation, but there are 2 inputs: give a folder"),
