@@ -18,7 +18,7 @@ from .errors import (
 )
 from .explainer import Explainer
 from .explanation import Explanation, load
-from .methods import METHODS
+from .methods import METHODS, Method, register_method
 from .rules import RULES
 from .tokens import Tokens, View, Word
 
@@ -35,6 +35,7 @@ __all__ = [
     "Explanation",
     "InputError",
     "LoadError",
+    "Method",
     "OptionError",
     "ProcessorError",
     "TargetError",
@@ -47,5 +48,6 @@ __all__ = [
     "Word",
     "load",
     "register",
+    "register_method",
     "supported_models",
 ]

@@ -115,6 +115,18 @@ class Adapter(ABC):
     def read(self, encoding: Encoding) -> Tensor:
         """Which tokens the head reads, bool `[B, T]`."""
 
+    def blank(self, encoding: Encoding, removed: Tensor | None = None) -> Tensor:
+        """The model's input (`input_ids` or `pixel_values`) with tokens taken out.
+
+        Args:
+            encoding: the batch.
+            removed: bool `[B, T]`; by default every token that is neither special nor padding.
+
+        Raises:
+            UnsupportedModelError: if this adapter cannot.
+        """
+        raise UnsupportedModelError(f"{type(self).__name__} does not say how to take tokens out: override blank()")
+
     def call(self, encoding: Encoding) -> Any:
         """Run the model."""
         return self.model(**encoding.arguments)
@@ -245,6 +257,19 @@ class TextAdapter(Adapter):
         tokens = tuple(self._tokens(row, [int(i in specials) for i in row], None, 0) for row in rows)
         return Encoding(placed, mask, tokens, (None,) * len(rows))
 
+    def blank(self, encoding: Encoding, removed: Tensor | None = None) -> Tensor:
+        """`input_ids` with mask tokens (or unknown ones) in place of what is removed; see `Adapter.blank`."""
+        removed = content_of(encoding) if removed is None else removed
+        return encoding.arguments["input_ids"].masked_fill(removed, self.blank_token)
+
+    @cached_property
+    def blank_token(self) -> int:
+        """The token that says least: `[MASK]`, else the unknown token; never the padding token, which may move the head."""
+        pad = getattr(getattr(self.model, "config", None), "pad_token_id", None)
+        names = ("mask_token_id", "unk_token_id", "eos_token_id", "bos_token_id")
+        known = (getattr(self.processor, name, None) for name in names)
+        return next(token for token in (*known, 0, 1) if isinstance(token, int) and token != pad)
+
     def _tokens(self, ids: list[int], special: list[int], batch: Any, row: int) -> Tokens:
         names = self.processor.convert_ids_to_tokens(ids) if self.processor is not None else [f"#{i}" for i in ids]
         labels = tuple(str(name) for name in names)
@@ -343,6 +368,18 @@ class VisionAdapter(Adapter):
         batch, _, height, width = placed["pixel_values"].shape
         tokens = (self._tokens(height, width, None),) * batch
         return self._encoding(placed, tokens, (None,) * batch)
+
+    def blank(self, encoding: Encoding, removed: Tensor | None = None) -> Tensor:
+        """`pixel_values` with 0 (the mean colour, for normalised input) in removed patches; see `Adapter.blank`."""
+        removed = content_of(encoding) if removed is None else removed
+        pixels = encoding.arguments["pixel_values"].clone()
+        for row, tokens in enumerate(encoding.tokens):
+            patches = removed[row][~torch.tensor(tokens.special, device=removed.device)]
+            height, width = self.patch_size
+            area = patches.reshape(tokens.grid or ()).repeat_interleave(height, 0).repeat_interleave(width, 1)
+            area = area[: pixels.shape[-2], : pixels.shape[-1]]
+            pixels[row, :, : area.shape[0], : area.shape[1]].masked_fill_(area, 0.0)
+        return pixels
 
     def preprocess(self, picture: Any) -> Tensor:
         """Send one RGB picture through the processor: float `[3, H, W]`.
@@ -449,6 +486,14 @@ def find_adapter(model: nn.Module) -> type[Adapter]:
         f"no adapter for {names_of(model)[0]}. Supported: {supported or 'none (is AttCAT installed?)'}. "
         f"An adapter is a few lines: {GUIDE}"
     )
+
+
+def content_of(encoding: Encoding) -> Tensor:
+    """bool `[B, T]`: the tokens of a batch that stand for a part of the input."""
+    content = encoding.mask.clone()
+    for row, tokens in enumerate(encoding.tokens):
+        content[row, encoding.mask[row]] = ~torch.tensor(tokens.special, device=content.device)
+    return content
 
 
 def config_labels(model: nn.Module) -> tuple[str, ...] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -50,8 +50,12 @@ class Call:
         """`(B, H, T, S)` of the attention matrix."""
         return (*self.query.shape[:3], self.key.shape[2])
 
-    def weights(self, rows: slice = slice(None)) -> Tensor:
+    def weights(self, rows: slice = slice(None), product: Callable[[Tensor, Tensor], Tensor] = torch.matmul) -> Tensor:
         """softmax(q k^T * scale + mask) of some queries.
+
+        Args:
+            rows: which queries.
+            product: how q k^T is computed, for rules that differentiate it in their own way.
 
         Returns:
             `[B, H, len(rows), S]` in the queries' dtype, at least float32. Rows whose keys are all masked are 0.
@@ -60,7 +64,7 @@ class Call:
         wide = torch.promote_types(query.dtype, torch.float32)
         key = self.key.repeat_interleave(query.shape[1] // self.key.shape[1], dim=1)
         scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
-        products = (query.to(wide) * scale) @ key.to(wide).transpose(-2, -1)
+        products = product(query.to(wide) * scale, key.to(wide).transpose(-2, -1))
         if self.mask is not None:
             mask = self.mask[..., rows, :] if self.mask.shape[-2] > 1 else self.mask
             products = products.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else products + mask
@@ -89,6 +93,21 @@ class Call:
         for rows in _chunks(counted, max(1, CHUNK // (batch * heads * keys))):
             total = total + torch.einsum("bq,bhqk->bk", query_weights[:, rows], self.weights(rows))
         return total / heads
+
+
+def mix(weights: Tensor, value: Tensor, product: Callable[[Tensor, Tensor], Tensor] = torch.matmul) -> Tensor:
+    """sum_j a_ij v_j.
+
+    Args:
+        weights: a, `[B, H, T, S]`.
+        value: v, `[B, G, S, d]`, where `G` divides `H`.
+        product: how the sum is computed.
+
+    Returns:
+        `[B, H, T, d]` in the values' dtype.
+    """
+    repeated = value.repeat_interleave(weights.shape[1] // value.shape[1], dim=1)
+    return product(weights.to(value.dtype), repeated)
 
 
 def _chunks(positions: Tensor, size: int) -> Iterator[slice]:

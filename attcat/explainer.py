@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args, overload
 
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 from .adapter import Adapter, Encoding, find_adapter
 from .errors import AttCATError, InputError, OptionError, ProcessorError, TargetError
 from .explanation import Explanation
-from .methods import find_method
+from .methods import Method, find_method
+from .passes import Passes
+from .relevance import Relevance
 from .rules import make_rule
-from .trace import Hidden, Queries, Recording, class_values, record
-
-Target = int | str | Callable[[Any], Tensor] | None
-"""What is explained: nothing (the predicted class), an index, a label, or a function from the model's output to `[B]`."""
+from .targets import Goal, Target
+from .trace import Hidden, Needs, Queries, Recording, Trace, record
 
 
 class Explainer:
@@ -29,12 +30,15 @@ class Explainer:
         model: a classifier of a supported family; it is left exactly as it is.
         processor: its tokenizer, image processor or transform. None for a timm model (its data configuration is used), or
             if inputs are ready-made model arguments.
-        method: name of the attribution method, see `attcat.METHODS`.
-        rule: gradient rule: `libra` (default), or `plain` for the published AttCAT.
+        method: name of the attribution method, see `attcat.METHODS`; `name+rule` names the rule as well.
+        rule: gradient rule, `libra` or `plain`. By default that of the method: libra for AttCAT and CAT (`plain` gives the
+            published scores), plain for the methods of others.
         hidden: read the blocks' `input` (the authors' code) or `output` (the paper's figure).
         queries: a token's weight is the attention that it receives from all queries (`mean`) or from the tokens that the
             head reads (`pooled`).
         batch_size: how many inputs share a forward pass.
+        completeness: also measure what the bias terms contribute, so that `Explanation.completeness` is known.
+        **options: the method's own options, as `steps=20` of `integrated_gradients`.
 
     Raises:
         UnsupportedModelError: if no adapter serves the model.
@@ -47,15 +51,19 @@ class Explainer:
         processor: Any = None,
         *,
         method: str = "attcat",
-        rule: str = "libra",
+        rule: str | None = None,
         hidden: Hidden = "input",
         queries: Queries = "mean",
         batch_size: int = 8,
+        completeness: bool = False,
+        **options: Any,
     ) -> None:
         self.adapter: Adapter = find_adapter(model)(model, processor)
-        self.method = find_method(method)
-        make_rule(rule)
-        self.rule = rule
+        name, _, named_rule = method.partition("+")
+        self.method = find_method(name)
+        self.rule = _rule(self.method, rule or named_rule or None)
+        self.completeness = completeness
+        self.own_options = self.method.with_options(options)
         self.hidden: Hidden = _option("hidden", hidden, Hidden)
         self.queries: Queries = _option("queries", queries, Queries)
         if batch_size < 1:
@@ -63,10 +71,15 @@ class Explainer:
         self.batch_size = batch_size
 
     @property
-    def options(self) -> dict[str, str]:
-        """What the method runs with."""
-        options = {"rule": self.rule, "hidden": self.hidden}
-        return {**options, "queries": self.queries} if self.method.received else options
+    def options(self) -> dict[str, Any]:
+        """What the method runs with, as far as it matters to it."""
+        options: dict[str, Any] = {} if self.rule is None else {"rule": self.rule}
+        if self.method.states:
+            options["hidden"] = self.hidden
+        if self.method.needs.received:
+            options["queries"] = self.queries
+        own = {name: f"{len(v)} given" if isinstance(v, (list, tuple)) else v for name, v in self.own_options.items()}
+        return {**options, **own}
 
     @overload
     def __call__(self, inputs: list[Any], target: Any = None, *, truncation: bool = False) -> list[Explanation]: ...
@@ -118,39 +131,61 @@ class Explainer:
         return found
 
     def _explain(self, encoding: Encoding, targets: Sequence[Target]) -> list[Explanation]:
-        """One forward pass, one backward pass, one Explanation per row."""
+        """Forward, backward, method: one Explanation per row."""
         recording = self._record(encoding)
         labels = self._labels(recording.logits.shape[1])
-        with torch.enable_grad():
-            value, target = _resolve(recording, targets, labels)
-            trace = recording.trace(
-                value, target, hidden=self.hidden, queries=self.queries if self.method.received else None
-            )
-        contributions = self.method.function(trace).cpu()
-        if not contributions.isfinite().all():
-            raise InputError(
-                f"the {self.method.name} scores are not finite: the gradient overflowed in {self.adapter.dtype}"
-            )
-        mask, logits = trace.mask.cpu(), trace.logits.float().cpu()
+        goal = Goal.of(recording.logits, targets, labels)
+        trace = self._trace(recording, goal, encoding)
+        contributions = self._contributions(trace, Passes(self.adapter, encoding, goal))
+        mask, logits, classes = trace.mask.cpu(), trace.logits.float().cpu(), goal.classes.tolist()
         return [
             Explanation(
                 layers=contributions[:, row, mask[row]],
                 tokens=tokens,
                 logits=logits[row],
-                target=None if callable(targets[row]) or target is None else int(target[row]),
+                target=None if classes[row] < 0 else classes[row],
                 labels=labels,
                 method=self.method.name,
                 options=self.options,
                 source=encoding.sources[row],
                 model=type(self.adapter.model).__name__,
                 dropped=encoding.dropped[row],
+                value=float(trace.value[row]),
+                bias=None if trace.bias is None else float(trace.bias[row]),
             )
             for row, tokens in enumerate(encoding.tokens)
         ]
 
+    def _trace(self, recording: Recording, goal: Goal, encoding: Encoding) -> Trace:
+        with torch.enable_grad():
+            value = goal.value(recording.output, recording.logits)
+        hidden: Hidden = self.hidden if self.method.states else "input"
+        trace = recording.trace(value, goal.classes, needs=self._needs, hidden=hidden, queries=self.queries)
+        if not self.method.needs.relevance:
+            return trace
+        again = record(self.adapter, encoding, Relevance())
+        with torch.enable_grad():
+            relevance, of_attention = again.relevance(goal.value(again.output, again.logits))
+        return replace(trace, relevance=relevance, attention_relevance=of_attention)
+
+    @property
+    def _needs(self) -> Needs:
+        return replace(self.method.needs, gradient=True) if self.completeness else self.method.needs
+
+    def _contributions(self, trace: Trace, passes: Passes) -> Tensor:
+        further = (passes,) if self.method.several else ()
+        contributions = self.method.function(trace, *further, **self.own_options).float().cpu()
+        if not contributions.isfinite().all():
+            raise InputError(
+                f"the {self.method.name} scores are not finite: the gradient overflowed in {self.adapter.dtype}"
+            )
+        return contributions
+
     def _record(self, encoding: Encoding) -> Recording:
+        rule = make_rule(self.rule or "plain")
         try:
-            return record(self.adapter, encoding, make_rule(self.rule))
+            needs = self.method.needs
+            return record(self.adapter, encoding, rule, attention=needs.attention, biases=self.completeness)
         except (ValueError, AssertionError) as error:  # what transformers and timm raise on another picture size
             pixels = encoding.arguments.get("pixel_values")
             if pixels is None or isinstance(error, AttCATError) or "match" not in str(error):
@@ -163,63 +198,23 @@ class Explainer:
         return names if names is not None and len(names) == count else tuple(f"class {index}" for index in range(count))
 
 
+def _rule(method: Method, asked: str | None) -> str | None:
+    """The gradient rule to use: what was asked for, or the method's own.
+
+    Raises:
+        OptionError: if there is no such rule, or the method's cannot be chosen.
+    """
+    if asked is None or asked == method.rule:
+        return method.rule
+    make_rule(asked)
+    if method.rule is None:
+        raise OptionError(f"{method.name} uses no gradient rule: leave out rule={asked!r}")
+    if method.fixed:
+        raise OptionError(f"{method.name} is defined by its rule {method.rule!r}: it cannot run under {asked!r}")
+    return asked
+
+
 def _option(name: str, value: str, allowed: Any) -> Any:
     if value not in get_args(allowed):
         raise OptionError(f"{name}={value!r} is not one of {', '.join(get_args(allowed))}")
     return value
-
-
-def _resolve(recording: Recording, targets: Sequence[Target], labels: tuple[str, ...]) -> tuple[Tensor, Tensor | None]:
-    """The number that is explained for each row, `[B]`, and the classes, `[B]` (-1 for a function).
-
-    Raises:
-        TargetError: if a class does not exist, or a function gives something else than one number per row.
-    """
-    logits = recording.logits
-    predicted = logits.argmax(-1).tolist()
-    classes = [
-        -1 if callable(target) else predicted[row] if target is None else find_class(target, labels)
-        for row, target in enumerate(targets)
-    ]
-    chosen = torch.tensor(classes, device=logits.device)
-    value = class_values(logits, chosen.clamp(min=0))
-    for function in {target for target in targets if callable(target)}:
-        result = function(recording.output)
-        if not isinstance(result, Tensor) or result.shape != value.shape:
-            shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise TargetError(
-                f"the target function gave {shape}, expected a tensor [{len(targets)}]: one number per row"
-            )
-        if not result.requires_grad:
-            raise TargetError(
-                "the target function's result does not depend on the hidden states: no .detach(), argmax or numpy inside"
-            )
-        rows = torch.tensor([target is function for target in targets], device=logits.device)
-        value = torch.where(rows, result.to(value.dtype), value)
-    return value, chosen
-
-
-def find_class(target: int | str, labels: Sequence[str]) -> int:
-    """The index of a class, given by index or by label (case does not matter, nor does leaving out synonyms).
-
-    Raises:
-        TargetError: if there is no such class, or several.
-    """
-    if isinstance(target, bool) or not isinstance(target, (int, str)):
-        raise TargetError(f"a target is a class index, a label or a function, not {type(target).__name__}")
-    shown = ", ".join(labels[:20]) + (f", ... ({len(labels)} in all)" if len(labels) > 20 else "")
-    if isinstance(target, int):
-        if not 0 <= target < len(labels):
-            raise TargetError(f"no class {target}: the model has 0 to {len(labels) - 1} ({shown})")
-        return target
-    wanted = target.strip().casefold()
-    for matches in (
-        [i for i, label in enumerate(labels) if label == target],
-        [i for i, label in enumerate(labels) if label.casefold() == wanted],
-        [i for i, label in enumerate(labels) if wanted in (part.strip().casefold() for part in label.split(","))],
-    ):
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            raise TargetError(f"{len(matches)} classes are called {target!r}: give one of the indices {matches[:10]}")
-    raise TargetError(f"no class {target!r}: the model has {shown}")

@@ -40,6 +40,8 @@ class Explanation:
         source: the input: a string, a pair of strings, or a picture as uint8 `[H, W, 3]`; None for model arguments.
         model: class name of the model.
         dropped: how many tokens were cut from a text that was too long.
+        value: the number that is explained: the target's logit, or what the target function gave.
+        bias: what the model's bias terms contribute to it under the gradient rule, if that was measured.
     """
 
     layers: Tensor
@@ -52,6 +54,8 @@ class Explanation:
     source: str | tuple[str, str] | np.ndarray | None = None
     model: str = ""
     dropped: int = 0
+    value: float | None = None
+    bias: float | None = None
 
     def __post_init__(self) -> None:
         if self.layers.dim() != 2 or self.layers.shape[1] != len(self.tokens):
@@ -104,6 +108,20 @@ class Explanation:
     def special(self) -> Tensor:
         """bool `[T]`: tokens that stand for no part of the input."""
         return torch.tensor(self.tokens.special, dtype=torch.bool)
+
+    @property
+    def completeness(self) -> float:
+        """How far the scores and the bias terms are from what they explain: `value - scores.sum() - bias`, in logits.
+
+        0 for `input_x_gradient` under the rule `libra`, which loses nothing; AttCAT's scores are weighted and summed over
+        blocks, and do not add up.
+
+        Raises:
+            InputError: if the bias terms were not measured.
+        """
+        if self.bias is None or self.value is None:
+            raise InputError("the bias terms were not measured: use Explainer(..., completeness=True)")
+        return self.value - float(self.scores.sum()) - self.bias
 
     @property
     def special_share(self) -> float:
@@ -326,7 +344,7 @@ def _to_record(explanation: Explanation) -> dict[str, Any]:
     """Everything except the tensors, as plain JSON values."""
     tokens, source = explanation.tokens, explanation.source
     record: dict[str, Any] = {"format": FORMAT, "scores": explanation.scores.tolist()}
-    for name in ("target", "labels", "method", "model", "dropped"):
+    for name in ("target", "labels", "method", "model", "dropped", "value", "bias"):
         record[name] = getattr(explanation, name)
     record["options"] = dict(explanation.options)
     record["tokens"] = {f.name: getattr(tokens, f.name) for f in fields(tokens) if f.name != "view"}
@@ -358,6 +376,8 @@ def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels:
         source=pixels if texts is None else texts[0] if len(texts) == 1 else (texts[0], texts[1]),
         model=record["model"],
         dropped=record["dropped"],
+        value=record["value"],
+        bias=record["bias"],
     )
 
 

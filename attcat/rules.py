@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from .attention import Call, mix
 from .errors import OptionError
 
 TorchFunction = Callable[..., Any]
@@ -35,8 +36,17 @@ class Rule:
     """
 
     name: ClassVar[str] = "plain"
-    constant_attention: ClassVar[bool] = False
-    """True if no gradient flows from attention weights to queries and keys."""
+    explicit: ClassVar[bool] = False
+    """True if attention has to be computed by `attend`, because the fused kernel does not follow the rule."""
+
+    def attend(self, call: Call, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention with its matrix in the graph.
+
+        Returns:
+            The output `[B, H, T, d]` and the weights `[B, H, T, S]`, with respect to which one can differentiate.
+        """
+        weights = call.weights()
+        return mix(weights, value), weights
 
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """From a torch function to what is called in its place: `replacement(function, *args, **kwargs)`."""
@@ -47,7 +57,11 @@ class Libra(Rule):
     """LibraGrad: see the module's text."""
 
     name = "libra"
-    constant_attention = True
+
+    def attend(self, call: Call, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Constant weights: a leaf, so that they still have a gradient of their own."""
+        weights = call.weights().detach().requires_grad_()
+        return mix(weights, value), weights
 
     def __init__(self) -> None:
         self._saturating = WeakIdKeyDictionary()  # results of tanh, which become a gate once a constant is added
@@ -56,16 +70,23 @@ class Libra(Rule):
         """Attention, normalisations, activations and products of hidden states."""
         table: dict[TorchFunction, TorchFunction] = {F.layer_norm: _layer_norm, F.rms_norm: _rms_norm}
         groups: tuple[tuple[list[TorchFunction], TorchFunction], ...] = (
-            (_named("softmax"), _constant_result),
-            ([*_named("rsqrt", "sqrt", "norm", "std"), torch.linalg.vector_norm, torch.linalg.norm], _constant_result),
-            ([*_named("sigmoid", "erf"), F.softplus, torch.special.erf], _constant_result),
+            (named("softmax"), _constant_result),
+            (
+                [
+                    *named("rsqrt", "sqrt", "norm", "std", "reciprocal", "rdiv", "rtruediv"),
+                    torch.linalg.vector_norm,
+                    torch.linalg.norm,
+                ],
+                _constant_result,
+            ),
+            ([*named("sigmoid", "erf"), F.softplus, torch.special.erf], _constant_result),
             ([F.gelu, F.silu, F.mish, F.elu, F.hardswish], _gate),
-            (_named("tanh"), self._tanh),
-            (_named("add", "__radd__"), self._add),
-            (_named("mul", "multiply"), _product),
-            (_named("matmul", "bmm"), _product),
-            (_named("div", "divide", "true_divide"), _quotient),
-            (_named("pow", "square"), _power),
+            (named("tanh"), self._tanh),
+            (named("add", "__radd__"), self._add),
+            (named("mul", "multiply"), _product),
+            (named("matmul", "bmm"), _product),
+            (named("div", "divide", "true_divide"), _quotient),
+            (named("pow", "square"), _power),
         )
         for functions, replacement in groups:
             table.update(dict.fromkeys(functions, replacement))
@@ -86,7 +107,28 @@ class Libra(Rule):
         return result
 
 
-RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Rule, Libra)}
+class AttnLRP(Libra):
+    """AttnLRP (Achtibat et al., ICML 2024) in its gradient form: input times this gradient is the relevance.
+
+    As LibraGrad, but attention is not constant: softmax is differentiated (deep Taylor expansion, their eq. 13), and the
+    products query x key and weight x value are shared equally between their factors (their eq. 15). Linear layers
+    follow the epsilon rule with epsilon = 0; the paper's gamma rule for vision models is not applied.
+    """
+
+    name = "attnlrp"
+    explicit = True
+
+    def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
+        """Libra's, without the constant softmax."""
+        return {f: replacement for f, replacement in super().replacements().items() if f not in named("softmax")}
+
+    def attend(self, call: Call, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Both products halved, softmax as it is."""
+        weights = call.weights(product=_halved)
+        return mix(weights, value, product=_halved), weights
+
+
+RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Rule, Libra, AttnLRP)}
 
 
 def make_rule(name: str) -> Rule:
@@ -103,7 +145,7 @@ def make_rule(name: str) -> Rule:
 # -- replacements ----------------------------------------------------------------------------------------------------
 
 
-def _named(*names: str) -> list[TorchFunction]:
+def named(*names: str) -> list[TorchFunction]:
     """Every spelling of an operation: `torch.f`, `torch.nn.functional.f`, `Tensor.f`, `Tensor.__f__`."""
     places = (torch, F, Tensor)
     found = [getattr(place, spelling, None) for name in names for spelling in (name, f"__{name}__") for place in places]
@@ -126,21 +168,26 @@ def _constant_result(function: TorchFunction, *args: Any, **options: Any) -> Ten
 
 def _product(function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
     """a * b of two hidden states: a function of degree two, of which each factor gets half."""
-    if not (_varies(a) and _varies(b)):
+    if not (varies(a) and varies(b)):
         result: Tensor = function(a, b, **options)
         return result
     return 0.5 * (function(a, b.detach(), **options) + function(a.detach(), b, **options))
 
 
+def _halved(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b of two hidden states, each factor with half of the gradient."""
+    return _product(torch.matmul, a, b)
+
+
 def _quotient(function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
     """a / b with constant b, the denominator of a normalisation."""
-    result: Tensor = function(a, b.detach() if _varies(b) else b, **options)
+    result: Tensor = function(a, b.detach() if varies(b) else b, **options)
     return result
 
 
 def _power(function: TorchFunction, x: Any, exponent: Any = 2) -> Tensor:
     """x^n = x * x^(n-1) with a constant second factor."""
-    if not _varies(x) or not isinstance(exponent, (int, float)) or exponent < 1:
+    if not varies(x) or not isinstance(exponent, (int, float)) or exponent < 1:
         arguments = (x,) if function in (torch.square, Tensor.square) else (x, exponent)
         result: Tensor = function(*arguments)
         return result
@@ -223,6 +270,6 @@ class _Linearised(torch.autograd.Function):
         return gradient * slope, None, None
 
 
-def _varies(x: Any) -> bool:
+def varies(x: Any) -> bool:
     """Whether x depends on the hidden states: inside a trace parameters are constants."""
     return isinstance(x, Tensor) and x.requires_grad

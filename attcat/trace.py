@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .attention import Call
-from .errors import CaptureError, InputError, TargetError
-from .rules import Rule
+from .errors import CaptureError, InputError
+from .rules import Rule, named, varies
 
 if TYPE_CHECKING:
     from .adapter import Adapter, Encoding
@@ -32,17 +32,43 @@ Queries = Literal["mean", "pooled"]
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a method reads from a Trace; nothing else is computed.
+
+    Args:
+        gradient: gradients of the target (with respect to hidden states, and attention if that is read).
+        received: the attention that each token receives; linear memory.
+        attention: the attention matrices; memory grows with the square of the sequence.
+        relevance: the relevance of attention and of the first hidden state (one more forward and backward pass).
+    """
+
+    gradient: bool = True
+    received: bool = False
+    attention: bool = False
+    relevance: bool = False
+
+
+@dataclass(frozen=True)
 class Trace:
     """What one forward and one backward pass left behind, for a batch of `B` examples and `L` blocks.
 
     Args:
         hidden: per block, the hidden state `[B, T, D]`.
         gradient: per block, the gradient of the target's logit with respect to it, `[B, T, D]`.
-        received: per block, the attention that each token receives, `[B, T]`; padding receives none. Empty if not asked for.
+        received: per block, the attention that each token receives, `[B, T]`; padding receives none.
+        attention: per block, the attention matrix `[B, H, T, T]`, rows are queries.
+        attention_gradient: per block, the gradient of the target with respect to it, `[B, H, T, T]`.
+        attention_relevance: per block, the relevance of it, `[B, H, T, T]`.
+        relevance: the relevance of the first block's input, `[B, T, D]`; None if not asked for.
+        last: the last block's output, `[B, T, D]`.
+        bias: what the bias terms contribute to the target under the gradient rule, `[B]`; None if not asked for.
         logits: `[B, C]`.
         target: the class explained, `[B]`; None if the target was a function of the output.
+        value: what is explained, `[B]`: the target's logit, or what the function gave.
         mask: True for real tokens, `[B, T]`.
         read: the tokens that the model's head reads, bool `[B, T]`.
+
+    What the method did not ask for is empty.
     """
 
     hidden: tuple[Tensor, ...]
@@ -50,8 +76,15 @@ class Trace:
     received: tuple[Tensor, ...]
     logits: Tensor
     target: Tensor | None
+    value: Tensor
     mask: Tensor
     read: Tensor
+    attention: tuple[Tensor, ...] = ()
+    attention_gradient: tuple[Tensor, ...] = ()
+    attention_relevance: tuple[Tensor, ...] = ()
+    relevance: Tensor | None = None
+    last: Tensor | None = None
+    bias: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch, length = self.mask.shape
@@ -86,14 +119,16 @@ class Recording:
     logits: Tensor
     mask: Tensor
     read: Tensor
+    ones: Tensor | None = None  # factor of every bias, [B], when their share is measured
 
     def trace(
         self,
         value: Tensor,
         target: Tensor | None = None,
         *,
+        needs: Needs = Needs(received=True),
         hidden: Hidden = "input",
-        queries: Queries | None = "mean",
+        queries: Queries = "mean",
         keep: bool = False,
     ) -> Trace:
         """Differentiate one number per example with respect to the blocks' hidden states.
@@ -101,21 +136,20 @@ class Recording:
         Args:
             value: what is explained, `[B]`, computed from `logits` or `output`.
             target: the class it stands for, if any, `[B]`.
+            needs: what to compute.
             hidden: the blocks' inputs or outputs.
-            queries: which queries count in the received attention; None leaves it out.
+            queries: which queries count in the received attention.
             keep: keep the graph for another target.
 
         Raises:
             CaptureError: if the value does not depend on a block, or a block's attention was not seen.
         """
         states = tuple(block.input if hidden == "input" else _output(block) for block in self.blocks)
-        if not value.requires_grad:
-            raise CaptureError(
-                "the target does not depend on the hidden states: the model, or the target function, computes it without "
-                "gradient (torch.no_grad, .detach(), argmax or numpy inside)"
-            )
-        gradient = torch.autograd.grad(value.sum(), states, retain_graph=keep, allow_unused=True)
-        lost = [str(block) for block, g in enumerate(gradient) if g is None]
+        matrices = self._matrices() if needs.attention else ()
+        wanted = (*states, *matrices, *(() if self.ones is None else (self.ones,))) if needs.gradient else ()
+        gradient = _differentiate(value, wanted, keep)
+        count, last = len(states), len(states) + len(matrices)
+        lost = [str(block) for block, g in enumerate(gradient[:count]) if g is None]
         if lost:
             raise CaptureError(
                 f"the target does not depend on the {hidden} of block {', '.join(lost)}: check the adapter's blocks"
@@ -123,13 +157,37 @@ class Recording:
         with torch.no_grad():
             return Trace(
                 hidden=tuple(state.detach() for state in states),
-                gradient=gradient,
-                received=() if queries is None else self._received(queries),
+                gradient=_filled(gradient[:count], states),
+                received=self._received(queries) if needs.received else (),
+                attention=tuple(matrix.detach() for matrix in matrices),
+                attention_gradient=_filled(gradient[count:last], matrices),
+                last=None if self.blocks[-1].output is None else self.blocks[-1].output.detach(),
+                bias=gradient[last] if len(gradient) > last else None,
                 logits=self.logits.detach(),
                 target=target,
+                value=value.detach(),
                 mask=self.mask,
                 read=self.read,
             )
+
+    def relevance(self, value: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The relevance of the first block's input, `[B, T, D]`, and of each attention matrix, `[B, H, T, T]`.
+
+        The forward pass must have been recorded under the rule `Relevance`, whose backward pass carries it.
+        """
+        matrices = self._matrices()
+        first, *rest = _differentiate(value, (self.blocks[0].input, *matrices), keep=False)
+        if first is None:
+            raise CaptureError("the target does not depend on the first block's input: check the adapter's blocks")
+        return first, _filled(rest, matrices)
+
+    def matrix(self, block: int) -> Tensor:
+        """The attention matrix of a block, `[B, H, T, T]`, in the graph; it has to be recorded with `attention=True`."""
+        return self._matrices()[block]
+
+    def _matrices(self) -> tuple[Tensor, ...]:
+        found = [_one_attention(index, block) for index, block in enumerate(self.blocks)]
+        return tuple(matrix for matrix in found if isinstance(matrix, Tensor))
 
     def _received(self, queries: Queries) -> tuple[Tensor, ...]:
         counted = (self.mask if queries == "mean" else self.read & self.mask).float()
@@ -137,8 +195,42 @@ class Recording:
         return tuple(_received(index, block, weights) * self.mask for index, block in enumerate(self.blocks))
 
 
-def record(adapter: Adapter, encoding: Encoding, rule: Rule) -> Recording:
+def _differentiate(value: Tensor, wanted: Sequence[Tensor], keep: bool) -> tuple[Tensor | None, ...]:
+    if not wanted:
+        return ()
+    if not value.requires_grad:
+        raise CaptureError(
+            "the target does not depend on the hidden states: the model, or the target function, computes it without "
+            "gradient (torch.no_grad, .detach(), argmax or numpy inside)"
+        )
+    return torch.autograd.grad(value, tuple(wanted), torch.ones_like(value), retain_graph=keep, allow_unused=True)
+
+
+def _filled(gradient: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients, with zeros where the target does not depend on a tensor."""
+    return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(gradient, like, strict=False))
+
+
+def record(
+    adapter: Adapter,
+    encoding: Encoding,
+    rule: Rule,
+    *,
+    attention: bool = False,
+    biases: bool = False,
+    before: Callable[[Tensor], Tensor] | None = None,
+    early: int | None = None,
+) -> Recording:
     """Run the model forward once, under a gradient rule, and keep what explanations need.
+
+    Args:
+        adapter: of the model.
+        encoding: the batch.
+        rule: gradient rule, made for this pass.
+        attention: keep the attention matrices in the graph, for methods that read them.
+        biases: measure what the bias terms contribute.
+        before: replaces the first block's input.
+        early: the block whose output the head reads, in place of the last one's.
 
     Raises:
         CaptureError: inside `torch.inference_mode()`, or if the blocks were not called.
@@ -152,11 +244,12 @@ def record(adapter: Adapter, encoding: Encoding, rule: Rule) -> Recording:
         raise CaptureError("the model was made inside torch.inference_mode(), so it has no gradients: make it outside")
     blocks: list[Block] = []
     open_blocks: list[Block] = []
+    ones = torch.ones(len(encoding.tokens), device=adapter.device, requires_grad=True) if biases else None
     with (
         _as_found(adapter.model),
-        _watch(adapter.blocks, blocks, open_blocks),
+        _watch(adapter.blocks, blocks, open_blocks, before, early),
         torch.no_grad(),  # until the first block is reached
-        Interception(rule, open_blocks),
+        Interception(rule, open_blocks, attention=attention, ones=ones),
     ):
         output = adapter.call(encoding)
         logits = adapter.logits(output)
@@ -170,18 +263,7 @@ def record(adapter: Adapter, encoding: Encoding, rule: Rule) -> Recording:
         raise InputError(
             "the model's logits are not finite (NaN or infinity) for this input: there is nothing to explain"
         )
-    return Recording(tuple(blocks), output, logits, encoding.mask, adapter.read(encoding))
-
-
-def class_values(logits: Tensor, target: Tensor) -> Tensor:
-    """The logit of each example's class, `[B]`.
-
-    Raises:
-        TargetError: if a class does not exist.
-    """
-    if (target < 0).any() or (target >= logits.shape[1]).any():
-        raise TargetError(f"class {target.tolist()} does not exist: the model has classes 0 to {logits.shape[1] - 1}")
-    return logits.gather(1, target[:, None]).squeeze(1)
+    return Recording(tuple(blocks), output, logits, encoding.mask, adapter.read(encoding), ones)
 
 
 # -- the forward pass, watched ---------------------------------------------------------------------------------------
@@ -203,7 +285,13 @@ def _as_found(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _watch(modules: Sequence[nn.Module], blocks: list[Block], open_blocks: list[Block]) -> Iterator[None]:
+def _watch(
+    modules: Sequence[nn.Module],
+    blocks: list[Block],
+    open_blocks: list[Block],
+    before: Callable[[Tensor], Tensor] | None = None,
+    early: int | None = None,
+) -> Iterator[None]:
     """Hook the blocks: note their input and output, and make the first input a leaf that requires a gradient."""
 
     def enter(
@@ -212,7 +300,8 @@ def _watch(modules: Sequence[nn.Module], blocks: list[Block], open_blocks: list[
         place, state = _hidden_state(module, args, kwargs)
         if not blocks:
             torch.set_grad_enabled(True)
-            state = state.detach().requires_grad_()
+            state = state if before is None else before(state)
+            state = state if state.requires_grad else state.detach().requires_grad_()
             if isinstance(place, int):
                 args = (*args[:place], state, *args[place + 1 :])
             else:
@@ -222,10 +311,14 @@ def _watch(modules: Sequence[nn.Module], blocks: list[Block], open_blocks: list[
         open_blocks.append(block)
         return args, kwargs
 
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        open_blocks.pop().output = (
-            output if isinstance(output, Tensor) else next((part for part in output if isinstance(part, Tensor)), None)
-        )
+    def leave(module: nn.Module, args: Any, output: Any) -> Any:
+        block = open_blocks.pop()
+        parts = [output] if isinstance(output, Tensor) else [part for part in output if isinstance(part, Tensor)]
+        block.output = parts[0] if parts else None
+        if early is None or len(blocks) < len(modules):
+            return None
+        state = _output(blocks[early])  # the head reads an earlier block
+        return state if isinstance(output, Tensor) else type(output)((state, *output[1:]))
 
     with ExitStack() as hooks:
         for module in dict.fromkeys(modules):  # a block that is called several times is hooked once
@@ -252,13 +345,19 @@ class Interception(TorchFunctionMode):
     Args:
         rule: replaces operations so that their gradient follows the rule.
         open_blocks: the blocks that are running; the innermost gets the attention that is seen.
+        attention: note attention matrices, in the graph, instead of the queries and keys that make them.
+        ones: a factor for every bias, `[B]`, whose gradient is what the biases contribute.
     """
 
-    def __init__(self, rule: Rule, open_blocks: list[Block]) -> None:
+    def __init__(
+        self, rule: Rule, open_blocks: list[Block], *, attention: bool = False, ones: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.rule = rule
         self.replacements = rule.replacements()
         self.open_blocks = open_blocks
+        self.attention = attention
+        self.ones = ones
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -267,16 +366,37 @@ class Interception(TorchFunctionMode):
         if func in _COMPOSITES:
             with self:  # what happens inside has to be seen as well
                 return _COMPOSITES[func](*args, **kwargs)
-        if torch.is_grad_enabled() and getattr(func, "__name__", "") not in ("__get__", "__set__"):
-            args = tuple(_constant(value) for value in args)
-            kwargs = {name: _constant(value) for name, value in kwargs.items()}
-        if func is F.scaled_dot_product_attention and self.open_blocks:
-            self.open_blocks[-1].attention.append(Call.of(*args, **kwargs))
-        replacement = self.replacements.get(func)
-        result = func(*args, **kwargs) if replacement is None else replacement(func, *args, **kwargs)
+        if not torch.is_grad_enabled() or getattr(func, "__name__", "") in ("__get__", "__set__"):
+            return func(*args, **kwargs)  # below the first block there is nothing to see
+        args = tuple(_constant(value) for value in args)
+        kwargs = {name: _constant(value) for name, value in kwargs.items()}
+        if func is F.scaled_dot_product_attention:
+            return self._attend(*args, **kwargs)
+        if self.ones is not None:
+            func, args, kwargs, bias = _without_bias(func, args, kwargs)
+            result = _plus(self._call(func, args, kwargs), bias, self.ones)
+        else:
+            result = self._call(func, args, kwargs)
         if func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor) and result.dim() == 4:
+            if self.attention and not result.requires_grad:
+                result.requires_grad_()  # constant under the rule, but asked for
             self.open_blocks[-1].attention.append(result)
         return result
+
+    def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        replacement = self.replacements.get(func)
+        return func(*args, **kwargs) if replacement is None else replacement(func, *args, **kwargs)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        call = Call.of(query, key, value, *args, **kwargs)
+        output, seen = None, call
+        if self.attention or self.rule.explicit:
+            output, seen = self.rule.attend(call, value)  # type: ignore[assignment]
+        if self.open_blocks:
+            self.open_blocks[-1].attention.append(seen)
+        if output is not None:
+            return output
+        return self._call(F.scaled_dot_product_attention, (query, key, value, *args), kwargs)
 
 
 _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
@@ -285,6 +405,43 @@ _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
 def _constant(value: Any) -> Any:
     """A parameter as a constant, so that only the hidden states are differentiated."""
     return value.detach() if isinstance(value, nn.Parameter) and value.requires_grad else value
+
+
+def _without_bias(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Tensor | None]:
+    """Split the constant that an operation adds to something that depends on the hidden states."""
+    names = {
+        F.linear: ("input", "weight", "bias"),
+        F.layer_norm: ("input", "normalized_shape", "weight", "bias", "eps"),
+    }
+    if func in names:
+        given = {**dict(zip(names[func], args, strict=False)), **kwargs}
+        bias = given.pop("bias", None)
+        return (func, (), given, bias) if varies(given["input"]) and bias is not None else (func, args, kwargs, None)
+    if func is torch.addmm and len(args) == 3 and not kwargs and varies(args[1]):
+        return torch.mm, args[1:], {}, args[0]
+    if func in _ADD and len(args) == 2 and not kwargs and all(isinstance(x, Tensor) for x in args):
+        variable = [x for x in args if varies(x)]
+        if len(variable) == 1 and variable[0].is_floating_point():
+            (constant,) = (x for x in args if x is not variable[0])
+            return func, (variable[0], torch.zeros_like(constant)), {}, constant
+    return func, args, kwargs, None
+
+
+_ADD = set(named("add", "radd"))
+
+
+def _plus(result: Any, bias: Tensor | None, ones: Tensor) -> Any:
+    """result + bias, with a factor of one for each example (rows of a flattened batch belong to it in order)."""
+    if bias is None:
+        return result
+    if result.shape[0] % len(ones):
+        raise CaptureError(
+            f"cannot tell the examples apart in a tensor of shape {tuple(result.shape)}: completeness=False"
+        )
+    factor = ones.to(result.dtype).repeat_interleave(result.shape[0] // len(ones))
+    return result + bias * factor.view(-1, *(1,) * (result.dim() - 1))
 
 
 def _open_function(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,43 +1,150 @@
 """Attribution methods: pure functions from a `Trace` to contributions `[L, B, T]`.
 
 A method is a few lines under its formula. What it needs from the forward and backward pass it says in its `Method` entry,
-so that nothing is computed that no one asked for.
+so that nothing is computed that no one asked for. Methods without contributions per block return one layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from ..errors import OptionError
-from ..trace import Trace
+from ..trace import Needs
+from .attention import (
+    attention,
+    attention_gradcam,
+    attention_gradients,
+    genatt,
+    gradients,
+    legrad,
+    partial_lrp,
+    rolled_relevance,
+    rollout,
+    tokentm,
+)
 from .cat import attcat, cat
+from .contrast import contrast_cat
+from .propagation import input_x_gradient, integrated_gradients, lrp, occlusion, random
+
+Function = Callable[..., Tensor]
+"""`(trace, **options)`, or `(trace, passes, **options)` if it runs the model again, to float32 `[L, B, T]`."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method and what it needs.
+    """A method, and what has to be known to run and to compare it.
 
     Args:
         name: what users type.
         function: from a Trace to contributions, float32 `[L, B, T]`.
         paper: where it is defined.
-        received: whether it reads the attention that each token receives.
+        needs: what it reads from the Trace.
+        rule: the gradient rule that is used when the user names none; None if gradients play no part.
+        fixed: whether the rule belongs to the method and cannot be chosen.
+        states: whether it reads hidden states of every block, so that the option `hidden` applies.
+        signed: whether scores can be negative.
+        class_specific: whether the scores depend on the target.
+        passes: how many forward (and backward) passes it takes, in words.
     """
 
     name: str
-    function: Callable[[Trace], Tensor]
+    function: Function
     paper: str
-    received: bool = False
+    needs: Needs = field(default_factory=Needs)
+    rule: str | None = "plain"
+    fixed: bool = False
+    states: bool = False
+    signed: bool = True
+    class_specific: bool = True
+    passes: str = "1 forward, 1 backward"
 
+    @property
+    def several(self) -> bool:
+        """Whether the function runs the model again (its second parameter is `passes`)."""
+        return "passes" in inspect.signature(self.function).parameters
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The method's own options and their defaults."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+    def with_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The method's own options, with what the user gave.
+
+        Raises:
+            OptionError: if there is no such option.
+        """
+        unknown = set(given) - set(self.defaults)
+        if unknown:
+            known = ", ".join(self.defaults) or "none of its own"
+            raise OptionError(f"{self.name} has no option {', '.join(sorted(unknown))}; it has {known}")
+        return {**self.defaults, **given}
+
+
+_QIANG = "Qiang et al., AttCAT, NeurIPS 2022"
+_MATRIX = Needs(attention=True)
+_PASSIVE = Needs(gradient=False, attention=True)
+_NOTHING = Needs(gradient=False)
+_NO_GRADIENT: dict[str, Any] = {"rule": None, "class_specific": False, "passes": "1 forward"}
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("attcat", attcat, "Qiang et al., AttCAT, NeurIPS 2022, eq. 6", received=True),
-        Method("cat", cat, "Qiang et al., AttCAT, NeurIPS 2022, eq. 5"),
+        Method("attcat", attcat, _QIANG, Needs(received=True), rule="libra", states=True),
+        Method("cat", cat, _QIANG, rule="libra", states=True),
+        Method("attention", attention, "Bahdanau et al., ICLR 2015", _PASSIVE, signed=False, **_NO_GRADIENT),
+        Method("rollout", rollout, "Abnar & Zuidema, ACL 2020", _PASSIVE, signed=False, **_NO_GRADIENT),
+        Method("gradients", gradients, _QIANG, _MATRIX),
+        Method("attention_gradients", attention_gradients, _QIANG, _MATRIX),
+        Method("attention_gradcam", attention_gradcam, "Chefer et al., CVPR 2021", _MATRIX, signed=False),
+        Method(
+            "partial_lrp",
+            partial_lrp,
+            "Voita et al., ACL 2019",
+            Needs(gradient=False, relevance=True),
+            rule=None,
+            signed=False,
+        ),
+        Method("lrp", lrp, "Chefer et al., CVPR 2021", Needs(gradient=False, relevance=True), rule=None),
+        Method(
+            "transatt",
+            rolled_relevance,
+            "Chefer et al., CVPR 2021",
+            Needs(attention=True, relevance=True),
+            signed=False,
+            passes="2 forward, 2 backward",
+        ),
+        Method("genatt", genatt, "Chefer et al., ICCV 2021", _MATRIX, signed=False),
+        Method(
+            "legrad", legrad, "Bousselham et al., ICCV 2025", _NOTHING, signed=False, rule=None, passes="L + 1 forward"
+        ),
+        Method("tokentm", tokentm, "Wu et al., CVPR 2024", _MATRIX, signed=False),
+        Method(
+            "contrast_cat",
+            contrast_cat,
+            "Han et al., UAI 2025",
+            Needs(received=True),
+            rule="libra",
+            passes="1 forward, 1 backward, 1 forward per reference",
+        ),
+        Method("input_x_gradient", input_x_gradient, "Shrikumar et al. 2016"),
+        Method("attnlrp", input_x_gradient, "Achtibat et al., ICML 2024", rule="attnlrp", fixed=True),
+        Method(
+            "integrated_gradients",
+            integrated_gradients,
+            "Sundararajan et al., ICML 2017",
+            _NOTHING,
+            rule=None,
+            passes="steps forward and backward",
+        ),
+        Method("occlusion", occlusion, "Zeiler & Fergus, ECCV 2014", _NOTHING, rule=None, passes="T forward"),
+        Method("random", random, "", _NOTHING, signed=False, **_NO_GRADIENT),
     )
 }
 
@@ -51,3 +158,15 @@ def find_method(name: str) -> Method:
     if name not in METHODS:
         raise OptionError(f"no method {name!r}: use one of {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def register_method(method: Method) -> Method:
+    """Add a method of your own, to be used by its name like the built-in ones.
+
+    Raises:
+        OptionError: if a built-in or registered method has this name.
+    """
+    if method.name in METHODS:
+        raise OptionError(f"there is a method {method.name!r} already")
+    METHODS[method.name] = method
+    return method

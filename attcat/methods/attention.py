@@ -1,0 +1,166 @@
+"""Attention as explanation, alone and weighted by its gradient.
+
+Written with E_h for the mean over heads, + for ReLU, and one row of a matrix for the token that the head reads (the mean
+of the rows, where it reads several).
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from ..passes import Passes
+from ..trace import Trace
+
+
+def attention(trace: Trace) -> Tensor:
+    """The attention that the read token pays in the last block: `E_h a^L`, its row.
+
+    Returns:
+        float32 `[1, B, T]`, not negative.
+    """
+    return _row(_heads(trace.attention[-1]), trace)[None]
+
+
+def rollout(trace: Trace) -> Tensor:
+    """Attention rollout: attention and residual connections multiplied through the blocks.
+
+        A^l = I + E_h a^l, rows normalised to 1;    rollout = A^L ... A^1, its row
+
+    Returns:
+        float32 `[1, B, T]`, not negative. Source: Abnar & Zuidema, ACL 2020, section 3.
+    """
+    steps = [_residual(_heads(a) * trace.mask[:, None, :]) for a in trace.attention]
+    return _row(_product([step / step.sum(-1, keepdim=True) for step in steps]), trace)[None]
+
+
+def gradients(trace: Trace) -> Tensor:
+    """The gradient with respect to the last block's attention: `E_h grad a^L`, its row.
+
+    Returns:
+        float32 `[1, B, T]`, signed.
+    """
+    return _row(_heads(trace.attention_gradient[-1]), trace)[None]
+
+
+def attention_gradients(trace: Trace) -> Tensor:
+    """Attention times its gradient, summed over blocks: `sum_l E_h (grad a^l * a^l)`, its row (AttGrads).
+
+    Returns:
+        float32 `[L, B, T]`, signed. Source: Qiang et al. 2022, baselines (figure 1).
+    """
+    pairs = zip(trace.attention, trace.attention_gradient, strict=True)
+    return torch.stack([_row(_heads(gradient.float() * a), trace) for a, gradient in pairs])
+
+
+def attention_gradcam(trace: Trace) -> Tensor:
+    """Grad-CAM on the last block's attention: heads weighted by their mean gradient.
+
+        ( E_h ( mean_{q,k} grad a^L_h ) a^L_h )+, its row
+
+    Returns:
+        float32 `[1, B, T]`, not negative. Source: Chefer et al., CVPR 2021, baseline "GradCAM".
+    """
+    real = (trace.mask[:, None, :, None] & trace.mask[:, None, None, :]).float()
+    gradient = trace.attention_gradient[-1].float() * real
+    weight = gradient.sum((-1, -2), keepdim=True) / real.sum((-1, -2), keepdim=True)
+    return _row(_heads(trace.attention[-1].float() * weight).clamp(min=0), trace)[None]
+
+
+def genatt(trace: Trace) -> Tensor:
+    """Generic attention explainability.
+
+        A^l = E_h (grad a^l * a^l)+;    R = R + A^l R, from R = I;    its row
+
+    Returns:
+        float32 `[1, B, T]`, not negative. Source: Chefer et al., ICCV 2021, eq. 5 and 6.
+    """
+    pairs = zip(trace.attention, trace.attention_gradient, strict=True)
+    steps = [_heads((gradient.float() * a).clamp(min=0)) * trace.mask[:, None, :] for a, gradient in pairs]
+    return _row(_product([_residual(step) for step in steps]), trace)[None]
+
+
+def legrad(trace: Trace, passes: Passes) -> Tensor:
+    """Feature formation sensitivity: each block explains what the head would say of its own output.
+
+        y^l = head(output of block l);    1/L sum_l E_{h, queries} ( dy^l / da^l )+
+
+    Returns:
+        float32 `[L, B, T]`, not negative. Source: Bousselham et al., LeGrad, ICCV 2025, section 3. One forward pass per block.
+    """
+    queries = trace.mask.float() / trace.mask.sum(-1, keepdim=True)
+    found = []
+    for block in range(len(trace.hidden)):
+        recording = passes.record(early=block)
+        matrix = recording.matrix(block)
+        (gradient,) = torch.autograd.grad(passes.value(recording).sum(), matrix)
+        found.append(torch.einsum("bq,bqk->bk", queries, _heads(gradient.clamp(min=0))) * trace.mask)
+    return torch.stack(found) / len(found)
+
+
+def tokentm(trace: Trace) -> Tensor:
+    """Token transformation matters: genatt, with each token weighted by what the block does to its vector.
+
+        w_i = |e'_i| / |e_i| * exp cos(e_i, e'_i) / mean_k exp cos(e_k, e'_k)
+        R = (I + A^l diag(w^l)) R, from R = diag |e^1_i|;    its row
+
+    The paper measures e' behind the value projection of the attention. Here e and e' are a block's input and output, so
+    that nothing of the architecture has to be known.
+
+    Returns:
+        float32 `[1, B, T]`, not negative. Source: Wu et al., CVPR 2024, eq. 5 to 9.
+    """
+    states = [*trace.hidden, trace.last] if trace.last is not None else list(trace.hidden)
+    steps = []
+    for block, (a, gradient) in enumerate(zip(trace.attention, trace.attention_gradient, strict=True)):
+        before, after = states[block].float(), states[min(block + 1, len(states) - 1)].float()
+        correlation = torch.cosine_similarity(before, after, dim=-1).exp() * trace.mask
+        weight = after.norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-12) * correlation
+        weight = weight / correlation.sum(-1, keepdim=True) * trace.mask.sum(-1, keepdim=True)
+        steps.append(_residual(_heads((gradient.float() * a).clamp(min=0)) * (trace.mask * weight)[:, None, :]))
+    start = trace.hidden[0].float().norm(dim=-1)
+    return (_row(_product(steps), trace) * start)[None]
+
+
+def rolled_relevance(trace: Trace) -> Tensor:
+    """`transatt`: attention gradient times attention relevance, rolled out.
+
+        A^l = I + E_h (grad a^l * R^l)+;    A^L ... A^1, its row
+
+    Returns:
+        float32 `[1, B, T]`, not negative. Source: Chefer et al., CVPR 2021, eq. 13 and 14.
+    """
+    pairs = zip(trace.attention_gradient, trace.attention_relevance, strict=True)
+    steps = [_heads((gradient.float() * r).clamp(min=0)) * trace.mask[:, None, :] for gradient, r in pairs]
+    return _row(_product([_residual(step) for step in steps]), trace)[None]
+
+
+def partial_lrp(trace: Trace) -> Tensor:
+    """The relevance of the last block's attention: `E_h (R^L)+`, its row.
+
+    Returns:
+        float32 `[1, B, T]`, not negative. Source: Voita et al., ACL 2019, as implemented by Chefer et al. 2021.
+    """
+    return _row(_heads(trace.attention_relevance[-1].clamp(min=0)), trace)[None]
+
+
+def _heads(matrix: Tensor) -> Tensor:
+    """E_h: `[B, H, T, T]` to float32 `[B, T, T]`."""
+    return matrix.float().mean(1)
+
+
+def _residual(matrix: Tensor) -> Tensor:
+    return matrix + torch.eye(matrix.shape[-1], device=matrix.device)
+
+
+def _product(steps: list[Tensor]) -> Tensor:
+    """step^L ... step^1, `[B, T, T]`."""
+    return reduce(lambda rolled, step: step @ rolled, steps)
+
+
+def _row(matrix: Tensor, trace: Trace) -> Tensor:
+    """The row of the token that the head reads, `[B, T]`, without padding."""
+    read = (trace.read & trace.mask).float()
+    return torch.einsum("bq,bqk->bk", read / read.sum(-1, keepdim=True), matrix.float()) * trace.mask

@@ -1,0 +1,94 @@
+"""What is explained: a class, by index or by name, or any number that can be computed from the model's output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import TargetError
+
+Target = int | str | Callable[[Any], Tensor] | None
+"""Nothing (the predicted class), an index, a label, or a function from the model's output to one number per row, `[B]`."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is explained in each row of a batch, fixed: the predicted class stays the one that was predicted first.
+
+    Args:
+        classes: `[B]`, -1 where a function is explained.
+        functions: one function per row, or None.
+    """
+
+    classes: Tensor
+    functions: tuple[Callable[[Any], Tensor] | None, ...]
+
+    @classmethod
+    def of(cls, logits: Tensor, targets: Sequence[Target], labels: tuple[str, ...]) -> Goal:
+        """Look up what the user asked for, one target per row of `logits` `[B, C]`.
+
+        Raises:
+            TargetError: if a class does not exist.
+        """
+        predicted = logits.argmax(-1).tolist()
+        classes = [
+            -1 if callable(target) else predicted[row] if target is None else find_class(target, labels)
+            for row, target in enumerate(targets)
+        ]
+        functions = tuple(target if callable(target) else None for target in targets)
+        return cls(torch.tensor(classes, device=logits.device), functions)
+
+    def value(self, output: Any, logits: Tensor) -> Tensor:
+        """The number that is explained, `[N]`, for a model output of N rows: the batch, or the batch several times.
+
+        Raises:
+            TargetError: if a function gives something else than one number per row, or loses the gradient.
+        """
+        times = len(logits) // len(self.classes)
+        classes = self.classes.repeat(times)
+        value = logits.gather(1, classes.clamp(min=0)[:, None]).squeeze(1)
+        for function in dict.fromkeys(f for f in self.functions if f is not None):
+            rows = torch.tensor([f is function for f in self.functions] * times, device=logits.device)
+            value = torch.where(rows, _checked(function(output), value), value)
+        return value
+
+
+def _checked(result: Any, like: Tensor) -> Tensor:
+    if not isinstance(result, Tensor) or result.shape != like.shape:
+        shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise TargetError(f"the target function gave {shape}, expected a tensor [{len(like)}]: one number per row")
+    if like.requires_grad and not result.requires_grad:
+        raise TargetError(
+            "the target function's result does not depend on the hidden states: no .detach(), argmax or numpy inside"
+        )
+    return result.to(like.dtype)
+
+
+def find_class(target: int | str, labels: Sequence[str]) -> int:
+    """The index of a class, given by index or by label (case does not matter, nor does leaving out synonyms).
+
+    Raises:
+        TargetError: if there is no such class, or several.
+    """
+    if isinstance(target, bool) or not isinstance(target, (int, str)):
+        raise TargetError(f"a target is a class index, a label or a function, not {type(target).__name__}")
+    shown = ", ".join(labels[:20]) + (f", ... ({len(labels)} in all)" if len(labels) > 20 else "")
+    if isinstance(target, int):
+        if not 0 <= target < len(labels):
+            raise TargetError(f"no class {target}: the model has 0 to {len(labels) - 1} ({shown})")
+        return target
+    wanted = target.strip().casefold()
+    for matches in (
+        [i for i, label in enumerate(labels) if label == target],
+        [i for i, label in enumerate(labels) if label.casefold() == wanted],
+        [i for i, label in enumerate(labels) if wanted in (part.strip().casefold() for part in label.split(","))],
+    ):
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise TargetError(f"{len(matches)} classes are called {target!r}: give one of the indices {matches[:10]}")
+    raise TargetError(f"no class {target!r}: the model has {shown}")
