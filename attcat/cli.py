@@ -82,10 +82,11 @@ def explain(
         str | None,
         typer.Option(metavar="LABEL", help="The class to explain, by label or number [default: the predicted one]."),
     ] = None,
-    method: Annotated[str, typer.Option(metavar="|".join(METHODS), help="The attribution method.")] = "attcat",
+    method: Annotated[str, typer.Option(metavar="NAME", help="The attribution method, see attcat methods.")] = "attcat",
     rule: Annotated[
-        str, typer.Option(metavar="|".join(RULES), help="The gradient rule; plain is the published AttCAT.")
-    ] = "libra",
+        str | None,
+        typer.Option(metavar="|".join(RULES), help="The gradient rule [default: the method's; libra for attcat]."),
+    ] = None,
     hidden: Annotated[Hidden, typer.Option(help="Which hidden states of the blocks are read.")] = "input",
     queries: Annotated[
         Queries, typer.Option(help="Whose attention weighs a token: all tokens', or the pooled ones'.")
@@ -113,7 +114,9 @@ def explain(
     """
     items = [_read(value, pair) for value in _expand(inputs)]
     paths = _plan(output, items)
-    find_method(method), make_rule(rule)  # what is wrong with an option is told before a model is loaded
+    find_method(method.partition("+")[0])  # what is wrong with an option is told before a model is loaded
+    if rule is not None:
+        make_rule(rule)
     place = _device(device)
 
     @cache
@@ -136,22 +139,20 @@ def explain(
 @app.command()
 def adapters() -> None:
     """List the supported families: name, model classes, adapter."""
-    from rich.table import Column, Table
-
     rows = [
-        (_family(source), ", ".join(name for name, _ in group), source.partition(":")[0])
+        (_family(source), "\n".join(name for name, _ in group), source.partition(":")[0])
         for source, group in groupby(
             sorted(supported_models().items(), key=lambda item: item[1]), key=lambda item: item[1]
         )
     ]
-    console = _console()
-    if not console.is_terminal:
-        print("\n".join("\t".join(row) for row in rows))
-        return
-    table = Table(*(Column(name, overflow="fold") for name in ("family", "model classes", "adapter")))
-    for family, names, source in rows:
-        table.add_row(family, names.replace(", ", "\n"), source)
-    console.print(table)
+    _print_table(("family", "model classes", "adapter"), rows)
+
+
+@app.command()
+def methods() -> None:
+    """List the attribution methods: name, gradient rule, cost, paper."""
+    rows = [(method.name, method.rule or "-", method.passes, method.paper) for method in METHODS.values()]
+    _print_table(("method", "rule", "passes", "paper"), rows)
 
 
 def main() -> None:
@@ -414,6 +415,20 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
         write(path)
     except OSError as error:
         raise OptionError(f"cannot write {path}: {error.strerror or error}; choose another --output") from error
+
+
+def _print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal; in a pipe a line per row, columns separated by tabs."""
+    from rich.table import Column, Table
+
+    console = _console()
+    if not console.is_terminal:
+        print("\n".join("\t".join(row).replace("\n", ", ") for row in rows))
+        return
+    table = Table(*(Column(name, overflow="fold") for name in names))
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def _show_version(wanted: bool) -> None:

@@ -175,6 +175,12 @@ def test_adapters(run: Run) -> None:
     assert names == set(attcat.supported_models())
 
 
+def test_methods(run: Run) -> None:
+    rows = run("methods").rows
+    assert [row[0] for row in rows] == list(attcat.METHODS)
+    assert rows[0][1] == "libra"
+
+
 def test_adapters_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert "│" in run("adapters").out

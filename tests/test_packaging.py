@@ -56,3 +56,30 @@ def test_every_dependency_is_justified() -> None:
     assert not [name for name in names if not re.search(rf"\b{name}\b", told)]
     pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     assert names <= pinned
+
+
+def test_the_readme_leads_somewhere() -> None:
+    from attcat.adapter import GUIDE
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    anchors = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", readme, re.MULTILINE)}
+    assert GUIDE.partition("#")[2] in anchors
+    links = re.findall(r'(?:\]\(|src=")(?!https?:)([^)"#]+)', readme)
+    assert not [link for link in links if not (ROOT / link).exists()]
+    assert not [link for link in links if link.endswith(".png") and (ROOT / link).stat().st_size > 300_000]
+    for module in re.findall(r"python -m attcat\.([\w.]+)", readme):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+
+
+def test_the_readme_knows_the_options() -> None:
+    from typer.main import get_command
+
+    from attcat.cli import app
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    given = {
+        option for line in re.findall(r"^attcat .*$", readme, re.MULTILINE) for option in re.findall(r" (--\w+)", line)
+    }
+    command = get_command(app).commands["explain"]  # type: ignore[attr-defined]
+    assert given <= {name for parameter in command.params for name in parameter.opts}
+    assert given
