@@ -96,7 +96,7 @@ def test_every_adapter_that_is_announced_exists() -> None:
 
 def test_import_is_light() -> None:
     """Neither the library nor the command line imports what only some users have."""
-    heavy = ["transformers", "timm", "cv2", "onnx", "huggingface_hub", "rich", "typer"]
+    heavy = ["transformers", "timm", "cv2", "onnx", "captum", "huggingface_hub", "rich", "typer"]
     program = f"""
 import json, sys
 import attcat
