@@ -136,7 +136,8 @@ class Explainer:
         labels = self._labels(recording.logits.shape[1])
         goal = Goal.of(recording.logits, targets, labels)
         trace = self._trace(recording, goal, encoding)
-        contributions = self._contributions(trace, Passes(self.adapter, encoding, goal))
+        passes = Passes(self.adapter, encoding, goal)
+        contributions = self._contributions(trace, passes)
         mask, logits, classes = trace.mask.cpu(), trace.logits.float().cpu(), goal.classes.tolist()
         return [
             Explanation(
@@ -152,6 +153,7 @@ class Explainer:
                 dropped=encoding.dropped[row],
                 value=float(trace.value[row]),
                 bias=None if trace.bias is None else float(trace.bias[row]),
+                measured={name: float(values[row]) for name, values in passes.measured.items()},
             )
             for row, tokens in enumerate(encoding.tokens)
         ]

@@ -42,6 +42,7 @@ class Explanation:
         dropped: how many tokens were cut from a text that was too long.
         value: the number that is explained: the target's logit, or what the target function gave.
         bias: what the model's bias terms contribute to it under the gradient rule, if that was measured.
+        measured: what the method says of its own accuracy, as `convergence_delta` of integrated gradients, in logits.
     """
 
     layers: Tensor
@@ -56,6 +57,7 @@ class Explanation:
     dropped: int = 0
     value: float | None = None
     bias: float | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.layers.dim() != 2 or self.layers.shape[1] != len(self.tokens):
@@ -346,7 +348,7 @@ def _to_record(explanation: Explanation) -> dict[str, Any]:
     record: dict[str, Any] = {"format": FORMAT, "scores": explanation.scores.tolist()}
     for name in ("target", "labels", "method", "model", "dropped", "value", "bias"):
         record[name] = getattr(explanation, name)
-    record["options"] = dict(explanation.options)
+    record["options"], record["measured"] = dict(explanation.options), dict(explanation.measured)
     record["tokens"] = {f.name: getattr(tokens, f.name) for f in fields(tokens) if f.name != "view"}
     view = tokens.view
     record["tokens"]["view"] = view and {"width": view.width, "height": view.height, "box": view.box}
@@ -378,6 +380,7 @@ def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels:
         dropped=record["dropped"],
         value=record["value"],
         bias=record["bias"],
+        measured=record["measured"],
     )
 
 

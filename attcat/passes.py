@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -26,11 +26,13 @@ class Passes:
         adapter: of the model.
         encoding: the batch.
         goal: what is explained.
+        measured: what a method says of its own accuracy: a number per example, `[B]`, under a name.
     """
 
     adapter: Adapter
     encoding: Encoding
     goal: Goal
+    measured: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def tokens(self) -> tuple[Tokens, ...]:

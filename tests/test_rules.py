@@ -164,3 +164,22 @@ def test_rules_are_found_by_name() -> None:
     assert set(RULES) >= {"plain", "libra"}
     with pytest.raises(attcat.OptionError, match="no gradient rule 'x': use one of plain, libra"):
         make_rule("x")
+
+
+def test_attnlrp_shares_products_and_differentiates_softmax() -> None:
+    """Written a second time: half of the gradient to each factor of both products, softmax as it is."""
+
+    def half(a: Tensor, b: Tensor) -> Tensor:
+        return 0.5 * (a @ b.detach() + a.detach() @ b)
+
+    def slow(x: Tensor) -> Tensor:
+        weights = half((QUERY + x) / math.sqrt(5), (KEY + x).transpose(-2, -1)).softmax(-1)
+        return half(weights, x)
+
+    x = torch.randn(1, 2, 4, 5, dtype=torch.double, generator=torch.Generator().manual_seed(2))
+    expected = gradient(slow, x)
+    fused = gradient(lambda x: F.scaled_dot_product_attention(QUERY + x, KEY + x, x), x, "attnlrp")
+    eager = gradient(lambda x: ((QUERY + x) / math.sqrt(5) @ (KEY + x).transpose(-2, -1)).softmax(-1) @ x, x, "attnlrp")
+    for found in (fused, eager):
+        torch.testing.assert_close(found[0], expected[0])
+        torch.testing.assert_close(found[1], expected[1])

@@ -42,7 +42,7 @@ def integrated_gradients(trace: Trace, passes: Passes, *, steps: int = 50) -> Te
     Gauss-Legendre quadrature in batched steps, by captum.
 
     Returns:
-        float32 `[1, B, T]`, signed; its sum approaches y(h) - y(h0). Source: Sundararajan et al., ICML 2017, eq. 1.
+        float32 `[1, B, T]`, signed; its sum approaches y(h) - y(h0), how nearly is `Explanation.measured`. Source: Sundararajan et al., ICML 2017, eq. 1.
 
     Raises:
         OptionError: if `steps` is not positive, or captum is not installed.
@@ -53,6 +53,9 @@ def integrated_gradients(trace: Trace, passes: Passes, *, steps: int = 50) -> Te
     (start, *_) = passes.states_of({passes.input_name: passes.blank})
     rows = max(len(passes.tokens), 16)
     found = method.attribute(trace.hidden[0], baselines=start, n_steps=steps, internal_batch_size=rows)
+    with torch.no_grad():
+        change = passes.values_at(trace.hidden[0]) - passes.values_at(start)
+    passes.measured["convergence_delta"] = found.flatten(1).sum(1) - change
     return (found.float().sum(-1) * trace.mask)[None]
 
 

@@ -1,0 +1,404 @@
+"""Every method, for every family, against a second, plain implementation of its formula."""
+
+from __future__ import annotations
+
+import copy
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from reference import eager_forward
+from torch import Tensor, nn
+from zoo import EVERY, FAMILIES, TEXT
+
+import attcat
+from attcat.methods import METHODS
+from attcat.rules import Rule
+
+TARGET = 1
+SEED = 8  # of a model in which no method's scores are all zero
+
+
+class Plain:
+    """What the formulas are made of, for one example: eager attention, all hidden states, a full backward pass."""
+
+    def __init__(self, name: str) -> None:
+        self.family = FAMILIES[name]
+        self.model = self.family.model()
+        batch = self.family.arguments(2)
+        self.arguments = self.family.row(batch, 1)
+        self.adapter = attcat.Explainer(self.model, None).adapter
+        self.encoding = self.adapter.encode_arguments(self.arguments)
+        self.read = self.adapter.read(self.encoding)[0].nonzero()[:, 0].tolist()
+        hidden, attention, logits = eager_forward(self.model, self.arguments)
+        for tensor in (*hidden, *attention):
+            tensor.retain_grad()
+        logits[0, TARGET].backward()
+        self.hidden = [(h.detach()[0], h.grad[0]) for h in hidden]
+        self.attention = [(a.detach()[0], torch.zeros_like(a[0]) if a.grad is None else a.grad[0]) for a in attention]
+        self.received = [a.mean((0, 1)) for a, _ in self.attention]
+
+    def row(self, matrix: Tensor) -> Tensor:
+        return torch.stack([matrix[q] for q in self.read]).mean(0)
+
+    def rolled(self, steps: list[Tensor], normalise: bool = False) -> Tensor:
+        joint = torch.eye(len(steps[0]))
+        for step in steps:
+            augmented = step + torch.eye(len(step))
+            joint = (augmented / augmented.sum(-1, keepdim=True) if normalise else augmented) @ joint
+        return joint
+
+    def scores(self, method: str, **options: object) -> Tensor:
+        """The library's contributions for this example, in a padded batch with another one."""
+        explain = attcat.Explainer(self.model, None, method=method, **options)
+        alone = explain(self.arguments, TARGET)
+        together = explain(self.family.arguments(2), [TARGET] * 2)[1]
+        # 5e-7 is what float32 logits differ by, from which occlusion takes differences.
+        atol = 5e-7 + 1e-4 * float(alone.layers.abs().max())
+        torch.testing.assert_close(together.layers, alone.layers, rtol=0, atol=atol)
+        return alone.layers
+
+
+@pytest.fixture(params=EVERY)
+def plain(request: pytest.FixtureRequest) -> Plain:
+    return Plain(request.param)
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float = 2e-5) -> None:
+    assert actual.shape == expected.shape
+    assert float((actual - expected).abs().max()) <= tolerance * float(expected.abs().max()) + 1e-12
+
+
+def test_attention(plain: Plain) -> None:
+    close(plain.scores("attention")[0], plain.row(plain.attention[-1][0].mean(0)))
+
+
+def test_rollout(plain: Plain) -> None:
+    steps = [a.mean(0) for a, _ in plain.attention]
+    close(plain.scores("rollout")[0], plain.row(plain.rolled(steps, normalise=True)))
+    assert float(plain.scores("rollout").sum()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_gradients(plain: Plain) -> None:
+    close(plain.scores("gradients")[0], plain.row(plain.attention[-1][1].mean(0)))
+
+
+def test_attention_gradients(plain: Plain) -> None:
+    expected = torch.stack([plain.row((a * g).mean(0)) for a, g in plain.attention])
+    close(plain.scores("attention_gradients"), expected)
+
+
+def test_attention_gradcam(plain: Plain) -> None:
+    attention, gradient = plain.attention[-1]
+    expected = plain.row(
+        sum(g.mean() * a for a, g in zip(attention, gradient, strict=True)).clamp(min=0) / len(attention)
+    )
+    close(plain.scores("attention_gradcam")[0], expected, 1e-4)
+
+
+def test_genatt(plain: Plain) -> None:
+    relevance = torch.eye(len(plain.hidden[0][0]))
+    for a, g in plain.attention:
+        relevance = relevance + (a * g).clamp(min=0).mean(0) @ relevance
+    close(plain.scores("genatt")[0], plain.row(relevance))
+
+
+def test_tokentm(plain: Plain) -> None:
+    states = [h for h, _ in plain.hidden] + [last_state(plain)]
+    relevance = torch.diag(states[0].norm(dim=-1))
+    for block, (a, g) in enumerate(plain.attention):
+        before, after = states[block], states[block + 1]
+        correlation = torch.tensor(
+            [float(torch.dot(x, y) / x.norm() / y.norm()) for x, y in zip(before, after, strict=True)]
+        ).exp()
+        weight = after.norm(dim=-1) / before.norm(dim=-1) * correlation / correlation.mean()
+        relevance = relevance + (a * g).clamp(min=0).mean(0) @ torch.diag(weight) @ relevance
+    close(plain.scores("tokentm")[0], plain.row(relevance), 1e-4)
+
+
+def last_state(plain: Plain) -> Tensor:
+    found: list[Tensor] = []
+    hook = plain.adapter.blocks[-1].register_forward_hook(
+        lambda module, args, output: found.append(output if isinstance(output, Tensor) else output[0])
+    )
+    with torch.no_grad():
+        plain.adapter.call(plain.encoding)
+    hook.remove()
+    return found[0][0]
+
+
+def test_input_x_gradient(plain: Plain) -> None:
+    hidden, gradient = plain.hidden[0]
+    close(plain.scores("input_x_gradient")[0], (hidden * gradient).sum(-1))
+
+
+def test_contrast_cat(plain: Plain) -> None:
+    others = [plain.family.row(plain.family.arguments(2, seed=seed), 0) for seed in (5, 6)]
+    expected = []
+    for arguments in others:
+        reference, _, _ = eager_forward(plain.model, arguments)
+        layers = []
+        for (hidden, gradient), received, other in zip(plain.hidden, plain.received, reference, strict=True):
+            r = torch.zeros_like(hidden)
+            length = min(len(r), other.shape[1])
+            r[:length] = other.detach()[0, :length]
+            layers.append(received * (gradient * (hidden - r)).sum(-1))
+        expected.append(torch.stack(layers))
+    close(plain.scores("contrast_cat", rule="plain", references=others), torch.stack(expected).mean(0), 1e-4)
+
+
+def test_contrast_cat_can_select_references(plain: Plain) -> None:
+    others = [plain.family.row(plain.family.arguments(2, seed=seed), 0) for seed in (5, 6, 7)]
+    each = [plain.scores("contrast_cat", references=[other]) for other in others]
+    one = plain.scores("contrast_cat", references=others, select=1 / 3)
+    kept = [torch.stack(some).mean(0) for size in (1, 2, 3) for some in combinations(each, size)]  # ties are all kept
+    assert min(float((one - mean).abs().max() / mean.abs().max()) for mean in kept) < 1e-4
+    everything = plain.scores("contrast_cat", references=others, select=1.0)
+    close(everything, torch.stack(each).mean(0), 1e-4)
+
+
+def test_occlusion(plain: Plain) -> None:
+    def value(arguments: dict[str, Tensor]) -> float:
+        with torch.no_grad():
+            return float(plain.adapter.logits(plain.adapter.call(plain.adapter.encode_arguments(arguments)))[0, TARGET])
+
+    before, expected = value(plain.arguments), []
+    tokens = plain.encoding.tokens[0]
+    patch = 0
+    for position, special in enumerate(tokens.special):
+        changed = {name: tensor.clone() for name, tensor in plain.arguments.items()}
+        if special:
+            expected.append(0.0)
+            continue
+        if plain.family.text:
+            changed["input_ids"][0, position] = plain.adapter.blank_token
+        else:
+            row, column = divmod(patch, tokens.grid[1])
+            changed["pixel_values"][0, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 0
+            patch += 1
+        expected.append(before - value(changed))
+    close(plain.scores("occlusion")[0], torch.tensor(expected), 1e-3)
+
+
+def test_integrated_gradients(plain: Plain) -> None:
+    """The same integral, by Gauss-Legendre points from numpy, one at a time."""
+    start, end = plain.adapter.blocks[0], plain.hidden[0][0]
+    blank = {**plain.arguments}
+    name = "input_ids" if plain.family.text else "pixel_values"
+    blank[name] = plain.adapter.blank(plain.encoding)
+    reference = eager_forward(plain.model, blank)[0][0].detach()[0]
+    points, weights = np.polynomial.legendre.leggauss(50)
+    total = torch.zeros_like(end)
+    for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
+        state = (reference + float(point) * (end - reference))[None].requires_grad_()
+
+        def put(module: nn.Module, args: tuple, kwargs: dict, state: Tensor = state) -> tuple:
+            return ((state, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": state})
+
+        hook = start.register_forward_pre_hook(put, with_kwargs=True)
+        logit = plain.adapter.logits(plain.adapter.call(plain.encoding))[0, TARGET]
+        hook.remove()
+        total += float(weight) * torch.autograd.grad(logit, state)[0][0]
+    close(plain.scores("integrated_gradients")[0], (total * (end - reference)).sum(-1), 1e-3)
+    explanation = attcat.Explainer(plain.model, None, method="integrated_gradients")(plain.arguments, TARGET)
+    assert abs(explanation.measured["convergence_delta"]) < 0.02
+
+
+def test_random(plain: Plain) -> None:
+    scores = plain.scores("random")
+    assert torch.equal(scores, plain.scores("random"))
+    assert not torch.equal(scores, plain.scores("random", seed=1))
+    assert 0 <= float(scores.min()) < float(scores.max()) < 1
+
+
+@pytest.mark.parametrize("name", ["timm-vit", "timm-vit-avg", "timm-deit", "timm-vit-wide", "timm-dinov2"])
+def test_legrad_of_timm(name: str) -> None:
+    plain = Plain(name)
+    model = copy.deepcopy(plain.model)
+    close(plain.scores("legrad"), legrad(model, plain, lambda state: model.forward_head(model.norm(state))))
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "vit", "deit", "dinov2"])
+def test_legrad_of_transformers(name: str) -> None:
+    plain = Plain(name)
+    model = copy.deepcopy(plain.model)
+    heads = {
+        "bert": lambda state: model.classifier(model.bert.pooler(state)),
+        "distilbert": lambda state: model.classifier(model.pre_classifier(state[:, 0]).relu()),
+        "roberta": lambda state: model.classifier(state),
+        "vit": lambda state: model.classifier(model.vit.layernorm(state)[:, 0]),
+        "deit": lambda state: model.classifier(model.deit.layernorm(state)[:, 0]),
+        "dinov2": lambda state: model.classifier(dinov2_features(model.dinov2.layernorm(state))),
+    }
+    close(plain.scores("legrad"), legrad(model, plain, heads[name]))
+
+
+def dinov2_features(state: Tensor) -> Tensor:
+    return torch.cat([state[:, 0], state[:, 1:].mean(1)], dim=1)
+
+
+def legrad(model: nn.Module, plain: Plain, head) -> Tensor:
+    """The head on every block's output, and the gradient of what it says with respect to that block's attention."""
+    hidden, attention, _ = eager_forward_of(model, plain.arguments)
+    outputs, found = hidden[1:], []
+    for state, a in zip(outputs, attention, strict=True):
+        (gradient,) = torch.autograd.grad(head(state)[0, TARGET], a, retain_graph=True)
+        found.append(gradient[0].clamp(min=0).mean((0, 1)) / len(attention))
+    return torch.stack(found)
+
+
+def eager_forward_of(model: nn.Module, arguments: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Block inputs and the last output, attention matrices, logits: in one graph."""
+    states: list[Tensor] = []
+    blocks = attcat.Explainer(model, None).adapter.blocks
+    hooks = [
+        block.register_forward_hook(
+            lambda m, a, output: states.append(output if isinstance(output, Tensor) else output[0])
+        )
+        for block in blocks
+    ]
+    if hasattr(model, "set_attn_implementation"):
+        model.set_attn_implementation("eager")
+        output = model(**arguments, output_attentions=True)
+        found = [states[0], *states], list(output.attentions), output.logits
+    else:
+        for block in model.blocks:
+            block.attn.fused_attn = False
+        attention: list[Tensor] = []
+        hooks += [b.attn.attn_drop.register_forward_hook(lambda m, a, o: attention.append(o)) for b in blocks]
+        found = [states, attention, model(arguments["pixel_values"])]
+        found = [states[0], *states], attention, found[2]
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+# -- relevance -------------------------------------------------------------------------------------------------------
+
+
+def test_relevance_is_conserved_down_to_the_embeddings(plain: Plain) -> None:
+    """Linear layers, sums, products, softmax and normalisations pass on what they get: the total stays 1."""
+    assert float(plain.scores("lrp").sum()) == pytest.approx(1.0, rel=2e-2)
+
+
+def test_partial_lrp_and_transatt_read_the_relevance_of_attention(plain: Plain) -> None:
+    from attcat.relevance import Relevance
+    from attcat.trace import record
+
+    recording = record(plain.adapter, plain.encoding, Relevance())
+    _, matrices = recording.relevance(recording.logits[:, TARGET])
+    assert len(matrices) == len(plain.hidden)
+    close(plain.scores("partial_lrp")[0], plain.row(matrices[-1][0].clamp(min=0).mean(0)), 1e-4)
+    steps = [(g * r[0]).clamp(min=0).mean(0) for (_, g), r in zip(plain.attention, matrices, strict=True)]
+    close(plain.scores("transatt")[0], plain.row(plain.rolled(steps)), 1e-4)
+
+
+# -- the registry ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_says_what_is_true_of_it(name: str) -> None:
+    method = METHODS[name]
+    options = (
+        {"references": [FAMILIES["bert"].row(FAMILIES["bert"].arguments(2, seed=9), 0)]}
+        if name == "contrast_cat"
+        else {}
+    )
+    model = FAMILIES["bert"].model(seed=SEED)
+    explain = attcat.Explainer(model, None, method=name, **options)
+    batch = FAMILIES["bert"].arguments(2)
+    first, second = explain(batch, [0, 0]), explain(batch, [1, 1])
+    differ = any(not torch.allclose(a.layers, b.layers, atol=1e-7) for a, b in zip(first, second, strict=True))
+    assert differ == method.class_specific
+    if not method.signed:
+        assert all(float(e.layers.min()) >= 0 for e in (*first, *second))
+    assert all(torch.equal(e.scores, e.layers.sum(0)) for e in first)
+    assert name == "random" or method.paper
+    assert explain.options.get("rule") == method.rule
+
+
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.rule and not m.fixed])
+@pytest.mark.parametrize("family", ["bert", "timm-vit"])
+def test_every_gradient_method_runs_under_both_rules(name: str, family: str) -> None:
+    arguments = FAMILIES[family].row(FAMILIES[family].arguments(), 0)
+    options = {"references": [arguments]} if name == "contrast_cat" else {}
+    model = FAMILIES[family].model(seed=SEED)
+    by_rule = [
+        attcat.Explainer(model, None, method=f"{name}+{rule}", **options)(arguments, 0) for rule in ("plain", "libra")
+    ]
+    assert [e.options["rule"] for e in by_rule] == ["plain", "libra"]
+    if name != "contrast_cat":  # against itself the contrast is 0
+        assert not torch.allclose(by_rule[0].scores, by_rule[1].scores, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "rollout", "rule": "libra"}, "uses no gradient rule"),
+        ({"method": "attnlrp", "rule": "libra"}, "defined by its rule 'attnlrp'"),
+        ({"method": "attcat", "steps": 3}, "attcat has no option steps; it has none of its own"),
+        ({"method": "integrated_gradients", "step": 3}, "has no option step; it has steps"),
+        ({"method": "attcat+x"}, "no gradient rule 'x'"),
+    ],
+)
+def test_options_that_do_not_fit(options: dict, message: str) -> None:
+    with pytest.raises(attcat.OptionError, match=message):
+        attcat.Explainer(FAMILIES["bert"].model(), None, **options)
+
+
+def test_options_are_checked_when_they_are_used() -> None:
+    model, arguments = FAMILIES["bert"].model(), FAMILIES["bert"].row(FAMILIES["bert"].arguments(), 0)
+    with pytest.raises(attcat.OptionError, match="steps=0"):
+        attcat.Explainer(model, None, method="integrated_gradients", steps=0)(arguments)
+    with pytest.raises(attcat.InputError, match="no references"):
+        attcat.Explainer(model, None, method="contrast_cat")(arguments)
+    with pytest.raises(attcat.OptionError, match="select=2"):
+        attcat.Explainer(model, None, method="contrast_cat", references=[arguments], select=2)(arguments)
+
+
+def test_a_users_own_method() -> None:
+    method = attcat.Method(
+        "norm", lambda trace: torch.stack([h.norm(dim=-1) for h in trace.hidden]), "this test", rule=None
+    )
+    attcat.register_method(method)
+    try:
+        explanation = attcat.Explainer(FAMILIES["bert"].model(), None, method="norm")(FAMILIES["bert"].arguments(1))
+        assert float(explanation.scores.min()) > 0
+        with pytest.raises(attcat.OptionError, match="already"):
+            attcat.register_method(method)
+    finally:
+        del METHODS["norm"]
+
+
+@pytest.mark.parametrize("name", [*TEXT, "vit", "timm-vit-avg", "deit-teacher", "dinov2-swiglu", "timm-deit-distilled"])
+def test_completeness_is_measured(name: str) -> None:
+    model = FAMILIES[name].model().double()
+    arguments = FAMILIES[name].arguments(2)
+    for rule, gap in (("libra", 1e-6), ("plain", None)):
+        explain = attcat.Explainer(model, None, method="input_x_gradient", rule=rule, completeness=True)
+        for explanation in explain(arguments, [0, 1]):
+            assert explanation.value == pytest.approx(float(explanation.logits[explanation.target]), rel=1e-5)
+            if gap is None:
+                assert abs(explanation.completeness) > 1e-4
+            else:
+                assert abs(explanation.completeness) < gap
+    with pytest.raises(attcat.InputError, match="completeness=True"):
+        _ = attcat.Explainer(model, None)(arguments)[0].completeness
+
+
+def test_ordinary_gradients_are_ordinary_after_every_method() -> None:
+    model = FAMILIES["bert"].model()
+    arguments = FAMILIES["bert"].row(FAMILIES["bert"].arguments(), 0)
+
+    def gradient() -> Tensor:
+        model.zero_grad()
+        model(**arguments).logits[0, 0].backward()
+        return model.bert.embeddings.word_embeddings.weight.grad.clone()
+
+    before = gradient()
+    for name in METHODS:
+        options = {"references": [arguments]} if name == "contrast_cat" else {}
+        attcat.Explainer(model, None, method=name, **options)(arguments)
+        assert torch.equal(gradient(), before)
+    assert Rule().replacements() == {}
