@@ -7,14 +7,15 @@ READY := $(VENV)/.ready
 OUT := out
 SENTENCE := A gripping, beautifully acted film, though the ending is a mess.
 DATA ?= data
+PHOTO ?= dog
 
-.PHONY: help demo test lint format train clean
+.PHONY: help demo test lint format train pictures clean
 
 help:  ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY)  ## explain a sentence and a photograph with the embedded models
-	@$(BIN)/attcat explain "$(SENTENCE)" demos/images/dog.jpg --output $(OUT)/
+	@$(BIN)/attcat explain "$(SENTENCE)" demos/images/$(PHOTO).jpg --output $(OUT)/
 	@echo "Open these two in a browser or picture viewer: $(CURDIR)/$(OUT)"
 
 test: $(READY)  ## run the tests, without network
@@ -33,6 +34,11 @@ train: $(READY)  ## make the embedded models' weights anew: make train DATA=fold
 	@test -d "$(DATA)" || { echo "make: no folder $(DATA); say where sst2/, cifar10.zip and photos.zip are: make train DATA=folder" >&2; exit 1; }
 	$(BIN)/python -m attcat.demos.train_sentiment "$(DATA)" --output $(OUT)/sentiment.safetensors
 	$(BIN)/python -m attcat.demos.train_objects "$(DATA)" --output $(OUT)/objects.safetensors
+
+pictures: $(READY)  ## draw the README's photograph anew
+	$(BIN)/attcat explain demos/images/$(PHOTO).jpg --output docs/$(PHOTO).png
+	@# A palette keeps it small enough for a repository.
+	$(BIN)/python -c "from PIL import Image; name = 'docs/$(PHOTO).png'; Image.open(name).quantize(256).save(name, optimize=True)"
 
 clean:  ## remove everything that make and pip made
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
