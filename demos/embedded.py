@@ -53,7 +53,7 @@ OBJECT_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 
 SHA256 = {
     "sentiment.safetensors": "457478c72f193efe03c96ff09523928506b64116d73730eb691ab25a837d73c1",
-    "objects.safetensors": "0" * 64,
+    "objects.safetensors": "ac6a4c4450aadf13bb0452774b4b49495187f70d05852087b330941ae952b320",
 }
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -138,8 +138,7 @@ def sentiment_encoder() -> tuple[BertConfig, dict[str, Tensor], PreTrainedTokeni
     folder = MINILM.locate(f"{MINILM_FOLDER}/config.json").parent
     # The tokenizer reads files by itself; those it needs have just been checked.
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    settings = json.loads(files["config.json"]) | {"_name_or_path": ""}  # it is no longer the model of that name
-    config = BertConfig(**settings, **labels(SENTIMENT_LABELS))
+    config = BertConfig(**json.loads(files["config.json"]), **labels(SENTIMENT_LABELS))
     weights = load_safetensors(files["model.safetensors"])
     weights.pop("embeddings.position_ids")  # a counter that older releases saved; today's model makes its own
     state = {f"bert.{name}": value for name, value in weights.items()}
@@ -205,6 +204,7 @@ def build(kind: type[Model], config: Any, state: dict[str, Tensor]) -> Model:
             progress.enable_progress_bar()  # type: ignore[no-untyped-call]
     if report["missing_keys"] or report["unexpected_keys"]:
         raise AlteredEmbeddedModel(f"{kind.__name__} and its weights do not fit: {report}")
+    model.name_or_path = model.config.name_or_path = ""  # transformers wrote "None"
     trained: Model = model.eval()
     return trained
 
