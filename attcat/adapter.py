@@ -115,6 +115,10 @@ class Adapter(ABC):
     def read(self, encoding: Encoding) -> Tensor:
         """Which tokens the head reads, bool `[B, T]`."""
 
+    def cost(self, value: Any) -> int:
+        """About how many tokens an input has, without encoding it; inputs of like cost share a batch."""
+        return 256
+
     def blank(self, encoding: Encoding, removed: Tensor | None = None) -> Tensor:
         """The model's input (`input_ids` or `pixel_values`) with tokens taken out.
 
@@ -193,6 +197,10 @@ class TextAdapter(Adapter):
         limits = [positions - self.positions_lost] if isinstance(positions, int) and positions > 0 else []
         limits += [limit] if isinstance(limit := getattr(self.processor, "model_max_length", None), int) else []
         return min((limit for limit in limits if limit < 10**9), default=None)
+
+    def cost(self, value: Any) -> int:
+        """Four characters to a token, as in English."""
+        return 2 + sum(map(len, _parts(_checked_text(value)))) // 4
 
     def read(self, encoding: Encoding) -> Tensor:
         """The first real token."""
@@ -512,6 +520,10 @@ def _follow(module: nn.Module, path: str) -> Any:
 def _first(mask: Tensor, count: int) -> Tensor:
     """The first `count` real tokens of each row."""
     return mask & (mask.long().cumsum(-1) <= count)
+
+
+def _parts(text: str | tuple[str, str]) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else text
 
 
 def _checked_text(value: Any) -> str | tuple[str, str]:

@@ -71,7 +71,8 @@ class Call:
         if self.causal:
             hidden = torch.ones(self.shape[2:], dtype=torch.bool, device=products.device).triu(1)
             products = products.masked_fill(hidden[rows], -torch.inf)
-        return products.softmax(-1).nan_to_num(0.0)  # a padding query may see no key at all
+        weights = products.softmax(-1)
+        return weights if self.mask is None else weights.nan_to_num(0.0)  # a padding query may see no key at all
 
     def received(self, query_weights: Tensor) -> Tensor:
         """How much attention each token receives: the weighted mean over queries, the plain mean over heads.
@@ -91,7 +92,7 @@ class Call:
         counted = query_weights.any(0).nonzero().squeeze(-1)
         total = query_weights.new_zeros(batch, keys)
         for rows in _chunks(counted, max(1, CHUNK // (batch * heads * keys))):
-            total = total + torch.einsum("bq,bhqk->bk", query_weights[:, rows], self.weights(rows))
+            total = total + (query_weights[:, None, None, rows] @ self.weights(rows)).sum((1, 2))
         return total / heads
 
 

@@ -42,6 +42,9 @@ PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".
 SINGLE = (".json", ".safetensors", ".png")
 """Suffixes of files that hold one explanation; `.html` holds any number."""
 
+TOGETHER = 64
+"""Inputs that are sorted into batches of like length at once; their results are printed before the next are read."""
+
 LINE = 1_000_000
 """Columns of a line that is not cut."""
 
@@ -94,7 +97,9 @@ def explain(
     pair: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The second text, for models that read pairs.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 8,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Inputs per forward pass [default: a few thousand tokens].")
+    ] = None,
     truncation: Annotated[bool, typer.Option("--truncation", help="Accept that a long text is cut.")] = False,
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
     output: Annotated[
@@ -292,8 +297,9 @@ def _explain(
     for picture, group in groupby(items, key=lambda item: item.is_picture):
         same, explainer = list(group), explainer_for(picture)
         wanted = _class(target, explainer)
-        for start in range(0, len(same), explainer.batch_size):
-            batch = [item.value for item in same[start : start + explainer.batch_size]]
+        step = explainer.batch_size or TOGETHER
+        for start in range(0, len(same), step):
+            batch = [item.value for item in same[start : start + step]]
             yield from explainer(batch, wanted, truncation=truncation)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, get_args, overload
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from .methods import Method, find_method
 from .passes import Passes
 from .relevance import Relevance
 from .rules import make_rule
-from .targets import Goal, Target
+from .targets import Goal, Rank, Target
 from .trace import Hidden, Needs, Queries, Recording, Trace, record
 
 
@@ -36,7 +36,7 @@ class Explainer:
         hidden: read the blocks' `input` (the authors' code) or `output` (the paper's figure).
         queries: a token's weight is the attention that it receives from all queries (`mean`) or from the tokens that the
             head reads (`pooled`).
-        batch_size: how many inputs share a forward pass.
+        batch_size: how many inputs of a list share a forward pass; by default as many as make a few thousand tokens.
         completeness: also measure what the bias terms contribute, so that `Explanation.completeness` is known.
         **options: the method's own options, as `steps=20` of `integrated_gradients`.
 
@@ -54,7 +54,7 @@ class Explainer:
         rule: str | None = None,
         hidden: Hidden = "input",
         queries: Queries = "mean",
-        batch_size: int = 8,
+        batch_size: int | None = None,
         completeness: bool = False,
         **options: Any,
     ) -> None:
@@ -66,7 +66,7 @@ class Explainer:
         self.own_options = self.method.with_options(options)
         self.hidden: Hidden = _option("hidden", hidden, Hidden)
         self.queries: Queries = _option("queries", queries, Queries)
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise OptionError(f"batch_size is {batch_size}, expected at least 1")
         self.batch_size = batch_size
 
@@ -81,19 +81,21 @@ class Explainer:
         own = {name: f"{len(v)} given" if isinstance(v, (list, tuple)) else v for name, v in self.own_options.items()}
         return {**options, **own}
 
-    @overload
-    def __call__(self, inputs: list[Any], target: Any = None, *, truncation: bool = False) -> list[Explanation]: ...
-    @overload
-    def __call__(self, inputs: Any, target: Target = None, *, truncation: bool = False) -> Explanation: ...
-    def __call__(self, inputs: Any, target: Any = None, *, truncation: bool = False) -> Explanation | list[Explanation]:
+    def __call__(self, inputs: Any, target: Any = None, *, top_k: int | None = None, truncation: bool = False) -> Any:
         """Explain one input, or a list of them.
 
         Args:
             inputs: a text, a pair of texts (tuple), a picture (path, PIL image, array, tensor), model arguments (a dict with
                 `input_ids` or `pixel_values`), or a list of these. A dict that holds several rows gives a list.
-            target: None for the predicted class; a class index; a label; a function from the model's output to one number
-                per row; for a list of inputs also a list with one of these each.
+            target: None for the predicted class; a class index; a label; two of them in a tuple for a contrast (why the
+                first rather than the second); a function from the model's output to one number per row. For a list of
+                inputs also a list with one of these each. For one input a list of these, or `"all"`, gives a list of
+                explanations, which share the forward pass.
+            top_k: explain the most probable classes, in order; gives a list for each input.
             truncation: accept that a text is cut to what the model takes; the Explanation records how much.
+
+        Returns:
+            An Explanation; or a list of them, for a list of inputs or of targets (for both, a list of lists).
 
         Raises:
             InputError: if an input cannot be explained (empty, too long, not a picture, ...).
@@ -101,50 +103,71 @@ class Explainer:
             TargetError: if the target does not exist.
             CaptureError: if the forward pass did not show what the method needs.
         """
-        if isinstance(inputs, list):
-            targets = target if isinstance(target, list) else [target] * len(inputs)
-            if len(targets) != len(inputs):
-                raise TargetError(f"{len(targets)} targets for {len(inputs)} inputs: give one, or one per input")
-            return self._explain_list(inputs, targets, truncation)
-        if isinstance(inputs, Mapping):
-            encoding = self.adapter.encode_arguments(inputs)
-            rows = len(encoding.tokens)
-            targets = target if isinstance(target, list) else [target] * rows
-            if len(targets) != rows:
-                raise TargetError(f"{len(targets)} targets for {rows} rows of model arguments")
-            found = self._explain(encoding, targets)
-            return found[0] if rows == 1 else found
-        if isinstance(target, list):
-            raise TargetError("a list of targets needs a list of inputs")
-        return self._explain_list([inputs], [target], truncation)[0]
+        many = isinstance(inputs, list)
+        listed: list[Any] = inputs if many else [inputs]
+        encodings: Iterable[tuple[list[int], Encoding]]
+        if any(isinstance(value, Mapping) for value in listed):
+            encodings = list(self._ready_made(listed, truncation))  # a dict may hold several rows
+            rows = sum(len(positions) for positions, _ in encodings)
+        else:
+            encodings, rows = self._batches(listed, truncation), len(listed)
+        many = many or rows > 1
+        targets, several = _one_per_row(target, rows, many, top_k)
+        found: list[list[Explanation]] = [[] for _ in range(rows)]
+        for positions, encoding in encodings:
+            for row, explanations in zip(
+                positions, self._explain(encoding, [targets[i] for i in positions]), strict=True
+            ):
+                found[row] = explanations
+        result = found if several else [explanations[0] for explanations in found]
+        return result if many else result[0]
 
-    def _explain_list(self, inputs: list[Any], targets: list[Target], truncation: bool) -> list[Explanation]:
-        size = self.batch_size if self.adapter.can_batch else 1
-        found: list[Explanation] = []
-        for start in range(0, len(inputs), size):
-            batch, wanted = inputs[start : start + size], targets[start : start + size]
-            if any(isinstance(value, Mapping) for value in batch):
-                for value, one in zip(batch, wanted, strict=True):
-                    found.append(self(value, one, truncation=truncation))
-                continue
-            found += self._explain(self.adapter.encode(batch, truncation=truncation), wanted)
-        return found
+    def _batches(self, inputs: list[Any], truncation: bool) -> Iterator[tuple[list[int], Encoding]]:
+        """Batches, and which rows of the result they hold: inputs of like length together."""
+        size = 1 if not self.adapter.can_batch else self.batch_size
+        for batch in batches([self.adapter.cost(value) for value in inputs], size):
+            yield batch, self.adapter.encode([inputs[i] for i in batch], truncation=truncation)
 
-    def _explain(self, encoding: Encoding, targets: Sequence[Target]) -> list[Explanation]:
-        """Forward, backward, method: one Explanation per row."""
+    def _ready_made(self, inputs: list[Any], truncation: bool) -> Iterator[tuple[list[int], Encoding]]:
+        """Model arguments go through as they are, a dict at a time."""
+        row = 0
+        for value in inputs:
+            encoding = (
+                self.adapter.encode_arguments(value)
+                if isinstance(value, Mapping)
+                else self.adapter.encode([value], truncation=truncation)
+            )
+            yield list(range(row, row + len(encoding.tokens))), encoding
+            row += len(encoding.tokens)
+
+    def _explain(self, encoding: Encoding, targets: Sequence[Sequence[Target]]) -> list[list[Explanation]]:
+        """One forward pass; for each target of a row one backward pass and one Explanation."""
         recording = self._record(encoding)
-        labels = self._labels(recording.logits.shape[1])
-        goal = Goal.of(recording.logits, targets, labels)
-        trace = self._trace(recording, goal, encoding)
+        count = recording.logits.shape[1]
+        labels = self._labels(count)
+        rounds = max(len(_listed(row, count)) for row in targets)
+        by_row: list[list[Explanation]] = [[] for _ in encoding.tokens]
+        for index in range(rounds):
+            goal = Goal.of(recording.logits, [_listed(row, count)[index] for row in targets], labels)
+            for row, explanation in enumerate(self._once(encoding, recording, goal, labels, index < rounds - 1)):
+                by_row[row].append(explanation)
+        return by_row
+
+    def _once(
+        self, encoding: Encoding, recording: Recording, goal: Goal, labels: tuple[str, ...], keep: bool
+    ) -> list[Explanation]:
+        trace = self._trace(recording, goal, encoding, keep)
         passes = Passes(self.adapter, encoding, goal)
         contributions = self._contributions(trace, passes)
-        mask, logits, classes = trace.mask.cpu(), trace.logits.float().cpu(), goal.classes.tolist()
+        mask, logits = trace.mask.cpu(), trace.logits.float().cpu()
+        classes, against = goal.classes.tolist(), goal.against.tolist()
         return [
             Explanation(
                 layers=contributions[:, row, mask[row]],
                 tokens=tokens,
                 logits=logits[row],
                 target=None if classes[row] < 0 else classes[row],
+                against=None if against[row] < 0 else against[row],
                 labels=labels,
                 method=self.method.name,
                 options=self.options,
@@ -158,11 +181,11 @@ class Explainer:
             for row, tokens in enumerate(encoding.tokens)
         ]
 
-    def _trace(self, recording: Recording, goal: Goal, encoding: Encoding) -> Trace:
+    def _trace(self, recording: Recording, goal: Goal, encoding: Encoding, keep: bool) -> Trace:
         with torch.enable_grad():
             value = goal.value(recording.output, recording.logits)
         hidden: Hidden = self.hidden if self.method.states else "input"
-        trace = recording.trace(value, goal.classes, needs=self._needs, hidden=hidden, queries=self.queries)
+        trace = recording.trace(value, goal.classes, needs=self._needs, hidden=hidden, queries=self.queries, keep=keep)
         if not self.method.needs.relevance:
             return trace
         again = record(self.adapter, encoding, Relevance())
@@ -198,6 +221,56 @@ class Explainer:
     def _labels(self, count: int) -> tuple[str, ...]:
         names = self.adapter.labels
         return names if names is not None and len(names) == count else tuple(f"class {index}" for index in range(count))
+
+
+ALL = object()
+"""Every class in turn."""
+
+
+def _one_per_row(target: Any, rows: int, many: bool, top_k: int | None) -> tuple[list[Any], bool]:
+    """For each row the targets that it is explained for, and whether the caller wants a list for each row."""
+    if top_k is not None:
+        if target is not None or top_k < 1:
+            raise TargetError(f"top_k={top_k} with target={target!r}: give a positive top_k, or a target")
+        return [[Rank(place) for place in range(top_k)]] * rows, True
+    if isinstance(target, str) and target == "all":
+        return [ALL] * rows, True
+    if not isinstance(target, list):
+        return [[target]] * rows, False
+    if not many:
+        if not target:
+            raise TargetError("an empty list of targets: there is nothing to explain")
+        return [target], True
+    if len(target) != rows:
+        raise TargetError(f"{len(target)} targets for {rows} inputs: give one, or one per input")
+    return [[one] for one in target], False
+
+
+def _listed(targets: Any, count: int) -> list[Any]:
+    if targets is ALL:
+        return list(range(count))
+    return [one for one in targets if not isinstance(one, Rank) or one.place < count]
+
+
+def batches(costs: Sequence[int], size: int | None, budget: int = 4096) -> list[list[int]]:
+    """Group inputs of like length, so that little is padded.
+
+    Args:
+        costs: about how many tokens each input has.
+        size: how many inputs a batch holds; None for as many as `budget` tokens allow, padding included.
+        budget: tokens in a batch.
+
+    Returns:
+        The inputs' positions, batch by batch.
+    """
+    found: list[list[int]] = []
+    for position in sorted(range(len(costs)), key=lambda index: costs[index]):
+        room = size if size is not None else max(1, budget // max(1, costs[position]))
+        if found and len(found[-1]) < room:
+            found[-1].append(position)
+        else:
+            found.append([position])
+    return found
 
 
 def _rule(method: Method, asked: str | None) -> str | None:

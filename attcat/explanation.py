@@ -42,6 +42,7 @@ class Explanation:
         dropped: how many tokens were cut from a text that was too long.
         value: the number that is explained: the target's logit, or what the target function gave.
         bias: what the model's bias terms contribute to it under the gradient rule, if that was measured.
+        against: the class that `target` is held against, in a contrast.
         measured: what the method says of its own accuracy, as `convergence_delta` of integrated gradients, in logits.
     """
 
@@ -57,6 +58,7 @@ class Explanation:
     dropped: int = 0
     value: float | None = None
     bias: float | None = None
+    against: int | None = None
     measured: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -81,7 +83,10 @@ class Explanation:
     @property
     def label(self) -> str:
         """Name of the class that is explained (`custom target` when the target was a function)."""
-        return "custom target" if self.target is None else self.labels[self.target]
+        if self.target is None:
+            return "custom target"
+        label = self.labels[self.target]
+        return label if self.against is None else f"{label} rather than {self.labels[self.against]}"
 
     @property
     def predicted(self) -> int:
@@ -346,7 +351,7 @@ def _to_record(explanation: Explanation) -> dict[str, Any]:
     """Everything except the tensors, as plain JSON values."""
     tokens, source = explanation.tokens, explanation.source
     record: dict[str, Any] = {"format": FORMAT, "scores": explanation.scores.tolist()}
-    for name in ("target", "labels", "method", "model", "dropped", "value", "bias"):
+    for name in ("target", "labels", "method", "model", "dropped", "value", "bias", "against"):
         record[name] = getattr(explanation, name)
     record["options"], record["measured"] = dict(explanation.options), dict(explanation.measured)
     record["tokens"] = {f.name: getattr(tokens, f.name) for f in fields(tokens) if f.name != "view"}
@@ -380,6 +385,7 @@ def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels:
         dropped=record["dropped"],
         value=record["value"],
         bias=record["bias"],
+        against=record["against"],
         measured=record["measured"],
     )
 

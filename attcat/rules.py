@@ -250,10 +250,23 @@ _SLOPE_AT_ZERO = {F.gelu: 0.5, F.silu: 0.5, F.mish: 0.6, F.elu: 1.0, F.hardswish
 def _gate(function: TorchFunction, x: Tensor, *args: Any, **options: Any) -> Tensor:
     """f(x) = x * g with the constant gate g = f(x) / x, and its limit f'(0) where x is 0."""
     options.pop("inplace", None)
-    constant = x.detach()
-    result: Tensor = function(constant, *args, **options)
-    gate = torch.where(constant == 0, _SLOPE_AT_ZERO.get(function, 1.0), result / constant)
-    return _Linearised.apply(x, result, gate)
+    result: Tensor = function(x.detach(), *args, **options)
+    return _Gated.apply(x, result, _SLOPE_AT_ZERO.get(function, 1.0))
+
+
+class _Gated(torch.autograd.Function):
+    """A value y that was computed elsewhere, with the slope y / x; the gate is formed only if the gradient arrives."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, result: Tensor, at_zero: float) -> Tensor:
+        ctx.save_for_backward(x, result)
+        ctx.at_zero = at_zero
+        return result.view_as(result)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, result = ctx.saved_tensors
+        return (result / x).nan_to_num_(nan=ctx.at_zero).mul_(gradient), None, None
 
 
 class _Linearised(torch.autograd.Function):

@@ -11,8 +11,17 @@ from torch import Tensor
 
 from .errors import TargetError
 
-Target = int | str | Callable[[Any], Tensor] | None
-"""Nothing (the predicted class), an index, a label, or a function from the model's output to one number per row, `[B]`."""
+
+@dataclass(frozen=True)
+class Rank:
+    """The class in this place of the prediction: 0 is the predicted one."""
+
+    place: int
+
+
+Target = int | str | tuple[int | str, int | str] | Callable[[Any], Tensor] | Rank | None
+"""Nothing (the predicted class), an index, a label, a contrast of two (why the first rather than the second), or a function
+from the model's output to one number per row, `[B]`."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +30,12 @@ class Goal:
 
     Args:
         classes: `[B]`, -1 where a function is explained.
+        against: `[B]`, the class whose logit is subtracted, -1 where there is none.
         functions: one function per row, or None.
     """
 
     classes: Tensor
+    against: Tensor
     functions: tuple[Callable[[Any], Tensor] | None, ...]
 
     @classmethod
@@ -34,13 +45,10 @@ class Goal:
         Raises:
             TargetError: if a class does not exist.
         """
-        predicted = logits.argmax(-1).tolist()
-        classes = [
-            -1 if callable(target) else predicted[row] if target is None else find_class(target, labels)
-            for row, target in enumerate(targets)
-        ]
+        pairs = [_classes(row, target, labels) for row, target in zip(logits.detach(), targets, strict=True)]
         functions = tuple(target if callable(target) else None for target in targets)
-        return cls(torch.tensor(classes, device=logits.device), functions)
+        classes, against = (torch.tensor(column, device=logits.device) for column in zip(*pairs, strict=True))
+        return cls(classes, against, functions)
 
     def value(self, output: Any, logits: Tensor) -> Tensor:
         """The number that is explained, `[N]`, for a model output of N rows: the batch, or the batch several times.
@@ -51,10 +59,31 @@ class Goal:
         times = len(logits) // len(self.classes)
         classes = self.classes.repeat(times)
         value = logits.gather(1, classes.clamp(min=0)[:, None]).squeeze(1)
+        if (self.against >= 0).any():
+            against = self.against.repeat(times)
+            value = value - logits.gather(1, against.clamp(min=0)[:, None]).squeeze(1) * (against >= 0)
         for function in dict.fromkeys(f for f in self.functions if f is not None):
             rows = torch.tensor([f is function for f in self.functions] * times, device=logits.device)
             value = torch.where(rows, _checked(function(output), value), value)
         return value
+
+
+def _classes(logits: Tensor, target: Target, labels: tuple[str, ...]) -> tuple[int, int]:
+    """The class that is explained and the one it is held against, -1 for none."""
+    if callable(target):
+        return -1, -1
+    if target is None:
+        return int(logits.argmax()), -1
+    if isinstance(target, Rank):
+        return int(logits.argsort(descending=True)[target.place]), -1
+    if isinstance(target, tuple):
+        if len(target) != 2:
+            raise TargetError(f"a contrast names two classes (this, rather than that), got {len(target)}")
+        first, second = (find_class(name, labels) for name in target)
+        if first == second:
+            raise TargetError(f"a contrast needs two different classes, got {labels[first]!r} twice")
+        return first, second
+    return find_class(target, labels), -1
 
 
 def _checked(result: Any, like: Tensor) -> Tensor:

@@ -368,8 +368,10 @@ class Interception(TorchFunctionMode):
                 return _COMPOSITES[func](*args, **kwargs)
         if not torch.is_grad_enabled() or getattr(func, "__name__", "") in ("__get__", "__set__"):
             return func(*args, **kwargs)  # below the first block there is nothing to see
-        args = tuple(_constant(value) for value in args)
-        kwargs = {name: _constant(value) for name, value in kwargs.items()}
+        # Parameters become constants, so that only the hidden states are differentiated.
+        args = tuple([a.detach() if isinstance(a, nn.Parameter) else a for a in args])
+        if kwargs:
+            kwargs = {name: a.detach() if isinstance(a, nn.Parameter) else a for name, a in kwargs.items()}
         if func is F.scaled_dot_product_attention:
             return self._attend(*args, **kwargs)
         if self.ones is not None:
@@ -400,11 +402,6 @@ class Interception(TorchFunctionMode):
 
 
 _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
-
-
-def _constant(value: Any) -> Any:
-    """A parameter as a constant, so that only the hidden states are differentiated."""
-    return value.detach() if isinstance(value, nn.Parameter) and value.requires_grad else value
 
 
 def _without_bias(

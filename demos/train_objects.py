@@ -29,9 +29,9 @@ from .embedded import OBJECT_LABELS, build, objects_encoder, objects_processor
 from .lowrank import attach, delta, fit, merge, save, slices
 
 RANK, BATCH, SMOOTHING, SEED = 32, 24, 0.05, 0
-EPOCHS, RATE = 2, 3e-4
+EPOCHS, RATE = 4, 4e-4
 # (pixels, patches kept of a picture, share of the batches)
-SIZES = ((70, 25, 0.25), (98, 49, 0.6), (224, 49, 0.15))
+SIZES = ((98, 49, 0.65), (126, 64, 0.15), (224, 64, 0.2))
 
 # Names of today's modules -> names under which DINOv2 checkpoints, and our delta, are published.
 PUBLISHED = {

@@ -266,8 +266,6 @@ def test_one_target_per_input(text: attcat.Explainer) -> None:
     torch.testing.assert_close(several[0].layers, several[3].layers)
     with pytest.raises(attcat.TargetError, match="2 targets for 1 inputs"):
         text(["a film"], target=[0, 1])
-    with pytest.raises(attcat.TargetError, match="needs a list of inputs"):
-        text("a film", target=[0])
 
 
 @pytest.mark.parametrize(
@@ -285,6 +283,48 @@ def test_one_target_per_input(text: attcat.Explainer) -> None:
 def test_targets_that_do_not_exist(text: attcat.Explainer, target: object, message: str) -> None:
     with pytest.raises(attcat.AttCATError, match=message):
         text("a film", target=target)
+
+
+def test_several_targets_of_one_input(text: attcat.Explainer) -> None:
+    one_by_one = [text("a film", target=index) for index in range(3)]
+    for several in (text("a film", target=[0, "neutral", 2]), text("a film", target="all")):
+        assert [e.target for e in several] == [0, 1, 2]
+        for one, other in zip(one_by_one, several, strict=True):
+            assert torch.equal(one.layers, other.layers)
+    order = one_by_one[0].logits.argsort(descending=True).tolist()
+    assert [e.target for e in text("a film", top_k=2)] == order[:2]
+    assert [e.target for e in text("a film", top_k=9)] == order
+    assert [[e.target for e in row] for row in text(["a film", "a film"], top_k=1)] == [[order[0]]] * 2
+    with pytest.raises(attcat.TargetError, match="top_k=0"):
+        text("a film", top_k=0)
+    with pytest.raises(attcat.TargetError, match="empty list"):
+        text("a film", target=[])
+
+
+def test_a_contrast_of_two_classes(text: attcat.Explainer) -> None:
+    contrast = text("a film", target=("good", "negative"))
+    expected = text("a film", target=2).layers - text("a film", target=0).layers
+    torch.testing.assert_close(contrast.layers, expected, rtol=1e-4, atol=1e-7)
+    assert contrast.label == "Positive, good rather than negative"
+    for wrong in (("good", "good"), ("good",), ("good", "x")):
+        with pytest.raises(attcat.TargetError, match=r"twice|names two classes|no class 'x'"):
+            text("a film", target=wrong)
+
+
+def test_a_list_keeps_its_order_in_length_sorted_batches(bert: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    explain = attcat.Explainer(bert, wordpiece(), batch_size=2)
+    sentences = ["film", "a gripping film, not boring", "not", "the film was unwatchable!", "a"]
+    sizes = []
+    encode = explain.adapter.encode
+    monkeypatch.setattr(explain.adapter, "encode", lambda batch, **o: sizes.append(list(batch)) or encode(batch, **o))
+    found = explain(sentences, target=[0, 1, 2, 0, 1])
+    assert [e.source for e in found] == sentences
+    assert [e.target for e in found] == [0, 1, 2, 0, 1]
+    flat = [len(sentence) // 4 for batch in sizes for sentence in batch]
+    assert flat == sorted(flat)
+    assert max(len(batch) for batch in sizes) == 2
+    for sentence, target, explanation in zip(sentences, [0, 1, 2, 0, 1], found, strict=True):
+        torch.testing.assert_close(explanation.layers, explain(sentence, target).layers, rtol=1e-4, atol=1e-7)
 
 
 def test_a_contrast_is_a_function_of_the_output(text: attcat.Explainer) -> None:

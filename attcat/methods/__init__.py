@@ -50,6 +50,7 @@ class Method:
         signed: whether scores can be negative.
         class_specific: whether the scores depend on the target.
         passes: how many forward (and backward) passes it takes, in words.
+        required: options of its own without which it cannot run.
     """
 
     name: str
@@ -62,6 +63,20 @@ class Method:
     signed: bool = True
     class_specific: bool = True
     passes: str = "1 forward, 1 backward"
+    required: tuple[str, ...] = ()
+
+    @property
+    def demands(self) -> str:
+        """What a model has to give it, in words: gradient, attention, relevance, several passes, options."""
+        wanted = {
+            "gradient": self.needs.gradient or ("backward" in self.passes and not self.needs.relevance),
+            "received attention": self.needs.received,
+            "full attention": self.needs.attention,
+            "relevance": self.needs.relevance,
+            "several passes": self.passes not in ("1 forward", "1 forward, 1 backward"),
+            **dict.fromkeys(self.required, True),
+        }
+        return ", ".join(name for name, needed in wanted.items() if needed) or "nothing"
 
     @property
     def several(self) -> bool:
@@ -91,6 +106,7 @@ _QIANG = "Qiang et al., AttCAT, NeurIPS 2022"
 _MATRIX = Needs(attention=True)
 _PASSIVE = Needs(gradient=False, attention=True)
 _NOTHING = Needs(gradient=False)
+_TWICE = "2 forward, 1 backward"
 _NO_GRADIENT: dict[str, Any] = {"rule": None, "class_specific": False, "passes": "1 forward"}
 
 METHODS: dict[str, Method] = {
@@ -110,8 +126,9 @@ METHODS: dict[str, Method] = {
             Needs(gradient=False, relevance=True),
             rule=None,
             signed=False,
+            passes=_TWICE,
         ),
-        Method("lrp", lrp, "Chefer et al., CVPR 2021", Needs(gradient=False, relevance=True), rule=None),
+        Method("lrp", lrp, "Chefer et al., CVPR 2021", Needs(gradient=False, relevance=True), rule=None, passes=_TWICE),
         Method(
             "transatt",
             rolled_relevance,
@@ -122,7 +139,13 @@ METHODS: dict[str, Method] = {
         ),
         Method("genatt", genatt, "Chefer et al., ICCV 2021", _MATRIX, signed=False),
         Method(
-            "legrad", legrad, "Bousselham et al., ICCV 2025", _NOTHING, signed=False, rule=None, passes="L + 1 forward"
+            "legrad",
+            legrad,
+            "Bousselham et al., ICCV 2025",
+            _NOTHING,
+            signed=False,
+            rule=None,
+            passes="L + 1 forward, L backward",
         ),
         Method("tokentm", tokentm, "Wu et al., CVPR 2024", _MATRIX, signed=False),
         Method(
@@ -132,6 +155,7 @@ METHODS: dict[str, Method] = {
             Needs(received=True),
             rule="libra",
             passes="1 forward, 1 backward, 1 forward per reference",
+            required=("references",),
         ),
         Method("input_x_gradient", input_x_gradient, "Shrikumar et al. 2016"),
         Method("attnlrp", input_x_gradient, "Achtibat et al., ICML 2024", rule="attnlrp", fixed=True),

@@ -42,7 +42,8 @@ def integrated_gradients(trace: Trace, passes: Passes, *, steps: int = 50) -> Te
     Gauss-Legendre quadrature in batched steps, by captum.
 
     Returns:
-        float32 `[1, B, T]`, signed; its sum approaches y(h) - y(h0), how nearly is `Explanation.measured`. Source: Sundararajan et al., ICML 2017, eq. 1.
+        float32 `[1, B, T]`, signed; its sum approaches y(h) - y(h0), how nearly is `Explanation.measured`.
+        Source: Sundararajan et al., ICML 2017, eq. 1.
 
     Raises:
         OptionError: if `steps` is not positive, or captum is not installed.
