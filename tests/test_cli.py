@@ -187,7 +187,7 @@ def test_adapters_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_adapter_from_elsewhere_may_be_broken(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "supported_models", lambda: {"a.B": "no_such_module:C"})
+    monkeypatch.setattr("attcat.cli.listing.supported_models", lambda: {"a.B": "no_such_module:C"})
     assert run("adapters").rows == [["(cannot be imported: No module named 'no_such_module')", "a.B", "no_such_module"]]
 
 
@@ -356,7 +356,7 @@ def test_a_bug_is_no_user_error(run: Run, monkeypatch: pytest.MonkeyPatch, text:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_check_kind", broken)
+    monkeypatch.setattr("attcat.cli.explain.check_kind", broken)
     with pytest.raises(ZeroDivisionError):
         run("explain", "a", "--model", text)
 

@@ -1,0 +1,76 @@
+"""The command line, thin: it parses, calls and prints. One module a command.
+
+Results go to stdout, one line each; progress and errors to stderr. What is wrong with what the user gave is told in one
+line with exit code 2. This is the only room of `attcat` that knows `attcat.adapters` and `attcat.demos`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+import typer
+
+from .. import __version__
+from ..errors import AttCATError
+from . import explain, listing
+
+app = typer.Typer(
+    name="attcat",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Explain what a transformer predicted.",
+)
+
+
+@app.callback()
+def _attcat(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=lambda wanted: _show_version(wanted), help="Show the version."
+        ),
+    ] = False,
+) -> None:
+    """Show which words or patches decided a transformer's prediction."""
+
+
+app.command()(explain.explain)
+app.command()(listing.adapters)
+app.command()(listing.methods)
+
+
+def main() -> None:
+    """Entry point of the `attcat` command."""
+    sys.exit(run())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 after an error of the user's, 130 after Ctrl-C."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            code: int | None = app(arguments, prog_name="attcat", standalone_mode=False)
+            return code or 0
+    except typer.TyperException as error:
+        message = f"{error.format_message().rstrip('.')}; see attcat --help"
+    except AttCATError as error:
+        message = str(error).replace("truncation=True", "--truncation")
+    except torch.cuda.OutOfMemoryError:
+        message = "the device has too little memory: try --batch-size 1, or --device cpu"
+    print(f"attcat: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"attcat {__version__}")
+        raise typer.Exit

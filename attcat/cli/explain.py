@@ -1,0 +1,208 @@
+"""`attcat explain`: why each input was predicted as it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import OptionError
+from ..explainer import Explainer
+from ..explanation import Explanation, write_atomically
+from ..methods import find_method
+from ..render.terminal import visible
+from ..rules import RULES, make_rule
+from ..trace import Hidden, Queries
+from .inputs import Item, check_kind, device_named, expand, load_model, named_class, read
+from .output import console_for_results, one_line, progress, write_file
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+SINGLE = (".json", ".safetensors", ".png")
+"""Suffixes of files that hold one explanation; `.html` holds any number."""
+
+TOGETHER = 64
+"""Inputs that are sorted into batches of like length at once; their results are printed before the next are read."""
+
+LINE = 1_000_000
+"""Columns of a line that is not cut."""
+
+
+def explain(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Texts and paths of pictures; - reads them from stdin, one per line."),
+    ],
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR_OR_HUB_ID", help="A classifier; without it the embedded models are used.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="LABEL", help="The class to explain, by label or number [default: the predicted one]."),
+    ] = None,
+    method: Annotated[str, typer.Option(metavar="NAME", help="The attribution method, see attcat methods.")] = "attcat",
+    rule: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(RULES), help="The gradient rule [default: the method's; libra for attcat]."),
+    ] = None,
+    hidden: Annotated[Hidden, typer.Option(help="Which hidden states of the blocks are read.")] = "input",
+    queries: Annotated[
+        Queries, typer.Option(help="Whose attention weighs a token: all tokens', or the pooled ones'.")
+    ] = "mean",
+    pair: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The second text, for models that read pairs.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Inputs per forward pass [default: a few thousand tokens].")
+    ] = None,
+    truncation: Annotated[bool, typer.Option("--truncation", help="Accept that a long text is cut.")] = False,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="A file (.html for many inputs; .json, .safetensors, .png for one), or a folder for one file each.",
+        ),
+    ] = None,
+) -> None:
+    """Explain texts and pictures.
+
+    Words or patches that speak for the class are orange, those against it blue.
+
+    Prints a line for each input: text or path, label, probability. When piped, columns are separated by tabs, and a
+    fourth one has the text with the scores of its strongest words.
+    """
+    items = [read(value, pair) for value in expand(inputs)]
+    paths = _plan(output, items)
+    find_method(method.partition("+")[0])  # what is wrong with an option is told before a model is loaded
+    if rule is not None:
+        make_rule(rule)
+    place = device_named(device)
+
+    @cache
+    def explainer(picture: bool) -> Explainer:
+        network, processor = load_model(model, picture)
+        return Explainer(
+            network.to(place),
+            processor,
+            method=method,
+            rule=rule,
+            hidden=hidden,
+            queries=queries,
+            batch_size=batch_size,
+        )
+
+    done = _explain(items, lambda picture: explainer(picture if model is None else False), target, truncation)
+    _print_and_write(items, done, paths)
+
+
+def _explain(
+    items: Sequence[Item], explainer_for: Callable[[bool], Explainer], target: str | None, truncation: bool
+) -> Iterator[Explanation]:
+    """Explanations in the order of the inputs; neighbours of one kind share a forward pass."""
+    for item in items:  # nothing is explained before everything fits
+        check_kind(explainer_for(item.is_picture), item)
+    for picture, group in groupby(items, key=lambda item: item.is_picture):
+        same, explainer = list(group), explainer_for(picture)
+        wanted = named_class(target, explainer)
+        step = explainer.batch_size or TOGETHER
+        for start in range(0, len(same), step):
+            batch = [item.value for item in same[start : start + step]]
+            yield from explainer(batch, wanted, truncation=truncation)
+
+
+def _print_and_write(items: Sequence[Item], done: Iterator[Explanation], paths: Sequence[Path]) -> None:
+    """Print a line for each explanation as it comes, write the files, then say where they are."""
+    console, one_each = console_for_results(), len(paths) == len(items)
+    kept: list[Explanation] = []
+
+    def show(line: Text) -> None:
+        # Away from a terminal rich would turn the tabs between columns into spaces.
+        console.print(line, soft_wrap=True) if console.is_terminal else print(line.plain)
+
+    with progress(len(items), show) as show_next:
+        for index, explanation in enumerate(done):
+            if one_each:
+                write_file(paths[index], explanation.save)
+            elif paths:
+                kept.append(explanation)
+            show_next(_line(items[index], explanation, console))
+    if kept:
+        from ..render import page
+
+        write_file(paths[0], lambda path: write_atomically(path, page(kept).encode()))
+    for path in paths:
+        print(f"wrote {visible(str(path))}")
+
+
+def _line(item: Item, explanation: Explanation, console: Console) -> Text:
+    """Text or path, label, probability; for a text its words highlighted; what else has to be known."""
+    from rich.text import Text
+
+    from ..render import highlight
+
+    colour = console.is_terminal and console.color_system is not None and not console.no_color
+    words = None if item.is_picture else highlight(explanation, LINE, colour=colour)
+    chance = "" if explanation.probability is None else f"{explanation.probability:.1%}"
+    subject = words if words is not None and console.is_terminal else Text(item.name)
+    columns = [subject, Text(one_line(explanation.label), "bold"), Text(chance)]
+    if words is not None and subject is not words:
+        columns.append(words)
+    if explanation.target != explanation.predicted:
+        columns.append(Text(f"(predicted: {one_line(explanation.labels[explanation.predicted])})"))
+    if explanation.dropped:
+        columns.append(Text(f"({explanation.dropped} tokens cut)"))
+    return Text("  " if console.is_terminal else "\t").join(columns)
+
+
+def _plan(output: str | None, items: Sequence[Item]) -> list[Path]:
+    """Where the explanations are written: one path for each, a single page for all, or none.
+
+    Raises:
+        OptionError: if the output cannot hold what was asked for.
+    """
+    if output is None:
+        return []
+    path = Path(output)
+    suffix = "" if output.endswith(("/", os.sep)) or path.is_dir() else path.suffix.lower()
+    if not suffix:
+        if path.is_file():
+            raise OptionError(
+                f"--output {output} is a file: give a folder, or a file called .html, {', '.join(SINGLE)}"
+            )
+        return _name_files(path, items)
+    if suffix == ".html":
+        return [path]
+    if suffix not in SINGLE:
+        raise OptionError(
+            f"--output {output} cannot be written: use .html, {', '.join(SINGLE)}, or a folder ({path.stem}/)"
+        )
+    if len(items) > 1:
+        raise OptionError(
+            f"a {suffix} file holds one explanation, but there are {len(items)} inputs: give a folder or an .html file"
+        )
+    if suffix == ".png" and not items[0].is_picture:
+        raise OptionError("a text is not drawn as .png: use --output with .html, .json or .safetensors")
+    return [path]
+
+
+def _name_files(folder: Path, items: Sequence[Item]) -> list[Path]:
+    """A file in the folder for each input, called like it; no two the same, also where case does not matter."""
+    taken: set[str] = set()
+    paths = []
+    for item in items:
+        suffix = ".png" if item.is_picture else ".html"
+        name, count = item.stem + suffix, 1
+        while name.casefold() in taken:
+            count += 1
+            name = f"{item.stem}-{count}{suffix}"
+        taken.add(name.casefold())
+        paths.append(folder / name)
+    return paths

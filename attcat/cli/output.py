@@ -1,0 +1,77 @@
+"""What the user gets: lines, tables and progress on the terminal, and files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import OptionError
+from ..render.terminal import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write(path)`; that it cannot be written is the user's to mend.
+
+    Raises:
+        OptionError: if the system refuses.
+    """
+    try:
+        write(path)
+    except OSError as error:
+        raise OptionError(f"cannot write {path}: {error.strerror or error}; choose another --output") from error
+
+
+def print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal; in a pipe a line per row, columns separated by tabs."""
+    from rich.table import Column, Table
+
+    console = console_for_results()
+    if not console.is_terminal:
+        print("\n".join("\t".join(row).replace("\n", ", ") for row in rows))
+        return
+    table = Table(*(Column(name, overflow="fold") for name in names))
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def one_line(text: str) -> str:
+    """The text on one line, with control characters made visible."""
+    return visible("".join(" " if character.isspace() else character for character in text))
+
+
+def console_for_results() -> Console:
+    """Stdout, with nothing in a text taken for markup."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+@contextmanager
+def progress(total: int, show: Callable[[Text], None]) -> Iterator[Callable[[Text], None]]:
+    """Give back `show`; with a bar on stderr that follows it, if someone is looking and there is a wait."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if total < 2 or not console.is_terminal:
+        yield show
+        return
+    columns = ("explaining", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # rich would redirect stdout to the bar's console, which is stderr: results must go where they belong.
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+        task = bar.add_task("", total=total)
+
+        def show_and_advance(line: Text) -> None:
+            bar.stop()  # the bar is cleared, so that a line on the same screen is not drawn into it
+            show(line)
+            bar.advance(task)
+            bar.start()
+
+        yield show_and_advance
