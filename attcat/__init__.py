@@ -5,6 +5,7 @@ explainer("A gripping, beautifully acted film.").show()
 """
 
 from .adapter import Adapter, Encoding, TextAdapter, VisionAdapter, register, supported_models
+from .comparison import Comparison, compare
 from .errors import (
     AttCATError,
     CaptureError,
@@ -30,6 +31,7 @@ __all__ = [
     "Adapter",
     "AttCATError",
     "CaptureError",
+    "Comparison",
     "Encoding",
     "Explainer",
     "Explanation",
@@ -46,6 +48,7 @@ __all__ = [
     "View",
     "VisionAdapter",
     "Word",
+    "compare",
     "load",
     "register",
     "register_method",

@@ -394,7 +394,7 @@ def _to_json(explanation: Explanation) -> bytes:
     record = _to_record(explanation)
     record["layers"], record["logits"] = explanation.layers.tolist(), explanation.logits.tolist()
     if isinstance(explanation.source, np.ndarray):
-        record["source"]["png"] = base64.b64encode(_encode_png(explanation.source)).decode()
+        record["source"]["png"] = base64.b64encode(encode_png(explanation.source)).decode()
     return json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False).encode()
 
 
@@ -413,14 +413,15 @@ def _to_html(explanation: Explanation) -> bytes:
 
 
 def _to_png(explanation: Explanation) -> bytes:
-    return _encode_png(np.asarray(explanation.to_image().convert("RGB")))
+    return encode_png(explanation.to_image())
 
 
-def _encode_png(pixels: np.ndarray) -> bytes:
+def encode_png(picture: Image.Image | np.ndarray) -> bytes:
+    """A picture, or uint8 `[H, W, 3]`, as the content of a PNG file."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(buffer, "PNG")
     return buffer.getvalue()
 
 

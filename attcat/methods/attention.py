@@ -72,14 +72,16 @@ def attention_gradcam(trace: Trace) -> Tensor:
 def genatt(trace: Trace) -> Tensor:
     """Generic attention explainability.
 
-        A^l = E_h (grad a^l * a^l)+;    R = R + A^l R, from R = I;    its row
+        A^l = E_h (grad a^l * a^l)+;    R = R + A^l R, from R = I;    the row of R - I
+
+    The start I, a token's relevance to itself, is taken off again (eq. 8): a head that reads many patches would show little else.
 
     Returns:
         float32 `[1, B, T]`, not negative. Source: Chefer et al., ICCV 2021, eq. 5 and 6.
     """
     pairs = zip(trace.attention, trace.attention_gradient, strict=True)
     steps = [_heads((gradient.float() * a).clamp(min=0)) * trace.mask[:, None, :] for a, gradient in pairs]
-    return _row(_product([_residual(step) for step in steps]), trace)[None]
+    return _row(_accumulated(steps), trace)[None]
 
 
 def legrad(trace: Trace, passes: Passes) -> Tensor:
@@ -104,7 +106,7 @@ def tokentm(trace: Trace) -> Tensor:
     """Token transformation matters: genatt, with each token weighted by what the block does to its vector.
 
         w_i = |e'_i| / |e_i| * exp cos(e_i, e'_i) / mean_k exp cos(e_k, e'_k)
-        R = (I + A^l diag(w^l)) R, from R = diag |e^1_i|;    its row
+        R = (I + A^l diag(w^l)) R, from R = diag |e^1_i|;    the row of R without its start, as in `genatt`
 
     The paper measures e' behind the value projection of the attention. Here e and e' are a block's input and output, so
     that nothing of the architecture has to be known.
@@ -119,22 +121,22 @@ def tokentm(trace: Trace) -> Tensor:
         correlation = torch.cosine_similarity(before, after, dim=-1).exp() * trace.mask
         weight = after.norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-12) * correlation
         weight = weight / correlation.sum(-1, keepdim=True) * trace.mask.sum(-1, keepdim=True)
-        steps.append(_residual(_heads((gradient.float() * a).clamp(min=0)) * (trace.mask * weight)[:, None, :]))
+        steps.append(_heads((gradient.float() * a).clamp(min=0)) * (trace.mask * weight)[:, None, :])
     start = trace.hidden[0].float().norm(dim=-1)
-    return (_row(_product(steps), trace) * start)[None]
+    return (_row(_accumulated(steps), trace) * start)[None]
 
 
 def rolled_relevance(trace: Trace) -> Tensor:
     """`transatt`: attention gradient times attention relevance, rolled out.
 
-        A^l = I + E_h (grad a^l * R^l)+;    A^L ... A^1, its row
+        A^l = I + E_h (grad a^l * R^l)+;    A^L ... A^1 - I, its row; what is taken off is as in `genatt`
 
     Returns:
         float32 `[1, B, T]`, not negative. Source: Chefer et al., CVPR 2021, eq. 13 and 14.
     """
     pairs = zip(trace.attention_gradient, trace.attention_relevance, strict=True)
     steps = [_heads((gradient.float() * r).clamp(min=0)) * trace.mask[:, None, :] for gradient, r in pairs]
-    return _row(_product([_residual(step) for step in steps]), trace)[None]
+    return _row(_accumulated(steps), trace)[None]
 
 
 def partial_lrp(trace: Trace) -> Tensor:
@@ -158,6 +160,11 @@ def _residual(matrix: Tensor) -> Tensor:
 def _product(steps: list[Tensor]) -> Tensor:
     """step^L ... step^1, `[B, T, T]`."""
     return reduce(lambda rolled, step: step @ rolled, steps)
+
+
+def _accumulated(steps: list[Tensor]) -> Tensor:
+    """(I + step^L) ... (I + step^1) - I, without ever adding I, beside which small relevances would lose their digits."""
+    return reduce(lambda found, step: found + step + step @ found, steps)
 
 
 def _row(matrix: Tensor, trace: Trace) -> Tensor:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..explanation import Explanation
+from ..explanation import Explanation, encode_png
 from . import wording
 from .colour import FAINT, css
 from .wording import Piece
@@ -48,6 +47,8 @@ background:repeating-linear-gradient(135deg,#7d7d7d 0 2px,#444 2px 8px)}
 .attcat table{border-collapse:collapse;margin:.5em 0;font-size:.9em}
 .attcat td,.attcat th{padding:.1em .8em .1em 0;text-align:left;white-space:pre-wrap;background:none}
 .attcat td:last-child{text-align:right;font-variant-numeric:tabular-nums}
+.attcat .methods td{vertical-align:top;border-top:1px solid rgba(128,128,128,.3)}
+.attcat .methods td:last-child{text-align:left}
 """
 
 PAGE = """<!DOCTYPE html>
@@ -81,7 +82,11 @@ def page(explanations: Sequence[Explanation], title: str = "AttCAT") -> str:
         explanations: one or many, shown in this order.
         title: of the page.
     """
-    body = "\n".join(f"<article>{_body(explanation)}</article>" for explanation in explanations)
+    return framed("\n".join(f"<article>{_body(explanation)}</article>" for explanation in explanations), title)
+
+
+def framed(body: str, title: str) -> str:
+    """A whole page around `body`."""
     return PAGE.format(title=escape(title), heading=escape(title), style=STYLE, body=body)
 
 
@@ -99,11 +104,11 @@ def escape(text: str) -> str:
 
 
 def _body(explanation: Explanation) -> str:
-    middle = _pictures(explanation) if explanation.is_image else _texts(explanation)
+    middle = _pictures(explanation) if explanation.is_image else texts(explanation)
     parts = [
-        _header(explanation),
+        header(explanation),
         middle,
-        _key(explanation),
+        key(explanation),
         _apart(explanation),
         _notes(explanation),
         _table(explanation),
@@ -111,14 +116,18 @@ def _body(explanation: Explanation) -> str:
     return f'<div class="attcat">{"".join(parts)}</div>'
 
 
-def _header(explanation: Explanation) -> str:
+def header(explanation: Explanation, origin: str | None = None) -> str:
+    """The class and its probability, what was predicted if that differs, and how the scores were made."""
     correction = wording.correction(explanation)
     more = f"<span>{escape(correction)}</span>" if correction else ""
     label = f'<span class="label">{escape(wording.headline(explanation))}</span>'
-    return f'<p>{label}{more}</p><p class="origin">{escape(wording.origin(explanation))}</p>'
+    return (
+        f'<p>{label}{more}</p><p class="origin">{escape(wording.origin(explanation) if origin is None else origin)}</p>'
+    )
 
 
-def _texts(explanation: Explanation) -> str:
+def texts(explanation: Explanation) -> str:
+    """The text with its words coloured, or its tokens where the words are not known."""
     if not wording.has_words(explanation):
         return f"<p>{_chips(wording.chips(explanation))}</p>"
     passages = wording.passages(explanation)
@@ -153,27 +162,27 @@ def _chips(pieces: Iterable[Piece]) -> str:
     )
 
 
-def _key(explanation: Explanation) -> str:
+def key(explanation: Explanation, *, scale: bool = True) -> str:
     """What the colours mean, and what full strength is."""
     against, supports = wording.sides(explanation)
-    full = wording.scale(explanation)
+    full = wording.scale(explanation) if scale else None
     if explanation.is_image:
         return _bar(against, supports, full) + _unseen(explanation)
     value = f"<span>full colour = {wording.number(full)[1:]}</span>" if full else ""
     return f'<p class="key">{_mark(against, -1.0)}{_mark(supports, 1.0)}{value}</p>'
 
 
-def _bar(against: str, supports: str, full: float) -> str:
+def _bar(against: str, supports: str, full: float | None) -> str:
     """The colours of the overlay on a neutral ground, as `image.tinted` lays them."""
     from .image import BLANK, tinted
 
     colours = tinted(np.full((1, 33, 3), BLANK), np.linspace(-1, 1, 33)[None])[0].tolist()
     stops = ",".join(f"rgb({red},{green},{blue})" for red, green, blue in colours)
     low, high = (wording.number(-full), wording.number(full)) if full else ("0", "0")
+    numbers = "" if full is None else f"<span><b>{low}</b><b>0</b><b>{high}</b></span>"
     return (
         f'<div class="key"><div class="bar"><span><b>{escape(against)}</b><b>{escape(supports)}</b></span>'
-        f'<i style="background:linear-gradient(90deg,{stops})"></i>'
-        f"<span><b>{low}</b><b>0</b><b>{high}</b></span></div></div>"
+        f'<i style="background:linear-gradient(90deg,{stops})"></i>{numbers}</div></div>'
     )
 
 
@@ -214,18 +223,15 @@ def _pictures(explanation: Explanation) -> str:
 
     small = sized(explanation, WIDEST)
     what = f"heatmap of what speaks for and against {explanation.label}; {wording.strongest(explanation)}"
-    figures = [_picture(overlay(small), what, "what speaks for and against")]
+    figures = [picture(overlay(small), what, "what speaks for and against")]
     if isinstance(small.source, np.ndarray):
-        figures.insert(0, _picture(small.source, "the picture that was explained", "input"))
+        figures.insert(0, picture(small.source, "the picture that was explained", "input"))
     return f'<div class="pictures">{"".join(figures)}</div>'
 
 
-def _picture(pixels: np.ndarray, alternative: str, caption: str) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    address = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def picture(pixels: np.ndarray, alternative: str, caption: str) -> str:
+    """A figure whose pixels are inside the page."""
+    address = f"data:image/png;base64,{base64.b64encode(encode_png(pixels)).decode()}"
     size = f'width="{pixels.shape[1]}" height="{pixels.shape[0]}"'
     image = f'<img src="{address}" {size} alt="{escape(alternative)}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

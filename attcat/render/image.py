@@ -141,35 +141,47 @@ def panel(pixels: np.ndarray, caption: str) -> Image.Image:
 
 
 def legend(explanation: Explanation, width: int) -> Image.Image:
-    """The colour bar, what its ends mean, and the notes that belong to the numbers."""
-    from PIL import Image
-
+    """The colour bar with its numbers, and the notes that belong to them."""
     full = wording.scale(explanation)
-    against, supports = wording.sides(explanation)
-    half = (width - 16) // 2
-    ends = beside([line(against, half, size=15), line(supports, half, size=15, right=True)], gap=width - 2 * half)
-    bar = Image.fromarray(tinted(np.full((18, width, 3), BLANK), np.tile(np.linspace(-1, 1, width), (18, 1))))
     third = width // 3
     values = [
         line(wording.number(-full) if full else "0", third, size=14),
         line("0", width - 2 * third, size=14, middle=True),
         line(wording.number(full) if full else "0", third, size=14, right=True),
     ]
-    parts = [ends, bar, beside(values, gap=0)]
-    if wording.has_blind_area(explanation):
-        swatch = Image.fromarray(_hatched(np.full((18, 36, 3), BLANK)))
-        parts.append(beside([swatch, line("not seen by the model", width - 44, size=14)], gap=8))
+    parts = [bar(explanation, width), beside(values, gap=0), *unseen(explanation, width)]
     parts += [line(text, width, size=14, ink=PALE) for note in wording.notes(explanation) for text in wrap(note, width)]
     return stack(parts, gap=4)
 
 
-def heading(explanation: Explanation, width: int) -> Image.Image:
+def bar(explanation: Explanation, width: int) -> Image.Image:
+    """The colours from against to for, and what the two ends mean."""
+    from PIL import Image
+
+    against, supports = wording.sides(explanation)
+    half = (width - 16) // 2
+    ends = beside([line(against, half, size=15), line(supports, half, size=15, right=True)], gap=width - 2 * half)
+    colours = tinted(np.full((18, width, 3), BLANK), np.tile(np.linspace(-1, 1, width), (18, 1)))
+    return stack([ends, Image.fromarray(colours)], gap=4)
+
+
+def unseen(explanation: Explanation, width: int) -> list[Image.Image]:
+    """What the hatching means, if there is any."""
+    from PIL import Image
+
+    if not wording.has_blind_area(explanation):
+        return []
+    swatch = Image.fromarray(_hatched(np.full((18, 36, 3), BLANK)))
+    return [beside([swatch, line("not seen by the model", width - 44, size=14)], gap=8)]
+
+
+def heading(explanation: Explanation, width: int, origin: str | None = None) -> Image.Image:
     """The class and its probability, what was predicted if that differs, and how the scores were made."""
     parts = [line(wording.headline(explanation), width, size=24)]
     correction = wording.correction(explanation)
     if correction:
         parts.append(line(correction, width, size=16))
-    origin = wording.origin(explanation)
+    origin = wording.origin(explanation) if origin is None else origin
     return stack([*parts, *(line(text, width, size=14, ink=PALE) for text in wrap(origin, width))], gap=4)
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from ..explanation import Explanation
-from . import terminal
+from . import comparison, terminal
+
+if TYPE_CHECKING:
+    from ..comparison import Comparison
+
+Shown = TypeVar("Shown")
 
 
 def show(explanation: Explanation) -> None:
@@ -13,12 +20,21 @@ def show(explanation: Explanation) -> None:
 
     In a terminal a text is printed with its words highlighted, a picture as a small copy with the heatmap over it.
     """
+    _show(explanation, terminal.show)
+
+
+def show_comparison(compared: Comparison) -> None:
+    """Show a comparison as HTML in a notebook, else print a row for each method."""
+    _show(compared, comparison.show)
+
+
+def _show(result: Shown, printed: Callable[[Shown], None]) -> None:
     if in_notebook():
         from IPython.display import display
 
-        display(explanation)  # type: ignore[no-untyped-call]  # asks it for _repr_html_
+        display(result)  # type: ignore[no-untyped-call]  # asks it for _repr_html_
     else:
-        terminal.show(explanation)
+        printed(result)
 
 
 def in_notebook() -> bool:

@@ -1,0 +1,85 @@
+"""`attcat compare`: one input, several methods side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..comparison import METHODS_COMPARED, Comparison
+from ..comparison import compare as compare_methods
+from ..errors import OptionError
+from ..explainer import Explainer
+from ..methods import find_method
+from ..render.terminal import visible
+from .inputs import check_kind, device_named, load_model, named_class, read
+from .output import console_for_results, write_file
+
+
+def compare(
+    value: Annotated[str, typer.Argument(metavar="INPUT", help="A text, or the path of a picture.")],
+    methods: Annotated[
+        str, typer.Option(metavar="NAME,NAME+RULE,...", help="The methods, see attcat methods.")
+    ] = ",".join(METHODS_COMPARED),
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR_OR_HUB_ID", help="A classifier; without it the embedded models are used.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="LABEL", help="The class to explain, by label or number [default: the predicted one]."),
+    ] = None,
+    pair: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The second text, for models that read pairs.")
+    ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(metavar="INPUT", help="An input of another class, for contrast_cat; may be given several times."),
+    ] = None,
+    truncation: Annotated[bool, typer.Option("--truncation", help="Accept that a long text is cut.")] = False,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
+    output: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A file to draw them in: .html, or for a picture .png.")
+    ] = None,
+) -> None:
+    """Compare methods: how each of them explains the same prediction, and how long it takes."""
+    item, references = read(value, pair), [read(one, None) for one in reference or ()]
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    for name in names:
+        find_method(name.partition("+")[0])
+    _check_output(output, item.is_picture)
+    network, processor = load_model(model, item.is_picture)
+    explainer = Explainer(network.to(device_named(device)), processor)
+    for one in (item, *references):
+        check_kind(explainer, one)
+    comparison = compare_methods(
+        network,
+        processor,
+        item.value,
+        names,
+        target=named_class(target, explainer),
+        references=[one.value for one in references],
+        truncation=truncation,
+    )
+    _print(comparison)
+    if output is not None:
+        write_file(Path(output), comparison.save)
+        print(f"wrote {visible(output)}")
+
+
+def _check_output(output: str | None, picture: bool) -> None:
+    suffix = Path(output).suffix.lower() if output is not None else ".html"
+    if suffix not in ((".html", ".png") if picture else (".html",)):
+        raise OptionError(f"--output {output}: a comparison is drawn as .html, or for a picture also as .png")
+
+
+def _print(comparison: Comparison) -> None:
+    """A table on a terminal; in a pipe a line per method, columns separated by tabs."""
+    from ..render.comparison import lines, show
+
+    console = console_for_results()
+    if console.is_terminal:
+        show(comparison, console)
+        return
+    for row in lines(comparison, colour=False):
+        print("\t".join(cell.plain for cell in row))

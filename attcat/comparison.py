@@ -1,0 +1,148 @@
+"""Several methods on one input, side by side: nobody has to trust one of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from .errors import InputError, OptionError
+from .explainer import Explainer
+from .explanation import Explanation, encode_png, write_atomically
+from .targets import Target
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+METHODS_COMPARED = (
+    "attcat",
+    "attcat+plain",
+    "cat",
+    "attention",
+    "rollout",
+    "genatt",
+    "transatt",
+    "input_x_gradient+libra",
+    "random",
+)
+"""What `compare` runs when no methods are named: cheap ones, of every kind."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One input, one class, several explanations.
+
+    Args:
+        explanations: in the order in which the methods were named.
+        seconds: what each took, one run each, after a run that does not count.
+
+    Raises:
+        ValueError: if there are none, or they are not of the same tokens.
+    """
+
+    explanations: tuple[Explanation, ...]
+    seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.explanations or len(self.explanations) != len(self.seconds):
+            raise ValueError(f"{len(self.explanations)} explanations, but {len(self.seconds)} times")
+        if any(explanation.tokens != self.explanations[0].tokens for explanation in self.explanations):
+            raise ValueError("these explanations are of different inputs: there is nothing to compare")
+
+    @property
+    def is_image(self) -> bool:
+        """True when the input is a picture."""
+        return self.explanations[0].is_image
+
+    def show(self) -> None:
+        """Print a line for each method; in a notebook show them as HTML."""
+        from . import render
+
+        render.show_comparison(self)
+
+    def to_html(self) -> str:
+        """A self-contained HTML page (no network, everything escaped)."""
+        from . import render
+
+        return render.comparison_page(self)
+
+    def to_image(self) -> Image.Image:
+        """One figure with the picture and a heatmap for each method.
+
+        Raises:
+            InputError: if the input was not a picture, or its pixels are not known.
+        """
+        from . import render
+
+        return render.comparison_figure(self)
+
+    def _repr_html_(self) -> str:
+        from . import render
+
+        return render.comparison_fragment(self)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the comparison by suffix: .html, or for a picture .png.
+
+        Raises:
+            InputError: for another suffix, or .png of a text.
+        """
+        path = Path(path)
+        if path.suffix.lower() == ".html":
+            write_atomically(path, self.to_html().encode())
+        elif path.suffix.lower() == ".png":
+            write_atomically(path, encode_png(self.to_image()))
+        else:
+            raise InputError(f"cannot save a comparison as {path.name!r}: use .html, or .png for a picture")
+        return path
+
+
+def compare(
+    model: nn.Module,
+    processor: Any,
+    value: Any,
+    methods: Sequence[str] = METHODS_COMPARED,
+    *,
+    target: Target = None,
+    references: Sequence[Any] = (),
+    truncation: bool = False,
+) -> Comparison:
+    """Explain one input by several methods.
+
+        attcat.compare(model, tokenizer, "A gripping film.", ["attcat", "rollout", "random"]).show()
+
+    Args:
+        model: a classifier of a supported family.
+        processor: its tokenizer, image processor or transform, as for `Explainer`.
+        value: a text, a pair of texts, or a picture.
+        methods: names, as for `Explainer`; `name+rule` names the gradient rule as well.
+        target: the class that all of them explain; by default the predicted one.
+        references: inputs of other classes, for methods that need them (`contrast_cat`).
+        truncation: accept that a text is cut to what the model takes.
+
+    Raises:
+        OptionError: if there is no such method or rule.
+        InputError: if the input cannot be explained, or a list is given.
+    """
+    if isinstance(value, list):
+        raise InputError("a comparison is of one input: call it for each")
+    if not methods:
+        raise OptionError("no methods to compare: name at least one")
+    explainers = []
+    for name in methods:
+        explainer = Explainer(model, processor, method=name)
+        if "references" in explainer.own_options:
+            explainer = Explainer(model, processor, method=name, references=list(references))
+        explainers.append(explainer)
+    explainers[0](value, target, truncation=truncation)  # what is loaded or cached at the first run is no method's cost
+    explanations, seconds = [], []
+    for explainer in explainers:
+        start = time.perf_counter()
+        explanations.append(explainer(value, target, truncation=truncation))
+        seconds.append(time.perf_counter() - start)
+    return Comparison(tuple(explanations), tuple(seconds))

@@ -1,0 +1,138 @@
+"""Several explanations of one input: a line each in the terminal, a table on a page, one figure for a picture.
+
+Every method has a scale of its own (a logit's share, a probability, a product of attentions), so each is coloured from
+its own strongest score, and numbers of different methods are not to be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InputError
+from ..explanation import Explanation
+from . import html, image, terminal, wording
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from rich.console import Console
+    from rich.text import Text
+
+    from ..comparison import Comparison
+
+OWN_SCALE = "Each method is coloured from its own strongest score: colours compare tokens, not methods."
+PANEL, ACROSS = 240, 4
+"""Pixels of a panel's longest side, and panels in a row."""
+
+
+def name(explanation: Explanation) -> str:
+    """Method and gradient rule, as they are typed: `attcat+libra`."""
+    rule = explanation.options.get("rule")
+    return f"{explanation.method}+{rule}" if rule and rule != explanation.method else explanation.method
+
+
+def duration(seconds: float) -> str:
+    """A time in two or three digits, as `12 ms`."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+# -- terminal --------------------------------------------------------------------------------------------------------
+
+
+def lines(comparison: Comparison, colour: bool) -> Iterator[tuple[Text, Text, Text]]:
+    """For each method its name, its time, and the words (or the strongest patch)."""
+    from rich.text import Text
+
+    for explanation, seconds in zip(comparison.explanations, comparison.seconds, strict=True):
+        if explanation.is_image:
+            told = Text(terminal.visible(wording.strongest(explanation)))
+        else:
+            told = terminal.highlight(explanation, 1_000_000, colour=colour)
+        yield Text(name(explanation)), Text(duration(seconds)), told
+
+
+def show(comparison: Comparison, console: Console | None = None) -> None:
+    """Print what is explained, then a row for each method."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or Console()
+    colour = console.color_system is not None and not console.no_color
+    first = comparison.explanations[0]
+    console.print(Text(terminal.visible(wording.headline(first)), "bold"))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for column in ("left", "right", "left"):
+        table.add_column(justify="right" if column == "right" else "left", overflow="fold")
+    for row in lines(comparison, colour):
+        table.add_row(*row)
+    console.print(table)
+    console.print(Text(OWN_SCALE, "dim"))
+
+
+# -- pages -----------------------------------------------------------------------------------------------------------
+
+
+def page(comparison: Comparison, title: str = "AttCAT: methods compared") -> str:
+    """A self-contained page: no network, no script."""
+    return html.framed(_body(comparison), title)
+
+
+def fragment(comparison: Comparison) -> str:
+    """What a notebook shows."""
+    return f"<style>{html.STYLE}</style>{_body(comparison)}"
+
+
+def _body(comparison: Comparison) -> str:
+    cells = _pictures(comparison) if comparison.is_image else _rows(comparison)
+    note = f'<p class="origin">{OWN_SCALE}</p>'
+    return f'<div class="attcat">{html.header(comparison.explanations[0], comparison.explanations[0].model)}{cells}{note}</div>'
+
+
+def _rows(comparison: Comparison) -> str:
+    rows = []
+    for explanation, seconds in zip(comparison.explanations, comparison.seconds, strict=True):
+        told = f"<b>{html.escape(name(explanation))}</b><br>{duration(seconds)}"
+        apart = f"special tokens {explanation.special_share:.0%}" if explanation.special.any() else ""
+        rows.append(f"<tr><td>{told}<br>{apart}</td><td>{html.texts(explanation)}</td></tr>")
+    return f'<table class="methods">{"".join(rows)}</table>{html.key(comparison.explanations[0], scale=False)}'
+
+
+def _pictures(comparison: Comparison) -> str:
+    panels = [html.picture(pixels, caption, caption) for pixels, caption in _panels(comparison)]
+    bar = html.key(comparison.explanations[0], scale=False)
+    return f'<div class="pictures">{"".join(panels)}</div>{bar}'
+
+
+# -- figure ----------------------------------------------------------------------------------------------------------
+
+
+def figure(comparison: Comparison) -> Image.Image:
+    """The picture, then a heatmap for each method under which its name and its time stand.
+
+    Raises:
+        InputError: if the input was not a picture, or its pixels are not known.
+    """
+    first = comparison.explanations[0]
+    if not isinstance(first.source, np.ndarray):
+        raise InputError("one figure needs a picture: save the comparison as .html")
+    panels = [image.panel(pixels, caption) for pixels, caption in _panels(comparison)]
+    rows = [image.beside(panels[start : start + ACROSS], gap=16) for start in range(0, len(panels), ACROSS)]
+    pictures = image.stack(rows, gap=10)
+    width = max(pictures.width, 480)
+    note = [image.line(text, width, size=14, ink=image.PALE) for text in image.wrap(OWN_SCALE, width)]
+    head = image.heading(first, width, first.model)
+    return image.framed(
+        image.stack([head, pictures, image.bar(first, width), *image.unseen(first, width), *note], gap=10)
+    )
+
+
+def _panels(comparison: Comparison) -> Iterator[tuple[np.ndarray, str]]:
+    """The picture, if it is known, and the overlays, with captions."""
+    small = [image.sized(explanation, PANEL, PANEL) for explanation in comparison.explanations]
+    if isinstance(small[0].source, np.ndarray):
+        yield small[0].source, "input"
+    for explanation, seconds in zip(small, comparison.seconds, strict=True):
+        yield image.overlay(explanation), f"{name(explanation)}, {duration(seconds)}"
