@@ -38,7 +38,7 @@ train: $(READY)  ## make the embedded models' weights anew: make train DATA=fold
 pictures: $(READY)  ## draw the README's photograph anew
 	$(BIN)/attcat explain demos/images/$(PHOTO).jpg --output docs/$(PHOTO).png
 	@# A palette keeps it small enough for a repository.
-	$(BIN)/python -c "from PIL import Image; name = 'docs/$(PHOTO).png'; Image.open(name).quantize(256).save(name, optimize=True)"
+	$(BIN)/python -c "from PIL import Image; name = 'docs/$(PHOTO).png'; p = Image.open(name).convert('RGB'); p.quantize(256, palette=p.quantize(256), dither=1).save(name, optimize=True)"
 
 clean:  ## remove everything that make and pip made
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
