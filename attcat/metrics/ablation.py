@@ -203,9 +203,14 @@ def content_scores(ablation: Ablation, scores: Sequence[Scores]) -> list[Tensor]
     return [_checked(number, values, ablation.content[number]) for number, values in enumerate(scores)]
 
 
-def _checked(number: int, values: Scores, content: Tensor) -> Tensor:
+def as_tensor(values: Scores) -> Tensor:
+    """Scores from wherever they come as float64 on the CPU."""
     plain = values.scores if isinstance(values, Explanation) else values
-    found = torch.as_tensor(plain, dtype=torch.float64).detach().cpu()
+    return torch.as_tensor(plain, dtype=torch.float64).detach().cpu()
+
+
+def _checked(number: int, values: Scores, content: Tensor) -> Tensor:
+    found = as_tensor(values)
     tokens, inner = len(content), int(content.sum())
     if found.dim() != 1 or len(found) not in (tokens, inner):
         raise InputError(
