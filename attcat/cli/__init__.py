@@ -17,7 +17,7 @@ import typer
 
 from .. import __version__
 from ..errors import AttCATError
-from . import explain, listing
+from . import evaluate, explain, listing
 
 app = typer.Typer(
     name="attcat",
@@ -41,6 +41,7 @@ def _attcat(
 
 
 app.command()(explain.explain)
+app.command()(evaluate.evaluate)
 app.command()(listing.adapters)
 app.command()(listing.methods)
 

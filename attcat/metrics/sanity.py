@@ -65,21 +65,22 @@ def parameter_randomisation(
         parameters = dict(model.named_parameters())
         for name in names:
             _redraw(parameters[name], generator)
-        after = _same_for(explainer, model)(list(inputs), targets)
+        after = like(explainer, model)(list(inputs), targets)
         found.append(rank_correlation(before, after))
     return Randomised(tuple(stages), torch.stack(found))
 
 
-def _same_for(explainer: Explainer, model: nn.Module) -> Explainer:
-    """The same method and options for another model."""
+def like(explainer: Explainer, model: nn.Module | None = None, *, completeness: bool | None = None) -> Explainer:
+    """The same method and options for another model, or measuring what bias terms contribute."""
     return Explainer(
-        model,
+        explainer.adapter.model if model is None else model,
         explainer.adapter.processor,
         method=explainer.method.name,
         rule=explainer.rule,
         hidden=explainer.hidden,
         queries=explainer.queries,
         batch_size=explainer.batch_size,
+        completeness=explainer.completeness if completeness is None else completeness,
         **explainer.own_options,
     )
 
@@ -152,13 +153,15 @@ def label_flip(explainer: Explainer, inputs: Sequence[Any]) -> Tensor:
     return kendall_tau([one for one, _ in pairs], [other for _, other in pairs])
 
 
-def explain_two(explainer: Explainer, inputs: Sequence[Any]) -> tuple[list[Explanation], list[Explanation]]:
+def explain_two(
+    explainer: Explainer, inputs: Sequence[Any], *, truncation: bool = False
+) -> tuple[list[Explanation], list[Explanation]]:
     """The predicted class and the runner-up, explained in one forward pass.
 
     Raises:
         InputError: if the model has one class.
     """
-    pairs = explainer(list(inputs), top_k=2)
+    pairs = explainer(list(inputs), top_k=2, truncation=truncation)
     if any(len(pair) < 2 for pair in pairs):
         raise InputError("the model has one class: there is no other to explain")
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
