@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, TypeVar
@@ -23,7 +23,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError, ProcessorError, TooLongError, UnsupportedModelError
+from .errors import InputError, OptionError, ProcessorError, TooLongError, UnsupportedModelError
 from .tokens import Span, Tokens, View
 
 ENTRY_POINTS = "attcat.adapters"
@@ -57,6 +57,19 @@ class Encoding:
         for row, (real, tokens) in enumerate(zip(self.mask.sum(-1).tolist(), self.tokens, strict=True)):
             if real != len(tokens):
                 raise ValueError(f"example {row}: {real} positions are real, but {len(tokens)} tokens are named")
+
+    def rows(self, rows: Sequence[int]) -> Encoding:
+        """Some examples, in any order and as often as wanted, without the columns that only others need."""
+        index = torch.tensor(rows, device=self.mask.device)
+        mask = self.mask[index]
+        length = int(mask.any(0).nonzero().max()) + 1
+        return Encoding(
+            {name: _cut(value[index], self.mask, length) for name, value in self.arguments.items()},
+            mask[:, :length],
+            tuple(self.tokens[row] for row in rows),
+            tuple(self.sources[row] for row in rows),
+            tuple(self.dropped[row] for row in rows),
+        )
 
 
 class Adapter(ABC):
@@ -119,17 +132,35 @@ class Adapter(ABC):
         """About how many tokens an input has, without encoding it; inputs of like cost share a batch."""
         return 256
 
-    def blank(self, encoding: Encoding, removed: Tensor | None = None) -> Tensor:
-        """The model's input (`input_ids` or `pixel_values`) with tokens taken out.
+    removals: ClassVar[tuple[str, ...]] = ()
+    """The ways in which `remove` takes tokens out; the first is used when none is named."""
+
+    def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
+        """The batch with tokens taken out.
 
         Args:
             encoding: the batch.
             removed: bool `[B, T]`; by default every token that is neither special nor padding.
+            how: one of `removals`.
 
         Raises:
+            OptionError: if there is no such way.
             UnsupportedModelError: if this adapter cannot.
         """
-        raise UnsupportedModelError(f"{type(self).__name__} does not say how to take tokens out: override blank()")
+        raise UnsupportedModelError(f"{type(self).__name__} does not say how to take tokens out: override remove()")
+
+    def removal(self, how: str | None) -> str:
+        """The name of a way to take tokens out, checked.
+
+        Raises:
+            OptionError: if there is no such way.
+        """
+        if how is None and self.removals:
+            return self.removals[0]
+        if how not in self.removals:
+            known = ", ".join(self.removals) or "none"
+            raise OptionError(f"no removal {how!r} for {type(self.model).__name__}: use one of {known}")
+        return how
 
     def call(self, encoding: Encoding) -> Any:
         """Run the model."""
@@ -265,10 +296,61 @@ class TextAdapter(Adapter):
         tokens = tuple(self._tokens(row, [int(i in specials) for i in row], None, 0) for row in rows)
         return Encoding(placed, mask, tokens, (None,) * len(rows))
 
-    def blank(self, encoding: Encoding, removed: Tensor | None = None) -> Tensor:
-        """`input_ids` with mask tokens (or unknown ones) in place of what is removed; see `Adapter.blank`."""
-        removed = content_of(encoding) if removed is None else removed
-        return encoding.arguments["input_ids"].masked_fill(removed, self.blank_token)
+    removals = ("mask", "pad", "delete")
+
+    def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
+        """Mask tokens (or unknown ones) or padding tokens in place of what is removed, or a shorter text.
+
+        `[PAD]` in the middle of a text is seen by the model: the attention mask stays. Of a text of which nothing is left
+        after deletion one mask token stays. See `Adapter.remove`.
+
+        Raises:
+            OptionError: if the head would read another token, because it looks for the last that is not padding.
+        """
+        how = self.removal(how)
+        removed = content_of(encoding) if removed is None else removed & encoding.mask
+        if how == "delete":
+            return self._delete(encoding, removed)
+        token = self.blank_token if how == "mask" else self.pad_token
+        ids = encoding.arguments["input_ids"].masked_fill(removed, token)
+        found = replace(encoding, arguments={**encoding.arguments, "input_ids": ids})
+        if how == "pad" and not torch.equal(self.read(found), self.read(encoding)):
+            raise OptionError(
+                f"{type(self.model).__name__} reads the last token that is not padding: use the removal mask or delete"
+            )
+        return found
+
+    def _delete(self, encoding: Encoding, removed: Tensor) -> Encoding:
+        """A shorter batch: what stays moves to the left, in its order."""
+        empty = (encoding.mask & ~removed).sum(-1, keepdim=True) == 0
+        first = _first(encoding.mask, 1)
+        ids = encoding.arguments["input_ids"].masked_fill(empty & first, self.blank_token)
+        removed = removed & ~(empty & first)
+        kept = encoding.mask & ~removed
+        order = (~kept).long().argsort(dim=-1, stable=True)[:, : int(kept.sum(-1).max())]
+        mask = kept.gather(1, order)
+        arguments = {
+            name: value.gather(1, order).masked_fill(~mask, 0) if value.shape == kept.shape else value
+            for name, value in {**encoding.arguments, "input_ids": ids}.items()
+        }
+        if not mask.all():
+            arguments["input_ids"] = arguments["input_ids"].masked_fill(~mask, self.pad_token)
+            arguments["attention_mask"] = mask.to(encoding.arguments["input_ids"].dtype)
+        flags = [kept[row, encoding.mask[row]].tolist() for row in range(len(kept))]
+        tokens = tuple(t.kept(flag) for t, flag in zip(encoding.tokens, flags, strict=True))
+        return replace(encoding, arguments=arguments, mask=mask, tokens=tokens)
+
+    @cached_property
+    def pad_token(self) -> int:
+        """The padding token.
+
+        Raises:
+            OptionError: if neither tokenizer nor model knows one.
+        """
+        for owner in (self.processor, getattr(self.model, "config", None)):
+            if isinstance(token := getattr(owner, "pad_token_id", None), int):
+                return token
+        raise OptionError(f"{type(self.model).__name__} has no padding token: use the removal mask")
 
     @cached_property
     def blank_token(self) -> int:
@@ -377,17 +459,40 @@ class VisionAdapter(Adapter):
         tokens = (self._tokens(height, width, None),) * batch
         return self._encoding(placed, tokens, (None,) * batch)
 
-    def blank(self, encoding: Encoding, removed: Tensor | None = None) -> Tensor:
-        """`pixel_values` with 0 (the mean colour, for normalised input) in removed patches; see `Adapter.blank`."""
-        removed = content_of(encoding) if removed is None else removed
-        pixels = encoding.arguments["pixel_values"].clone()
-        for row, tokens in enumerate(encoding.tokens):
-            patches = removed[row][~torch.tensor(tokens.special, device=removed.device)]
-            height, width = self.patch_size
-            area = patches.reshape(tokens.grid or ()).repeat_interleave(height, 0).repeat_interleave(width, 1)
-            area = area[: pixels.shape[-2], : pixels.shape[-1]]
-            pixels[row, :, : area.shape[0], : area.shape[1]].masked_fill_(area, 0.0)
-        return pixels
+    removals = ("zero", "mean", "blur", "drop")
+
+    def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
+        """Other pixels in place of removed patches: 0 (the mean colour of the training pictures, for normalised input),
+        the picture's own mean colour, or a Gaussian blur of it (standard deviation: half a patch).
+
+        `drop` takes tokens out before the first block, not out of the picture: `attcat.metrics` does it while the model
+        runs. See `Adapter.remove`.
+        """
+        how = self.removal(how)
+        if how == "drop":
+            raise OptionError("patch tokens are dropped while the model runs: use attcat.metrics.Ablation")
+        pixels = encoding.arguments["pixel_values"]
+        area = self._area(encoding, content_of(encoding) if removed is None else removed)
+        if how == "zero":
+            instead = torch.zeros_like(pixels)
+        elif how == "mean":
+            instead = pixels.mean((-2, -1), keepdim=True).expand_as(pixels)
+        else:
+            instead = _blurred(pixels, (self.patch_size[0] / 2, self.patch_size[1] / 2))
+        arguments = {**encoding.arguments, "pixel_values": torch.where(area[:, None], instead, pixels)}
+        return replace(encoding, arguments=arguments)
+
+    def _area(self, encoding: Encoding, removed: Tensor) -> Tensor:
+        """The pixels of removed tokens, bool `[B, H, W]`; the same grid for every row, as they share a tensor."""
+        tokens = encoding.tokens[0]
+        height, width = encoding.arguments["pixel_values"].shape[-2:]
+        patches = removed[:, ~torch.tensor(tokens.special, device=removed.device)]
+        patches = patches.reshape(len(removed), *(tokens.grid or ()))
+        rows, columns = self.patch_size
+        covered = patches.repeat_interleave(rows, 1).repeat_interleave(columns, 2)[:, :height, :width]
+        area = covered.new_zeros(len(removed), height, width)
+        area[:, : covered.shape[1], : covered.shape[2]] = covered
+        return area
 
     def preprocess(self, picture: Any) -> Tensor:
         """Send one RGB picture through the processor: float `[3, H, W]`.
@@ -508,6 +613,22 @@ def config_labels(model: nn.Module) -> tuple[str, ...] | None:
     """The class names in a transformers configuration."""
     names = getattr(getattr(model, "config", None), "id2label", None)
     return tuple(str(names[index]) for index in sorted(names)) if names else None
+
+
+def _cut(value: Any, mask: Tensor, length: int) -> Any:
+    """An argument with a column per token, cut to `length` tokens; others as they are."""
+    return value[:, :length] if value.dim() == 2 and value.shape[1] == mask.shape[1] else value
+
+
+def _blurred(pixels: Tensor, sigma: tuple[float, float]) -> Tensor:
+    """Gaussian blur of `[B, 3, H, W]`."""
+    import cv2
+
+    rows = [
+        cv2.GaussianBlur(row.permute(1, 2, 0).float().cpu().numpy(), (0, 0), sigmaX=sigma[1], sigmaY=sigma[0])
+        for row in pixels
+    ]
+    return torch.stack([torch.from_numpy(row).permute(2, 0, 1) for row in rows]).to(pixels)
 
 
 def _follow(module: nn.Module, path: str) -> Any:

@@ -77,7 +77,7 @@ class Passes:
         Returns:
             Like the argument `input_name`; special tokens and padding stay.
         """
-        return self.adapter.blank(self.encoding)
+        return self.adapter.remove(self.encoding).arguments[self.input_name]
 
     @cached_property
     def content(self) -> Tensor:
@@ -111,10 +111,4 @@ class Passes:
         return self.adapter.encode([value], truncation=True)
 
     def _repeated(self, times: int) -> Encoding:
-        if times == 1:
-            return self.encoding
-        arguments = {
-            name: value.repeat(times, *(1,) * (value.dim() - 1)) for name, value in self.encoding.arguments.items()
-        }
-        mask = self.encoding.mask.repeat(times, 1)
-        return Encoding(arguments, mask, self.tokens * times, self.encoding.sources * times)
+        return self.encoding if times == 1 else self.encoding.rows([*range(len(self.tokens))] * times)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
+from typing import Any
 
 Span = tuple[int, int]
 """Half-open range of characters `[start, end)` in the original string."""
@@ -77,6 +79,20 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def kept(self, flags: Sequence[bool]) -> Tokens:
+        """Only the tokens that are flagged; what is left of a grid is none."""
+
+        def pick(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+            return None if values is None else tuple(compress(values, flags))
+
+        return Tokens(
+            tuple(compress(self.labels, flags)),
+            tuple(compress(self.special, flags)),
+            spans=pick(self.spans),
+            segments=pick(self.segments),
+            words=pick(self.words),
+        )
 
 
 @dataclass(frozen=True)

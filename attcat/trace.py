@@ -246,7 +246,7 @@ def record(
     open_blocks: list[Block] = []
     ones = torch.ones(len(encoding.tokens), device=adapter.device, requires_grad=True) if biases else None
     with (
-        _as_found(adapter.model),
+        as_found(adapter.model),
         _watch(adapter.blocks, blocks, open_blocks, before, early),
         torch.no_grad(),  # until the first block is reached
         Interception(rule, open_blocks, attention=attention, ones=ones),
@@ -270,7 +270,7 @@ def record(
 
 
 @contextmanager
-def _as_found(model: nn.Module) -> Iterator[None]:
+def as_found(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and a scratch random state; afterwards every module's flag and the random state are as before."""
     training = [module for module in model.modules() if module.training]
     devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
@@ -297,7 +297,7 @@ def _watch(
     def enter(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        place, state = _hidden_state(module, args, kwargs)
+        place, state = hidden_state(module, args, kwargs)
         if not blocks:
             torch.set_grad_enabled(True)
             state = state if before is None else before(state)
@@ -327,7 +327,7 @@ def _watch(
         yield
 
 
-def _hidden_state(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:
+def hidden_state(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:
     """The first floating point tensor `[B, T, D]` among a block's arguments, and its place."""
     places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
     for place, value in places:

@@ -188,7 +188,7 @@ def test_integrated_gradients(plain: Plain) -> None:
     start, end = plain.adapter.blocks[0], plain.hidden[0][0]
     blank = {**plain.arguments}
     name = "input_ids" if plain.family.text else "pixel_values"
-    blank[name] = plain.adapter.blank(plain.encoding)
+    blank[name] = plain.adapter.remove(plain.encoding).arguments[name]
     reference = eager_forward(plain.model, blank)[0][0].detach()[0]
     points, weights = np.polynomial.legendre.leggauss(50)
     total = torch.zeros_like(end)

@@ -17,7 +17,7 @@ import typer
 
 from .. import __version__
 from ..errors import AttCATError
-from . import compare, explain, listing
+from . import compare, evaluate, explain, listing
 
 app = typer.Typer(
     name="attcat",
@@ -42,6 +42,7 @@ def _attcat(
 
 app.command()(explain.explain)
 app.command()(compare.compare)
+app.command()(evaluate.evaluate)
 app.command()(listing.adapters)
 app.command()(listing.methods)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,17 +27,28 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         raise OptionError(f"cannot write {path}: {error.strerror or error}; choose another --output") from error
 
 
-def print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on a terminal; in a pipe a line per row, columns separated by tabs."""
+def print_table(
+    names: Sequence[str], rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]] = (), head: bool = False
+) -> None:
+    """A table on a terminal; in a pipe a line per row, columns separated by tabs.
+
+    Args:
+        names: of the columns.
+        rows: their cells.
+        bold: rows and columns of cells that stand out on a terminal.
+        head: whether a pipe gets the names, too.
+    """
     from rich.table import Column, Table
+    from rich.text import Text
 
     console = console_for_results()
     if not console.is_terminal:
+        rows = [names, *rows] if head else rows
         print("\n".join("\t".join(row).replace("\n", ", ") for row in rows))
         return
     table = Table(*(Column(name, overflow="fold") for name in names))
-    for row in rows:
-        table.add_row(*row)
+    for number, row in enumerate(rows):
+        table.add_row(*(Text(cell, "bold" if (number, column) in bold else "") for column, cell in enumerate(row)))
     console.print(table)
 
 

@@ -66,4 +66,4 @@ def _fall(trace: Trace, passes: Passes, scores: Tensor, share: float = 0.5) -> T
     removed = passes.content & (ranked < share * passes.content.sum(-1, keepdim=True))
     name = passes.input_name
     before = passes.values_of({name: passes.encoding.arguments[name]})
-    return before - passes.values_of({name: passes.adapter.blank(passes.encoding, removed)})
+    return before - passes.values_of({name: passes.adapter.remove(passes.encoding, removed).arguments[name]})

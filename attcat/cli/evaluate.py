@@ -1,0 +1,195 @@
+"""`attcat evaluate`: methods against each other on a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import AttCATError, OptionError
+from ..explainer import Explainer
+from ..explanation import write_atomically
+from ..methods import find_method
+from .inputs import Item, check_kind, device_named, load_model
+from .output import print_table, write_file
+
+if TYPE_CHECKING:
+    from ..evaluation import Dataset, Plan, Results
+    from ..evaluation.run import Make, Tick
+
+METHODS = "attcat+libra,attcat+plain,attention,rollout,genatt"
+METRICS = "aopc,lodds,comprehensiveness,sufficiency,abpc"
+CHECKED = 16
+"""Examples that the sanity checks look at."""
+REFERENCES = 8
+
+
+def evaluate(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA", help="A .tsv, .csv or .jsonl file, a folder of pictures by class, or a dataset of the hub."
+        ),
+    ],
+    output: Annotated[str, typer.Option(metavar="FOLDER", help="Where results are kept; an interrupted run goes on.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR_OR_HUB_ID", help="A classifier; without it the embedded models are used.")
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(metavar="NAMES", help="name or name+rule, with commas; random is added.")
+    ] = METHODS,
+    metrics: Annotated[str, typer.Option(metavar="NAMES", help="With commas.")] = METRICS,
+    removal: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW", help="mask, pad, delete for texts; zero, mean, blur, drop for pictures [default: the first]."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many examples, drawn by the seed [default: all].")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    sanity: Annotated[bool, typer.Option("--sanity", help="Also run the sanity checks.")] = False,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, metavar="PIXELS", help="Another size of the model's input, where it takes one.")
+    ] = None,
+    text_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the text.")] = None,
+    pair_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the second text.")] = None,
+    label_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the gold label.")] = None,
+    span_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with gold spans.")] = None,
+    split: Annotated[str, typer.Option(help="Of a dataset of the hub.")] = "validation",
+    truncation: Annotated[bool, typer.Option("--truncation", help="Accept that long texts are cut.")] = False,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
+) -> None:
+    """Measure which explanations are faithful: methods on the same examples, random always among them."""
+    from ..evaluation import Plan, read_dataset, run
+    from ..evaluation.data import Columns
+    from ..evaluation.report import page, table, to_json
+
+    plan = Plan(model or "embedded", _names(methods), _names(metrics), removal, limit, seed, truncation)
+    for name in plan.methods:
+        find_method(name.partition("+")[0])  # told before a model is loaded
+    place, folder = device_named(device), Path(output)
+    if folder.is_file():
+        raise OptionError(f"--output {output} is a file: give a folder")
+    dataset = read_dataset(data, Columns(text_column, pair_column, label_column, span_column), split=split)
+    network, processor = load_model(model, dataset.pictures)
+    processor = processor if image_size is None else _resized(processor, image_size)
+    make = _maker(network.to(place), processor, plan, dataset)
+    check_kind(make("random"), Item(Path("picture") if dataset.pictures else "text"))
+    total = len(plan.methods) * min(len(dataset.examples), limit or len(dataset.examples))
+    try:
+        with _progress(total) as tick:
+            results = run(plan, dataset, make, folder, tick)
+    except OSError as error:
+        raise OptionError(f"cannot write to {folder}: {error.strerror or error}; choose another --output") from error
+    checks = _sanity(results, dataset, make) if sanity else None
+    print_table(*table(results), head=True)
+    if checks:
+        print_table(
+            ["method", *next(iter(checks.values()))], [[m, *by.values()] for m, by in checks.items()], head=True
+        )
+    write_file(folder / "results.json", lambda path: write_atomically(path, to_json(results, checks)))
+    write_file(folder / "report.html", lambda path: write_atomically(path, page(results, checks).encode()))
+    print(f"wrote {folder / 'results.json'}\nwrote {folder / 'report.html'}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _maker(network: Any, processor: Any, plan: Plan, data: Dataset) -> Make:
+    """Explainers by name, each with what its method cannot do without."""
+
+    @cache
+    def make(name: str) -> Explainer:
+        method = find_method(name.partition("+")[0])
+        options: dict[str, Any] = {"seed": plan.seed} if "seed" in method.defaults else {}
+        if "references" in method.required:
+            options["references"] = _references(plan, data)
+        return Explainer(network, processor, method=name, **options)
+
+    return make
+
+
+def _references(plan: Plan, data: Dataset) -> list[Any]:
+    """Inputs that are not evaluated.
+
+    Raises:
+        OptionError: if all are.
+    """
+    from ..evaluation.run import choose
+
+    rest = choose(plan.seed, len(data.examples))[plan.limit :] if plan.limit else []
+    if not rest:
+        raise OptionError("contrast_cat needs references that are not evaluated: give a --limit smaller than the data")
+    return [data.examples[index].value for index in rest[:REFERENCES]]
+
+
+def _resized(processor: Any, size: int) -> Any:
+    """The same image processor for another input size.
+
+    Raises:
+        OptionError: if it is not one of transformers, which say their sizes.
+    """
+    if not hasattr(processor, "to_dict") or not getattr(processor, "size", None):
+        raise OptionError("--image-size changes the image processors of transformers; this model has none")
+    told = processor.to_dict()
+    square = {"height": size, "width": size}
+    cropped = bool(told.get("do_center_crop") and told.get("crop_size"))
+    told["size"] = {"shortest_edge": size} if cropped or "shortest_edge" in dict(told["size"]) else square
+    if cropped:
+        told["crop_size"] = square
+    return type(processor).from_dict(told)
+
+
+def _sanity(results: Results, data: Dataset, make: Make) -> dict[str, dict[str, str]]:
+    """A row of checks per method, on a few of the examples; a check that cannot be run says why."""
+    from ..metrics.sanity import CHECKS, like, parameter_randomisation
+
+    records = results.records["random"][:CHECKED]
+    inputs = [data.examples[record["example"]].value for record in records]
+    found: dict[str, dict[str, str]] = {}
+    for name in results.plan.methods:
+        explainer = make(name)
+        row: dict[str, str] = {}
+        for check, function in CHECKS.items():
+            used = like(explainer, completeness=True) if check == "completeness_gap" else explainer
+            row[check] = _told(lambda f=function, e=used: f"{float(f(e, inputs).nanmean()):.2g}")  # type: ignore[misc]
+        for cascading in (True, False):
+            kind = "cascading" if cascading else "independent"
+            row[f"{kind} randomisation"] = _told(
+                lambda c=cascading, e=explainer: " ".join(  # type: ignore[misc]
+                    f"{float(value):.2f}"
+                    for value in parameter_randomisation(e, inputs, cascading=c).similarity.nanmean(1)
+                )
+            )
+        found[name] = row
+    return found
+
+
+def _told(work: Any) -> str:
+    try:
+        return str(work())
+    except AttCATError as error:
+        return f"({str(error).splitlines()[0][:60]})"
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Tick]:
+    """A bar on stderr, if someone is looking."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done: None
+        return
+    columns = ("evaluating", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.advance(task, done)

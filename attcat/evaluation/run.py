@@ -1,0 +1,437 @@
+"""The run: every method explains the same examples, and each explanation is measured.
+
+Examples are shuffled by the seed and go through in parts; a part's results are one line of `records.jsonl`, so that an
+interrupted run loses one part of one method at most. The examples of a smaller limit are the first of a larger one, and
+methods can be added later: only what is missing is computed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError, OptionError
+from ..explainer import Explainer
+from ..explanation import Explanation
+from ..metrics import Ablation, Metric, evaluate, find_metric, gold_tokens, perturbation_curves
+from ..metrics.ablation import content_scores
+from ..metrics.localisation import Mosaic, grid_pointing, mosaics
+from ..metrics.perturbation import STEPS
+from ..metrics.sanity import explain_two
+from ..targets import find_class
+from .data import Dataset, Example
+from .statistics import Comparison, Estimate, compare, estimate
+
+RECORDS = "records.jsonl"
+PART = {False: 64, True: 16}
+"""Texts, or pictures, that go through together."""
+MOSAICS = 50
+
+Make = Callable[[str], Explainer]
+"""From a method's name, as `attcat+libra`, to its Explainer."""
+Tick = Callable[[int], None]
+"""Told how many examples of one method are done."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is evaluated.
+
+    Args:
+        model: the model's name, for the report.
+        methods: names, as an Explainer takes them; `random` is added.
+        metrics: names, see `attcat.metrics.METRICS`.
+        removal: how tokens are taken out; None for the adapter's first.
+        limit: how many examples; None for all.
+        seed: of the choice of examples, of `random`, of mosaics and of the bootstrap.
+        truncation: accept that texts are cut.
+
+    Raises:
+        OptionError: if a metric does not exist, or nothing is asked for.
+    """
+
+    model: str
+    methods: tuple[str, ...]
+    metrics: tuple[str, ...]
+    removal: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    truncation: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.metrics:
+            find_metric(name)
+        if not self.methods or not self.metrics:
+            raise OptionError("nothing to evaluate: name at least one method and one metric")
+        object.__setattr__(self, "methods", tuple(dict.fromkeys([*self.methods, "random"])))
+        object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)))
+
+    def of(self, kind: str) -> list[Metric]:
+        """The metrics that read this."""
+        return [metric for name in self.metrics if (metric := find_metric(name)).reads == kind]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run found.
+
+    Args:
+        plan: what was evaluated.
+        settings: what made the numbers what they are.
+        accuracy: share of the examples whose gold label the model predicts; None without labels.
+        values: method, metric, value per example (NaN where a metric is not defined).
+        curves: method, `morf` or `lerf`, mean probability at `STEPS`.
+        seconds: method, seconds per example.
+        forward: seconds of a plain forward pass per example, batched alike.
+        records: method, the examples' own lines.
+    """
+
+    plan: Plan
+    settings: Mapping[str, Any]
+    accuracy: float | None
+    values: Mapping[str, Mapping[str, Sequence[float]]]
+    curves: Mapping[str, Mapping[str, Sequence[float]]]
+    seconds: Mapping[str, float]
+    forward: float
+    records: Mapping[str, Sequence[Mapping[str, Any]]]
+    estimates: Mapping[str, Mapping[str, Estimate]] = field(init=False)
+    comparisons: Mapping[str, Mapping[tuple[str, str], Comparison]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        seed = self.plan.seed
+        estimates = {m: {name: estimate(v, seed) for name, v in by.items()} for m, by in self.values.items()}
+        names = self.plan.metrics
+        object.__setattr__(self, "estimates", estimates)
+        paired = {n: compare({m: by[n] for m, by in self.values.items() if n in by}, seed) for n in names}
+        object.__setattr__(self, "comparisons", paired)
+
+    def best(self, metric: str) -> str | None:
+        """The method with the best mean, `random` aside; None if no method has a value."""
+        sign = 1 if find_metric(metric).better == "higher" else -1
+        means = {m: sign * e[metric].mean for m, e in self.estimates.items() if metric in e and e[metric].count}
+        means.pop("random", None)
+        return max(means, key=lambda name: means[name]) if means else None
+
+
+def run(plan: Plan, data: Dataset, make: Make, folder: Path, tick: Tick = lambda done: None) -> Results:
+    """Evaluate every method, taking up what the folder already holds.
+
+    Args:
+        plan: what to evaluate.
+        data: the examples.
+        make: gives the Explainer of a method's name; called with options of the run's own as well.
+        folder: where `records.jsonl` is kept.
+        tick: told of progress.
+
+    Raises:
+        OptionError: if the folder holds an evaluation with other settings, or a metric does not fit the data.
+        InputError: if an example cannot be used.
+    """
+    explainers = {name: make(name) for name in plan.methods}
+    adapter = next(iter(explainers.values())).adapter
+    chosen = choose(plan.seed, len(data.examples))[: plan.limit]
+    _check(plan, data, [data.examples[index] for index in chosen])
+    labels = _labels(data, chosen, explainers[plan.methods[0]])
+    settings = _settings(plan, data, adapter.removal(plan.removal))
+    log = Log(folder / RECORDS, settings)
+    Ablation(adapter, [data.examples[chosen[0]].value], plan.removal, truncation=True).intact  # noqa: B018 (warms up)
+    size = PART[data.pictures]
+    for start in range(0, len(chosen), size):
+        part = chosen[start : start + size]
+        missing = [name for name in plan.methods if not log.holds(name, part)]
+        tick((len(plan.methods) - len(missing)) * len(part))
+        if not missing:
+            continue
+        batch = Part(plan, [data.examples[index] for index in part], labels[start : start + size], adapter)
+        for name in missing:
+            log.add(name, part, batch.measure(explainers[name]))
+            tick(len(part))
+    if plan.of("mosaics"):
+        _mosaics(plan, data, chosen, labels, explainers, log)
+    return _results(plan, settings, log, chosen, size)
+
+
+class Part:
+    """Some examples, whose perturbed copies the methods share."""
+
+    def __init__(self, plan: Plan, examples: Sequence[Example], labels: Sequence[int | None], adapter: Any) -> None:
+        self.plan, self.examples, self.labels = plan, examples, labels
+        self.inputs = [example.value for example in examples]
+        self.ablation = Ablation(adapter, self.inputs, plan.removal, truncation=plan.truncation)
+        start = time.perf_counter()
+        self.predicted = self.ablation.predicted
+        self.forward = (time.perf_counter() - start) / len(examples)
+
+    def measure(self, explainer: Explainer) -> list[dict[str, Any]]:
+        """One record per example."""
+        start = time.perf_counter()
+        explanations = explainer(self.inputs, self.predicted.tolist(), truncation=self.plan.truncation)
+        seconds = (time.perf_counter() - start) / len(self.inputs)
+        curves = perturbation_curves(self.ablation, explanations, self.predicted, STEPS)
+        values = self._faithfulness(explainer, explanations)
+        values.update(self._classes(explainer))
+        values.update(self._spans(explanations))
+        return [
+            {
+                "seconds": seconds,
+                "forward": self.forward,
+                "predicted": int(self.predicted[row]),
+                "label": self.labels[row],
+                "values": {name: _plain(column[row]) for name, column in values.items()},
+                "morf": curves.morf.probability[row].tolist(),
+                "lerf": curves.lerf.probability[row].tolist(),
+            }
+            for row in range(len(self.inputs))
+        ]
+
+    def _faithfulness(self, explainer: Explainer, explanations: list[Explanation]) -> dict[str, Sequence[float]]:
+        names = [metric.name for metric in (*self.plan.of("curves"), *self.plan.of("passes"))]
+        found = evaluate(self.ablation, explanations, names, classes=self.predicted) if names else {}
+        published = [metric.name for metric in self.plan.of("published")]
+        if published:
+            gold = [int(label) for label in self.labels if label is not None]
+            told = self._of_gold(explainer, explanations, gold)
+            found |= evaluate(self.ablation, told, published, labels=gold)
+        return {name: column.tolist() for name, column in found.items()}
+
+    def _of_gold(self, explainer: Explainer, explanations: list[Explanation], gold: list[int]) -> list[Explanation]:
+        """Explanations of the gold label, which the published forms watch: new ones where another class was predicted."""
+        wrong = [row for row, label in enumerate(gold) if label != int(self.predicted[row])]
+        told = list(explanations)
+        if wrong:
+            inputs, labels = [self.inputs[row] for row in wrong], [gold[row] for row in wrong]
+            for row, explanation in zip(wrong, explainer(inputs, labels, truncation=self.plan.truncation), strict=True):
+                told[row] = explanation
+        return told
+
+    def _classes(self, explainer: Explainer) -> dict[str, Sequence[float]]:
+        metrics = self.plan.of("two classes")
+        if not metrics:
+            return {}
+        told = explain_two(explainer, self.inputs, truncation=self.plan.truncation)
+        first, second = (content_scores(self.ablation, explanations) for explanations in told)
+        found: dict[str, Sequence[float]] = {}
+        for metric in metrics:
+            pairs = zip(first, second, strict=True)
+            found[metric.name] = [float(metric.function([a], [b])) if len(a) > 1 else math.nan for a, b in pairs]  # type: ignore[arg-type]
+        return found
+
+    def _spans(self, explanations: list[Explanation]) -> dict[str, Sequence[float]]:
+        metrics = self.plan.of("spans")
+        found: dict[str, list[float]] = {metric.name: [] for metric in metrics}
+        for row, scores in enumerate(content_scores(self.ablation, explanations) if metrics else ()):
+            spans = self.examples[row].spans
+            for metric in metrics:
+                gold = None if spans is None else gold_tokens(self.ablation.tokens[row], spans)
+                found[metric.name].append(math.nan if gold is None else float(metric.function(scores, gold)))  # type: ignore[arg-type]
+        return dict(found)
+
+
+def _mosaics(
+    plan: Plan,
+    data: Dataset,
+    chosen: list[int],
+    labels: Sequence[int | None],
+    explainers: dict[str, Explainer],
+    log: Log,
+) -> None:
+    """The grid pointing game, on pictures that the model gets right."""
+    adapter = explainers["random"].adapter
+    inputs = [data.examples[index].value for index in chosen]
+    right: list[int] = []
+    for start in range(0, len(chosen), PART[True]):
+        predicted = Ablation(adapter, inputs[start : start + PART[True]], plan.removal).predicted.tolist()
+        right += [start + row for row, found in enumerate(predicted) if found == labels[start + row]]
+    for metric in plan.of("mosaics"):
+        side = int(metric.function())  # type: ignore[call-overload]
+        shown = [int(label) for r in right if (label := labels[r]) is not None]
+        boards = mosaics([inputs[r] for r in right], shown, side=side, count=MOSAICS, seed=plan.seed)  # type: ignore[misc]
+        key = [side, len(chosen)]
+        for name, explainer in explainers.items():
+            if not log.holds(f"{name} {metric.name}", key):
+                log.add(f"{name} {metric.name}", key, [{"values": {metric.name: _board(explainer, b)}} for b in boards])
+
+
+def _board(explainer: Explainer, board: Mosaic) -> float | None:
+    """The mean share over the cells of one mosaic."""
+    explanations = explainer([board.picture] * len(board.classes), list(board.classes))
+    shares = torch.tensor(grid_pointing(board, explanations))
+    return _plain(float(shares.nanmean()))
+
+
+# -- before and after ----------------------------------------------------------------------------------------------------
+
+
+class Log:
+    """`records.jsonl`: a line of settings, then a line per method and part. A line that was cut off is not there."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self._known: dict[tuple[str, tuple[int, ...]], list[dict[str, Any]]] = {}
+        lines = _whole_lines(path)
+        if lines and lines[0] != dict(settings):
+            differs = [name for name in settings if lines[0].get(name) != settings[name]]
+            raise OptionError(
+                f"{path.parent} holds an evaluation with other settings ({', '.join(differs) or 'of another version'}): "
+                "choose another --output, or remove it"
+            )
+        for line in lines[1:]:
+            self._known[line["method"], tuple(line["examples"])] = line["records"]
+        if not lines:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+
+    def holds(self, method: str, examples: Sequence[int]) -> bool:
+        """Whether these examples are done."""
+        return (method, tuple(examples)) in self._known
+
+    def add(self, method: str, examples: Sequence[int], records: list[dict[str, Any]]) -> None:
+        """Append a line, and see it on the disk."""
+        line = json.dumps({"method": method, "examples": list(examples), "records": records}, allow_nan=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._known[method, tuple(examples)] = records
+
+    def of(self, method: str, examples: Sequence[int]) -> list[dict[str, Any]]:
+        """The records of these examples."""
+        return self._known[method, tuple(examples)]
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """What was written completely; a last line without its end is cut off, so that the next starts afresh."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    try:
+        return [json.loads(line) for line in whole.decode().splitlines()]
+    except ValueError as error:
+        raise OptionError(f"{path} is not a record of an evaluation: choose another --output, or remove it") from error
+
+
+def _settings(plan: Plan, data: Dataset, removal: str) -> dict[str, Any]:
+    """What a record depends on; versions are told in results.json, and do not forbid to go on."""
+    return {
+        "format": "attcat-evaluation-1",
+        "model": plan.model,
+        "data": data.name,
+        "fingerprint": data.fingerprint,
+        "metrics": list(plan.metrics),
+        "removal": removal,
+        "seed": plan.seed,
+        "truncation": plan.truncation,
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in ("attcat", "torch", "transformers", "timm", "numpy", "scipy", "captum"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def choose(seed: int, count: int) -> list[int]:
+    """The examples' numbers, shuffled by the seed; a limit takes the first of them."""
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def _check(plan: Plan, data: Dataset, examples: Sequence[Example]) -> None:
+    """What the metrics need has to be in the data.
+
+    Raises:
+        OptionError: if it is not.
+    """
+    for kind, fits, needed in (
+        ("published", all(e.label is not None for e in examples), "a gold label for each example"),
+        ("spans", any(e.spans is not None for e in examples), "texts with gold spans"),
+        ("mosaics", data.pictures and all(e.label is not None for e in examples), "pictures with their classes"),
+    ):
+        if plan.of(kind) and not fits:
+            names = ", ".join(metric.name for metric in plan.of(kind))
+            raise OptionError(f"{names} needs {needed}, which {data.name} does not have: leave it out of the metrics")
+
+
+def _labels(data: Dataset, chosen: list[int], explainer: Explainer) -> list[int | None]:
+    """Class numbers. A label that is a number is an index, unless a class is called so.
+
+    Raises:
+        InputError: if the model has no such class.
+    """
+    known: dict[Any, int | None] = {None: None}
+    if all(data.examples[index].label is None for index in chosen):
+        return [None] * len(chosen)
+    names = _class_names(explainer, data.examples[chosen[0]].value)
+    for index in chosen:
+        label = data.examples[index].label
+        if label not in known:
+            digits = isinstance(label, str) and label.strip().isdecimal() and label.strip() not in names
+            try:
+                known[label] = find_class(int(label) if digits else label, names)  # type: ignore[arg-type]
+            except ValueError as error:
+                raise InputError(f"label {label!r} of {data.name}: {error}") from error
+    return [known[data.examples[index].label] for index in chosen]
+
+
+def _class_names(explainer: Explainer, value: Any) -> tuple[str, ...]:
+    count = Ablation(explainer, [value], truncation=True).intact.shape[1]
+    names = explainer.adapter.labels
+    return names if names is not None and len(names) == count else tuple(f"class {index}" for index in range(count))
+
+
+def _results(plan: Plan, settings: Mapping[str, Any], log: Log, chosen: list[int], size: int) -> Results:
+    parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+    records = {m: [r for part in parts for r in log.of(m, part)] for m in plan.methods}
+    values: dict[str, dict[str, Sequence[float]]] = {}
+    for method, lines in records.items():
+        names = [name for name in plan.metrics if name in lines[0]["values"]]
+        values[method] = {name: [_number(line["values"][name]) for line in lines] for name in names}
+        for metric in plan.of("mosaics"):
+            boards = log.of(f"{method} {metric.name}", [int(metric.function()), len(chosen)])  # type: ignore[call-overload]
+            values[method][metric.name] = [_number(board["values"][metric.name]) for board in boards]
+    first = records[plan.methods[0]]
+    labelled = [line for line in first if line["label"] is not None]
+    return Results(
+        plan=plan,
+        settings=settings,
+        accuracy=sum(line["label"] == line["predicted"] for line in labelled) / len(labelled) if labelled else None,
+        values=values,
+        curves={
+            method: {side: torch.tensor([line[side] for line in lines]).mean(0).tolist() for side in ("morf", "lerf")}
+            for method, lines in records.items()
+        },
+        seconds={method: sum(line["seconds"] for line in lines) / len(lines) for method, lines in records.items()},
+        forward=sum(line["forward"] for line in first) / len(first),
+        records={m: [{"example": i, **r} for i, r in zip(chosen, lines, strict=True)] for m, lines in records.items()},
+    )
+
+
+def _plain(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,0 +1,169 @@
+"""Is an explanation faithful? Metrics that take scores from anywhere: ours, another library's, a file.
+
+    ablation = Ablation(explainer, texts, how="pad")
+    scores = explainer(texts)                     # or one array per text, from elsewhere
+    evaluate(ablation, scores, ["aopc", "abpc"])  # {"aopc": one value per text, ...}
+
+`METRICS` lists those that the command `attcat evaluate` knows, and what each needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from ..errors import InputError, OptionError
+from .ablation import Ablation, Scores, content_scores
+from .agreement import kendall_tau, kendall_tau_of_argsort
+from .bounds import aopc_bounds, naopc, saco
+from .perturbation import (
+    BINS,
+    KEPT,
+    STEPS,
+    TENTHS,
+    Curve,
+    Curves,
+    abpc,
+    aopc,
+    comprehensiveness,
+    deletion,
+    insertion,
+    lodds,
+    negative_perturbation,
+    perturbation_curves,
+    positive_perturbation,
+    sufficiency,
+)
+from .plausibility import auprc, gold_tokens, iou_f1, precision_at_k, recall_at_k, token_f1
+from .published import aopc_published, lodds_published, published_curve
+
+__all__ = [
+    "METRICS",
+    "Ablation",
+    "Curve",
+    "Curves",
+    "Metric",
+    "aopc_bounds",
+    "content_scores",
+    "evaluate",
+    "find_metric",
+    "gold_tokens",
+    "perturbation_curves",
+    "published_curve",
+]
+
+Reads = Literal["curves", "published", "passes", "two classes", "spans", "mosaics"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric, and what has to be known to compute it and to read it.
+
+    Args:
+        name: what users type.
+        function: of what it reads, to one value per example.
+        reads: `curves` (MoRF and LeRF), `published` (the authors' curve, with gold labels), `passes` (the model again, with
+            the scores), `two classes` (the explanations of two classes), `spans` (scores and gold tokens), `mosaics`.
+        paper: where it is defined.
+        better: `higher` or `lower`.
+        fractions: the shares at which it reads the curves.
+    """
+
+    name: str
+    function: Callable[..., object]
+    reads: Reads
+    paper: str
+    better: Literal["higher", "lower"] = "higher"
+    fractions: tuple[float, ...] = ()
+
+
+_ERASER = "DeYoung et al., ERASER, ACL 2020"
+_RISE = "Petsiuk et al., RISE, BMVC 2018"
+_CHEFER = "Chefer et al., CVPR 2021"
+_QIANG = "Qiang et al., AttCAT, NeurIPS 2022"
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("aopc", aopc, "curves", "Samek et al. 2017", fractions=TENTHS),
+        Metric("lodds", lodds, "curves", "Shrikumar et al. 2017", "lower", TENTHS),
+        Metric("aopc_published", aopc_published, "published", _QIANG),
+        Metric("lodds_published", lodds_published, "published", _QIANG, "lower"),
+        Metric("comprehensiveness", comprehensiveness, "curves", _ERASER, fractions=BINS),
+        Metric("sufficiency", sufficiency, "curves", _ERASER, "lower", KEPT),
+        Metric("deletion", deletion, "curves", _RISE, "lower", STEPS),
+        Metric("insertion", insertion, "curves", _RISE, fractions=STEPS),
+        Metric("positive_perturbation", positive_perturbation, "curves", _CHEFER, "lower", TENTHS),
+        Metric("negative_perturbation", negative_perturbation, "curves", _CHEFER, fractions=TENTHS),
+        Metric("abpc", abpc, "curves", "Schulz et al., ICLR 2020", fractions=TENTHS),
+        Metric("naopc", naopc, "passes", "Edin et al., arXiv 2408.08137"),
+        Metric("saco", saco, "passes", "Wu et al., CVPR 2024"),
+        Metric("kendall_tau", kendall_tau, "two classes", "Adebayo et al., NeurIPS 2018", "lower"),
+        Metric("kendall_tau_of_argsort", kendall_tau_of_argsort, "two classes", _QIANG, "lower"),
+        Metric("precision_at_k", precision_at_k, "spans", _QIANG),
+        Metric("recall_at_k", recall_at_k, "spans", _QIANG),
+        Metric("token_f1", token_f1, "spans", _ERASER),
+        Metric("iou_f1", iou_f1, "spans", _ERASER),
+        Metric("auprc", auprc, "spans", _ERASER),
+        Metric("grid_2x2", lambda: 2, "mosaics", "Boehle et al., CVPR 2021"),
+        Metric("grid_3x3", lambda: 3, "mosaics", "Boehle et al., CVPR 2021"),
+    )
+}
+
+
+def find_metric(name: str) -> Metric:
+    """A metric by its name.
+
+    Raises:
+        OptionError: if there is no such metric.
+    """
+    if name not in METRICS:
+        raise OptionError(f"no metric {name!r}: use one of {', '.join(METRICS)}")
+    return METRICS[name]
+
+
+def evaluate(
+    ablation: Ablation,
+    scores: Sequence[Scores],
+    metrics: Sequence[str] = ("aopc", "lodds", "comprehensiveness", "abpc"),
+    *,
+    classes: Tensor | Sequence[int] | None = None,
+    labels: Tensor | Sequence[int] | None = None,
+) -> dict[str, Tensor]:
+    """The metrics that need the model and the scores: those that read `curves`, `passes` or `published`.
+
+    Args:
+        ablation: the inputs, and how tokens are removed.
+        scores: one entry per input, from here or elsewhere, see `content_scores`.
+        metrics: names.
+        classes: the class that the scores explain, `[N]`; by default the predicted one.
+        labels: gold labels, which the published forms watch.
+
+    Returns:
+        float64 `[N]` per metric.
+
+    Raises:
+        OptionError: if there is no such metric, or it needs something else.
+        InputError: if scores, classes or labels do not fit, or labels are missing.
+    """
+    wanted = [find_metric(name) for name in metrics]
+    others = [metric.name for metric in wanted if metric.reads not in ("curves", "passes", "published")]
+    if others:
+        raise OptionError(
+            f"{', '.join(others)}: call the function itself, it needs more than one explanation per input"
+        )
+    found: dict[str, Tensor] = {}
+    shares = {share for metric in wanted for share in metric.fractions}
+    curves = perturbation_curves(ablation, scores, classes, shares) if shares else None
+    published = None
+    if any(metric.reads == "published" for metric in wanted):
+        if labels is None:
+            raise InputError("the published forms watch the gold label: give labels=")
+        published = published_curve(ablation, scores, labels)
+    given = {"curves": (curves,), "published": (published,), "passes": (ablation, scores, classes)}
+    for metric in wanted:
+        found[metric.name] = metric.function(*given[metric.reads])  # type: ignore[assignment]
+    return found

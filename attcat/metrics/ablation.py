@@ -1,0 +1,223 @@
+"""Inputs from which tokens are taken out, and what the model then says: what every faithfulness metric is made of.
+
+An evaluation asks for thousands of predictions on copies of a few inputs. They are sorted by length and batched across
+examples and fractions, the same copy is run once, and the passes are plain ones, so that the model's own time is most of
+what an evaluation takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..adapter import Adapter, Encoding
+from ..errors import InputError, UnsupportedModelError
+from ..explainer import Explainer, batches
+from ..explanation import Explanation
+from ..tokens import Tokens
+from ..trace import as_found, hidden_state
+
+Job = tuple[int, Tensor]
+"""An example's number, and which of its tokens are taken out: bool `[T]`, specials included."""
+
+Scores = Explanation | Tensor | np.ndarray | Sequence[float]
+"""One score per token, `[T]`, or one per content token."""
+
+
+class Ablation:
+    """Inputs of one model, and a way to take tokens out of them.
+
+        ablation = Ablation(explainer, texts, how="pad")
+        ablation.intact                      # logits [N, C] of the inputs as they are
+        ablation.logits([(0, removed), ...])  # logits [J, C] without some tokens
+
+    Args:
+        model: an Explainer, whose method plays no part, or an Adapter.
+        inputs: texts, pairs of texts, pictures, or model arguments of one example each.
+        how: one of the adapter's `removals`: for a text `mask`, `pad` or `delete`, for a picture `zero`, `mean`, `blur`
+            or `drop` (patch tokens are taken out before the first block); by default the first of these.
+        budget: about how many tokens share a forward pass.
+        truncation: accept that a text is cut to what the model takes.
+
+    Raises:
+        InputError: if there are no inputs, or one cannot be used.
+        OptionError: if the adapter does not know `how`.
+    """
+
+    def __init__(
+        self,
+        model: Explainer | Adapter,
+        inputs: Sequence[Any],
+        how: str | None = None,
+        *,
+        budget: int = 4096,
+        truncation: bool = False,
+    ) -> None:
+        if not inputs:
+            raise InputError("no inputs: there is nothing to evaluate")
+        self.adapter: Adapter = model.adapter if isinstance(model, Explainer) else model
+        self.how = self.adapter.removal(how)
+        self.budget = budget
+        self.encodings = tuple(_encode(self.adapter, inputs, truncation))
+        self._places = [(part, row) for part, e in enumerate(self.encodings) for row in range(len(e.tokens))]
+        self.tokens: tuple[Tokens, ...] = tuple(tokens for e in self.encodings for tokens in e.tokens)
+        if len(self.tokens) != len(inputs):
+            raise InputError(
+                f"{len(inputs)} inputs hold {len(self.tokens)} examples: give model arguments of one row each"
+            )
+        self.content = tuple(~torch.tensor(tokens.special, dtype=torch.bool) for tokens in self.tokens)
+        self.passes = 0
+        self._known: dict[tuple[int, bytes], Tensor] = {}
+        for number, content in enumerate(self.content):
+            if not content.any():
+                raise InputError(f"input {number} has only special tokens: there is nothing to take out")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def intact(self) -> Tensor:
+        """float32 `[N, C]`: the logits of the inputs as they are."""
+        return self.logits([(number, torch.zeros_like(content)) for number, content in enumerate(self.content)])
+
+    @property
+    def predicted(self) -> Tensor:
+        """int64 `[N]`: the class of the highest logit."""
+        return self.intact.argmax(-1)
+
+    def logits(self, jobs: Sequence[Job]) -> Tensor:
+        """What the model says without some tokens.
+
+        Returns:
+            float32 `[J, C]` on the CPU. `passes` counts how many rows were run: what was asked before is remembered.
+
+        Raises:
+            UnsupportedModelError: if tokens cannot be dropped inside this model.
+        """
+        keys = [(number, np.packbits(removed.numpy()).tobytes()) for number, removed in jobs]
+        new = {key: job for key, job in zip(keys, jobs, strict=True) if key not in self._known}
+        names, fresh = list(new), list(new.values())
+        with as_found(self.adapter.model):
+            for batch in self._batches(fresh):
+                found = self._run([fresh[position] for position in batch])
+                self.passes += len(batch)
+                self._known.update((names[position], row) for position, row in zip(batch, found, strict=True))
+        return torch.stack([self._known[key] for key in keys])
+
+    def log_probabilities(self, jobs: Sequence[Job], classes: Tensor) -> Tensor:
+        """The log-probability of one class per job, float64 `[J]`; a model with one output says it by its sigmoid."""
+        logits = self.logits(jobs).double()
+        every = logits.log_softmax(-1) if logits.shape[1] > 1 else torch.nn.functional.logsigmoid(logits)
+        return every.gather(1, classes[:, None]).squeeze(1)
+
+    def _batches(self, jobs: Sequence[Job]) -> Iterator[list[int]]:
+        """Positions of jobs that can share a forward pass, and are of like length."""
+        shrinks = self.how in ("delete", "drop")
+        left = [len(removed) - shrinks * int(removed.sum()) for _, removed in jobs]
+        apart: dict[tuple[int, int], list[int]] = {}
+        for position, (number, _) in enumerate(jobs):
+            # Rows without some tokens and without padding have to be equally long.
+            alike = left[position] if self.how == "drop" else 0
+            apart.setdefault((self._places[number][0], alike), []).append(position)
+        size = None if self.adapter.can_batch else 1
+        for positions in apart.values():
+            for batch in batches([left[position] for position in positions], size, self.budget):
+                yield [positions[index] for index in batch]
+
+    def _run(self, jobs: Sequence[Job]) -> Tensor:
+        places = [self._places[number] for number, _ in jobs]
+        batch = self.encodings[places[0][0]].rows([row for _, row in places])
+        removed = _aligned([removed for _, removed in jobs], batch)
+        # Not inference_mode: what a model caches in this pass has to serve in a backward pass later.
+        with torch.no_grad(), self._dropping(removed) if self.how == "drop" else nullcontext():
+            if self.how != "drop" and removed.any():
+                batch = self.adapter.remove(batch, removed, self.how)
+            return self.adapter.logits(self.adapter.call(batch)).float().cpu()
+
+    @contextmanager
+    def _dropping(self, removed: Tensor) -> Iterator[None]:
+        """Take tokens out of the first block's input while the model runs."""
+        block = self.adapter.blocks[0]
+        handle = block.register_forward_pre_hook(_without(removed), with_kwargs=True)
+        try:
+            yield
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            raise UnsupportedModelError(
+                f"{type(self.adapter.model).__name__} cannot run without some of its tokens (positions inside its blocks?): "
+                f"use another removal ({', '.join(self.adapter.removals[:-1])}); it said: {error}"
+            ) from error
+        finally:
+            handle.remove()
+
+
+Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+def _without(removed: Tensor) -> Hook:
+    """A hook that hands a block its hidden state `[B, T, D]` without removed tokens, as many in each row."""
+    kept = (~removed).nonzero()[:, 1].reshape(len(removed), -1)
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        place, state = hidden_state(module, args, kwargs)
+        state = state.gather(1, kept[:, :, None].expand(-1, -1, state.shape[-1]))
+        if isinstance(place, int):
+            return (*args[:place], state, *args[place + 1 :]), kwargs
+        return args, {**kwargs, place: state}
+
+    return hook
+
+
+def _encode(adapter: Adapter, inputs: Sequence[Any], truncation: bool) -> Iterator[Encoding]:
+    if adapter.can_batch and not any(isinstance(value, Mapping) for value in inputs):
+        yield adapter.encode(list(inputs), truncation=truncation)
+        return
+    for value in inputs:
+        mapping = isinstance(value, Mapping)
+        yield adapter.encode_arguments(value) if mapping else adapter.encode([value], truncation=truncation)
+
+
+def _aligned(removed: Sequence[Tensor], batch: Encoding) -> Tensor:
+    """Which positions of a padded batch are taken out, bool `[B, T]`."""
+    found = torch.zeros_like(batch.mask)
+    found[batch.mask] = torch.cat(list(removed)).to(found.device)
+    return found
+
+
+def content_scores(ablation: Ablation, scores: Sequence[Scores]) -> list[Tensor]:
+    """The scores of each example's content tokens, float64 `[n]`, from wherever they come.
+
+    Args:
+        ablation: the inputs.
+        scores: one entry per input: an Explanation, or one number per token, specials included or left out.
+
+    Raises:
+        InputError: if the numbers do not fit the tokens, or are not finite.
+    """
+    if len(scores) != len(ablation):
+        raise InputError(f"{len(scores)} lists of scores for {len(ablation)} inputs: give one per input")
+    return [_checked(number, values, ablation.content[number]) for number, values in enumerate(scores)]
+
+
+def as_tensor(values: Scores) -> Tensor:
+    """Scores from wherever they come as float64 on the CPU."""
+    plain = values.scores if isinstance(values, Explanation) else values
+    return torch.as_tensor(plain, dtype=torch.float64).detach().cpu()
+
+
+def _checked(number: int, values: Scores, content: Tensor) -> Tensor:
+    found = as_tensor(values)
+    tokens, inner = len(content), int(content.sum())
+    if found.dim() != 1 or len(found) not in (tokens, inner):
+        raise InputError(
+            f"input {number} has {tokens} tokens, of which {inner} are not special, but scores of shape {tuple(found.shape)}: "
+            "give one score per token, with or without the special ones"
+        )
+    found = found[content] if len(found) == tokens else found
+    if not found.isfinite().all():
+        raise InputError(f"the scores of input {number} are not all finite")
+    return found

@@ -1,0 +1,252 @@
+"""Sanity checks: what any explanation has to pass before it is compared with others.
+
+An explanation that does not change when the model's weights do, or when another class is asked for, explains neither; one
+that changes with its neighbours in a batch, or with noise that leaves the prediction alone, cannot be relied upon.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..explainer import Explainer
+from ..explanation import Explanation
+from ..trace import hidden_state
+from .agreement import kendall_tau
+
+
+@dataclass(frozen=True)
+class Randomised:
+    """What is left of the explanations when a part of the parameters is drawn anew.
+
+    Args:
+        stages: what was drawn anew: `head`, `block 12`, ..., `block 1`, `embeddings`; in a cascade also all before it.
+        similarity: Spearman's rank correlation of content scores with those of the trained model, float64 `[S, N]`.
+    """
+
+    stages: tuple[str, ...]
+    similarity: Tensor
+
+
+def parameter_randomisation(
+    explainer: Explainer, inputs: Sequence[Any], *, cascading: bool = True, seed: int = 0
+) -> Randomised:
+    """Draw parameters anew from the head down to the embeddings, and explain the same classes again.
+
+    Works on copies; the user's model is not touched. A parameter is replaced by normal noise of its own mean and standard
+    deviation, so that activations keep their order of magnitude.
+
+    Args:
+        explainer: whose method is checked.
+        inputs: a list of inputs.
+        cascading: add up the stages, or draw each alone.
+        seed: of the noise.
+
+    Returns:
+        A `Randomised`: similarity should fall towards 0. NaN where the scores are constant.
+        Source: Adebayo et al., NeurIPS 2018, sections 3.1 (cascading) and 3.2 (independent).
+    """
+    before = explainer(list(inputs))
+    targets = [explanation.target for explanation in before]
+    stages = _stages(explainer, inputs[0])
+    generator = torch.Generator().manual_seed(seed)
+    model = copy.deepcopy(explainer.adapter.model)
+    found = []
+    for names in stages.values():
+        if not cascading:
+            model = copy.deepcopy(explainer.adapter.model)
+        parameters = dict(model.named_parameters())
+        for name in names:
+            _redraw(parameters[name], generator)
+        after = like(explainer, model)(list(inputs), targets)
+        found.append(rank_correlation(before, after))
+    return Randomised(tuple(stages), torch.stack(found))
+
+
+def like(explainer: Explainer, model: nn.Module | None = None, *, completeness: bool | None = None) -> Explainer:
+    """The same method and options for another model, or measuring what bias terms contribute."""
+    return Explainer(
+        explainer.adapter.model if model is None else model,
+        explainer.adapter.processor,
+        method=explainer.method.name,
+        rule=explainer.rule,
+        hidden=explainer.hidden,
+        queries=explainer.queries,
+        batch_size=explainer.batch_size,
+        completeness=explainer.completeness if completeness is None else completeness,
+        **explainer.own_options,
+    )
+
+
+def _redraw(parameter: nn.Parameter, generator: torch.Generator) -> None:
+    noise = torch.randn(parameter.shape, generator=generator)
+    wide = parameter.detach().float()
+    spread = wide.std(correction=0)
+    parameter.data.copy_(noise.to(wide) * spread + wide.mean())
+
+
+def _stages(explainer: Explainer, value: Any) -> dict[str, list[str]]:
+    """Names of parameters from top to bottom: what runs behind the blocks, each block, everything else."""
+    adapter = explainer.adapter
+    model, blocks = adapter.model, dict.fromkeys(adapter.blocks)
+    inside = {id(p): number for number, block in enumerate(blocks) for p in block.parameters()}
+    behind = {id(p) for module in _run_behind(explainer, value) for p in module.parameters(recurse=False)}
+    stages: dict[str, list[str]] = {"head": []}
+    stages.update({f"block {number + 1}": [] for number in reversed(range(len(blocks)))})
+    stages["embeddings"] = []
+    for name, parameter in model.named_parameters():
+        number = inside.get(id(parameter))
+        outside = "head" if id(parameter) in behind else "embeddings"
+        stages[outside if number is None else f"block {number + 1}"].append(name)
+    return stages
+
+
+def _run_behind(explainer: Explainer, value: Any) -> list[nn.Module]:
+    """The modules that run after the last block, seen in one forward pass."""
+    adapter = explainer.adapter
+    order: list[nn.Module] = []
+    hooks = [m.register_forward_hook(lambda module, *_: order.append(module)) for m in adapter.model.modules()]
+    try:
+        explainer([value])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # A method may run the model several times: the last time counts.
+    last = max(place for place, module in enumerate(order) if module is adapter.blocks[-1])
+    return order[last + 1 :]
+
+
+def rank_correlation(first: Sequence[Explanation], second: Sequence[Explanation]) -> Tensor:
+    """Spearman's rank correlation of the content tokens' scores, float64 `[N]`; NaN where one of them is constant."""
+    import warnings
+
+    from scipy.stats import ConstantInputWarning, spearmanr
+
+    found = []
+    for one, other in zip(first, second, strict=True):
+        content = ~one.special
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConstantInputWarning)
+            found.append(float(spearmanr(one.scores[content], other.scores[content]).statistic))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def label_flip(explainer: Explainer, inputs: Sequence[Any]) -> Tensor:
+    """Kendall's tau between the explanations of the predicted class and of the runner-up, on content tokens.
+
+    Returns:
+        float64 `[N]`, -1 to 1: 1 means that the method does not see the class. A model with two classes whose logits
+        mirror each other should give -1.
+
+    Raises:
+        InputError: if the model has one class.
+    """
+    first, second = explain_two(explainer, inputs)
+    pairs = [(a.scores[~a.special], b.scores[~b.special]) for a, b in zip(first, second, strict=True)]
+    return kendall_tau([one for one, _ in pairs], [other for _, other in pairs])
+
+
+def explain_two(
+    explainer: Explainer, inputs: Sequence[Any], *, truncation: bool = False
+) -> tuple[list[Explanation], list[Explanation]]:
+    """The predicted class and the runner-up, explained in one forward pass.
+
+    Raises:
+        InputError: if the model has one class.
+    """
+    pairs = explainer(list(inputs), top_k=2, truncation=truncation)
+    if any(len(pair) < 2 for pair in pairs):
+        raise InputError("the model has one class: there is no other to explain")
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def completeness_gap(explainer: Explainer, inputs: Sequence[Any]) -> Tensor:
+    """How far scores and bias terms are from the explained value, as a share of it.
+
+        |y - sum_i s_i - b| / |y|
+
+    Returns:
+        float64 `[N]`, 0 for a complete method. See `Explanation.completeness`.
+
+    Raises:
+        InputError: if the explainer was made without `completeness=True`.
+    """
+    found = [(explanation.completeness, explanation.value) for explanation in explainer(list(inputs))]
+    return torch.tensor([abs(gap) / abs(value) for gap, value in found if value], dtype=torch.float64)
+
+
+def max_sensitivity(
+    explainer: Explainer, inputs: Sequence[Any], *, radius: float = 0.02, samples: int = 10, seed: int = 0
+) -> Tensor:
+    """The greatest relative change of the scores under small noise at the first block's input.
+
+        max over noise d of |S(h + d) - S(h)| / |S(h)|,    d uniform in [-radius, radius] times the deviation of h
+
+    There, because words have no small changes; the classes stay those that were predicted without noise.
+
+    Returns:
+        float64 `[N]`; lower is better. Source: Yeh et al., NeurIPS 2019, definition 2 (on the input), by sampling.
+    """
+    found = []
+    generator = torch.Generator().manual_seed(seed)
+    for value in inputs:
+        clean = explainer(value)
+        worst = 0.0
+        for _ in range(samples):
+            with _noise(explainer, radius, int(torch.randint(2**31, (), generator=generator))):
+                noisy = explainer(value, clean.target)
+            worst = max(worst, _distance(noisy, clean))
+        found.append(worst)
+    return torch.tensor(found, dtype=torch.float64)
+
+
+@contextmanager
+def _noise(explainer: Explainer, radius: float, seed: int) -> Iterator[None]:
+    """The same noise in every pass over the first block."""
+
+    def disturb(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        place, state = hidden_state(module, args, kwargs)
+        noise = torch.rand(state.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        state = state + (radius * state.detach().float().std() * noise.to(state.device)).to(state.dtype)
+        if isinstance(place, int):
+            return (*args[:place], state, *args[place + 1 :]), kwargs
+        return args, {**kwargs, place: state}
+
+    hook = explainer.adapter.blocks[0].register_forward_pre_hook(disturb, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def batch_invariance(explainer: Explainer, inputs: Sequence[Any]) -> Tensor:
+    """The greatest relative difference between the scores of an input alone and among the others.
+
+    Returns:
+        float64 `[N]`; about 1e-6 in float32.
+    """
+    together = explainer(list(inputs))
+    alone = [explainer(value, explanation.target) for value, explanation in zip(inputs, together, strict=True)]
+    return torch.tensor([_distance(a, b) for a, b in zip(alone, together, strict=True)], dtype=torch.float64)
+
+
+def _distance(one: Explanation, other: Explanation) -> float:
+    """|a - b| / |b|, 0 for two zeros."""
+    change, size = float((one.scores - other.scores).norm()), float(other.scores.norm())
+    return change / size if size else float(change > 0)
+
+
+CHECKS: dict[str, Callable[[Explainer, Sequence[Any]], Tensor]] = {
+    "label_flip": label_flip,
+    "completeness_gap": completeness_gap,
+    "max_sensitivity": max_sensitivity,
+    "batch_invariance": batch_invariance,
+}
+"""Checks that give one number per input."""

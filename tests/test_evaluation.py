@@ -1,0 +1,331 @@
+"""Datasets, the run and its record, statistics, the report, and the command."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from saved import save_text_model
+from zoo import FAMILIES
+
+import attcat
+from attcat.cli import run as command
+from attcat.errors import InputError, OptionError
+from attcat.evaluation import Plan, read_dataset, run
+from attcat.evaluation import run as run_evaluation
+from attcat.evaluation.data import Columns, Dataset, Example
+from attcat.evaluation.report import page, table, to_json
+from attcat.evaluation.statistics import compare, estimate
+from tokenizers_small import wordpiece
+
+TEXTS = ["a gripping film", "the film was not boring", "unwatchable, not gripping!", "a film, a film", "the boring film"]
+"""Of unlike length, all of them in the small tokenizer's words."""
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+# -- data ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "values", "labels"),
+    [
+        ("a.tsv", 'say "so	0\nno	1\n', ['say "so', "no"], ["0", "1"]),
+        ("a.tsv", "sentence\tlabel\nyes\tgood\n", ["yes"], ["good"]),
+        ("a.tsv", "one\ntwo\n", ["one", "two"], [None, None]),
+        ("a.tsv", "one\ttwo\t1\n", [("one", "two")], ["1"]),
+        ("a.csv", 'Label,Text\n1,"a, b"\n', ["a, b"], ["1"]),
+        ("a.csv", "premise,hypothesis,gold\nx,y,2\n", [("x", "y")], ["2"]),
+        ("a.jsonl", '{"review": "x", "label": 1}\n\n{"review": "y", "label": 0}\n', ["x", "y"], [1, 0]),
+    ],
+)
+def test_tables(tmp_path: Path, name: str, content: str, values: list[Any], labels: list[Any]) -> None:
+    data = read_dataset(write(tmp_path / name, content))
+    assert [example.value for example in data.examples] == values
+    assert [example.label for example in data.examples] == labels
+    assert not data.pictures
+
+
+def test_named_columns_and_spans(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'id,body,answer\n1,a long text,"[[2, 6]]"\n2,another,0:3 4:5\n3,none,\n')
+    data = read_dataset(path, Columns(text="body", spans="answer"))
+    assert [example.spans for example in data.examples] == [((2, 6),), ((0, 3), (4, 5)), None]
+    with pytest.raises(OptionError, match="no column 'x': it has id, body, answer"):
+        read_dataset(path, Columns(text="body", label="x"))
+    with pytest.raises(OptionError, match="no column 'y'"):
+        read_dataset(path, Columns(text="y"))
+    with pytest.raises(InputError, match="row 1: 'x' are no spans"):
+        read_dataset(write(tmp_path / "b.csv", "text,spans\na,x\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "x", "not one of .tsv, .csv, .jsonl"),
+        ("a.tsv", "", "holds no examples"),
+        ("a.tsv", "a\tb\tc\td\n", "4 columns and no header"),
+        ("a.tsv", "text\tlabel\none\n", "row 1: 1 columns, expected 2"),
+        ("a.tsv", "text\tlabel\n \t1\n", "row 1: the text is empty"),
+        ("a.jsonl", "[1]\n", "expected an object per line"),
+        ("a.jsonl", "{\n", "cannot be read"),
+        ("a.jsonl", '{"x": 1}\n', "no column for the text among x"),
+    ],
+)
+def test_bad_tables(tmp_path: Path, name: str, content: str, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_dataset(write(tmp_path / name, content))
+
+
+def test_bad_sources(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        read_dataset(str(tmp_path / "missing.tsv"))
+    with pytest.raises(InputError, match="holds no pictures"):
+        read_dataset(str(tmp_path))
+
+
+def test_folder_of_pictures(tmp_path: Path) -> None:
+    for name in ("cat/2.png", "cat/1.png", "dog/1.png", "dog/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name) if name.endswith("png") else (tmp_path / name).write_text("x")
+    data = read_dataset(str(tmp_path))
+    assert [(e.value.name, e.label) for e in data.examples] == [("1.png", "cat"), ("2.png", "cat"), ("1.png", "dog")]
+    assert data.pictures
+
+
+def test_hub_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Table(list[dict[str, Any]]):
+        column_names = ("sentence", "label")
+        features = {"label": types.SimpleNamespace(names=["bad", "good"])}  # noqa: RUF012
+
+    asked: list[Any] = []
+    fake = types.ModuleType("datasets")
+
+    def load_dataset(*given: Any, **options: Any) -> Table:
+        asked.append((given, options))
+        return Table([{"sentence": "x", "label": 1}, {"sentence": "y", "label": -1}])
+
+    fake.load_dataset = load_dataset  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    data = read_dataset("nyu-mll/glue:sst2", split="train")
+    assert asked == [(("nyu-mll/glue", "sst2"), {"split": "train"})]  # and never trust_remote_code
+    assert [(e.value, e.label) for e in data.examples] == [("x", "good"), ("y", None)]
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(OptionError, match=r"pip install 'attcat\[datasets\]'"):
+        read_dataset("imdb")
+
+
+# -- statistics ----------------------------------------------------------------------------------------------------------
+
+
+def test_intervals_are_those_of_scipy() -> None:
+    from scipy.stats import bootstrap
+
+    values = np.random.default_rng(1).normal(0.3, 1.0, 80)
+    ours = estimate([*values, float("nan")], seed=0, resamples=20_000)
+    theirs = bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=0).confidence_interval
+    assert ours.count == 80
+    assert ours.mean == pytest.approx(values.mean())
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs), abs=0.01)
+
+
+def test_paired_comparison() -> None:
+    """Noise that both methods share cancels; methods that are the same do not differ."""
+    noise = np.random.default_rng(0).normal(0, 5, 60)
+    found = compare({"a": noise + 0.1, "b": noise, "c": noise}, seed=0)
+    assert found["a", "b"].difference == pytest.approx(0.1)
+    assert found["a", "b"].low == pytest.approx(0.1)
+    assert found["a", "b"].p < 0.001
+    assert (found["b", "c"].difference, found["b", "c"].p) == (0, 1)
+    assert compare({"a": [float("nan")], "b": [1.0]}, seed=0) == {}
+
+
+# -- the run -------------------------------------------------------------------------------------------------------------
+
+
+def dataset(count: int = 5, spans: Any = None) -> Dataset:
+    examples = tuple(Example(text, number % 3, spans) for number, text in enumerate(TEXTS[:count]))
+    return Dataset("films", examples, False, "fingerprint")
+
+
+def maker() -> Any:
+    model = FAMILIES["bert"].model()
+    return lambda name: attcat.Explainer(model, wordpiece(), method=name)
+
+
+PLAN = Plan("small", ("attcat", "attention"), ("aopc", "abpc", "saco", "kendall_tau"), "mask")
+
+
+def test_same_seed_same_table_and_a_smaller_limit_is_a_part(tmp_path: Path) -> None:
+    first, second = (run(PLAN, dataset(), maker(), tmp_path / name) for name in "ab")
+    assert first.values == second.values
+    assert [e for by in first.estimates.values() for e in by.values()] == [
+        e for by in second.estimates.values() for e in by.values()
+    ]
+    assert first.plan.methods == ("attcat", "attention", "random")
+    assert first.accuracy is not None
+    fewer = run(Plan(**{**vars(PLAN), "limit": 3}), dataset(), maker(), tmp_path / "c")
+    assert fewer.values["attcat"]["aopc"] == pytest.approx(first.values["attcat"]["aopc"][:3], abs=1e-5)
+
+
+def test_values_are_those_of_the_functions(tmp_path: Path) -> None:
+    from attcat.metrics import Ablation, evaluate
+
+    results = run(PLAN, dataset(), maker(), tmp_path)
+    order = [record["example"] for record in results.records["attention"]]
+    texts = [TEXTS[index] for index in order]
+    explainer = maker()("attention")
+    values = evaluate(Ablation(explainer, texts, "mask"), explainer(texts), ["aopc", "saco"])
+    for name, column in values.items():
+        assert results.values["attention"][name] == pytest.approx(column.tolist(), abs=1e-5)
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    whole = run(PLAN, dataset(), maker(), tmp_path / "whole")
+    made = maker()
+    calls: list[str] = []
+
+    def failing(name: str) -> attcat.Explainer:
+        explainer = made(name)
+        if name == "random":
+            explainer.method = types.SimpleNamespace(**{**vars(explainer.method), "function": 1 / 0})  # pragma: no cover
+        return explainer
+
+    with pytest.raises(ZeroDivisionError):
+        run(PLAN, dataset(), failing, tmp_path / "part")
+    stop = Plan("small", ("attcat",), PLAN.metrics, "mask")
+    run(stop, dataset(), made, tmp_path / "part")
+    log = tmp_path / "part" / "records.jsonl"
+    with log.open("a") as file:
+        file.write('{"method": "attention", "examples": [0, 1')  # cut off in the middle of a line
+
+    def counting(name: str) -> attcat.Explainer:
+        explainer = made(name)
+        plain = explainer.method.function
+        object.__setattr__(
+            explainer, "method", __import__("dataclasses").replace(explainer.method, function=lambda *a, **o: (calls.append(name), plain(*a, **o))[1])
+        )
+        return explainer
+
+    resumed = run(PLAN, dataset(), counting, tmp_path / "part")
+    assert resumed.values == whole.values
+    assert set(calls) == {"attention"}
+    assert all(json.loads(line) for line in log.read_text().splitlines())
+
+
+def test_another_evaluation_in_the_folder_is_refused(tmp_path: Path) -> None:
+    run(Plan("small", ("attention",), ("aopc",)), dataset(), maker(), tmp_path)
+    with pytest.raises(OptionError, match=r"other settings \(metrics, seed\)"):
+        run(Plan("small", ("attention",), ("abpc",), seed=1), dataset(), maker(), tmp_path)
+
+
+def test_metrics_that_the_data_does_not_allow() -> None:
+    with pytest.raises(OptionError, match="token_f1 needs texts with gold spans, which films does not have"):
+        run_evaluation(Plan("small", ("attention",), ("token_f1",)), dataset(), maker(), Path("unused"))
+    with pytest.raises(OptionError, match="grid_2x2 needs pictures"):
+        run_evaluation(Plan("small", ("attention",), ("grid_2x2",)), dataset(), maker(), Path("unused"))
+    with pytest.raises(OptionError, match="no metric 'x'"):
+        Plan("small", ("attention",), ("x",))
+
+
+def test_unknown_labels_are_told() -> None:
+    data = Dataset("films", (Example("a film", "wonderful"),), False, "x")
+    with pytest.raises(InputError, match="label 'wonderful' of films: no class 'wonderful'"):
+        run_evaluation(Plan("small", ("attention",), ("aopc",)), data, maker(), Path("unused"))
+
+
+def test_spans_and_pictures(tmp_path: Path) -> None:
+    results = run(Plan("s", ("attcat",), ("token_f1", "auprc")), dataset(spans=((0, 3),)), maker(), tmp_path / "a")
+    assert 0 < results.estimates["attcat"]["auprc"].mean <= 1
+    family = FAMILIES["vit"]
+    model = family.model()
+
+    def transform(picture: Image.Image) -> torch.Tensor:
+        return torch.tensor(np.asarray(picture.resize((32, 32))), dtype=torch.float32).permute(2, 0, 1) / 128 - 1
+
+    def make(name: str) -> attcat.Explainer:
+        return attcat.Explainer(model, transform, method=name)
+
+    draw = np.random.default_rng(0)
+    pictures = [Image.fromarray(draw.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for _ in range(8)]
+    labels = [make("attention")(picture).predicted for picture in pictures]
+    data = Dataset("noise", tuple(map(Example, pictures, labels)), True, "x")
+    found = run(Plan("s", ("attcat",), ("abpc",), "mean"), data, make, tmp_path / "b")
+    assert found.accuracy == 1.0
+    with pytest.raises(InputError, match="a mosaic of 2 x 2 needs pictures of 4 classes"):
+        run(Plan("s", ("attcat",), ("grid_2x2",), "mean"), data, make, tmp_path / "c")
+
+
+# -- report and command ----------------------------------------------------------------------------------------------------
+
+
+def test_report(tmp_path: Path) -> None:
+    plan = Plan("<small>", ("attcat", "attention"), ("aopc", "lodds"))
+    results = run(plan, dataset(), maker(), tmp_path)
+    names, rows, bold = table(results)
+    assert names[:3] == ["method", "aopc \u2191", "lodds \u2193"]
+    assert [row[0] for row in rows] == list(plan.methods)
+    assert len(bold) == 2
+    assert all(row != 2 for row, _ in bold)  # chance is never the best
+    html = page(results)
+    assert "&lt;small&gt;" in html
+    assert "<small>" not in html
+    assert not re.search(r"(src|href)=|<script", html)
+    assert html.count("<polyline") == 2 * 3
+    record = json.loads(to_json(results))
+    assert record["methods"]["attcat"]["estimates"]["aopc"]["count"] == 5
+    assert len(record["methods"]["attcat"]["records"]) == 5
+    assert record["versions"]["torch"]
+    assert {(pair["first"], pair["second"]) for pair in record["paired"]} == {
+        ("attcat", "attention"),
+        ("attcat", "random"),
+        ("attention", "random"),
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("model"))
+
+
+def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "films.tsv", "".join(f"{text}\t{number % 2}\n" for number, text in enumerate(TEXTS)))
+    given = ["evaluate", data, "--model", str(folder), "--output", str(tmp_path / "out"), "--methods", "attcat+plain,attention"]
+    assert command([*given, "--metrics", "aopc,aopc_published", "--limit", "4", "--removal", "pad", "--sanity"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].split("\t")[:3] == ["method", "aopc \u2191", "aopc_published \u2191"]
+    assert [line.split("\t")[0] for line in out[1:4]] == ["attcat+plain", "attention", "random"]
+    assert out[4].split("\t")[0] == "method"
+    assert out[-1] == f"wrote {tmp_path / 'out' / 'report.html'}"
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert record["settings"]["removal"] == "pad"
+    assert set(record["sanity"]) == {"attcat+plain", "attention", "random"}
+    assert "Sanity" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--methods", "nonsense"], "no method 'nonsense'"),
+        (["--metrics", "nonsense"], "no metric 'nonsense'"),
+        (["--removal", "blur"], "no removal 'blur'"),
+        (["--image-size", "98"], "--image-size changes the image processors"),
+        (["--text-column", "body"], "no column 'body'"),
+    ],
+)
+def test_bad_options(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    data = write(tmp_path / "films.tsv", "a film\t0\n")
+    assert command(["evaluate", data, "--model", str(folder), "--output", str(tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().err
