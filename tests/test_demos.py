@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import attcat
-from attcat.demos import embedded, explain_image, explain_text, faithfulness, new_architecture
+from attcat.demos import embedded, explain_image, explain_text, faithfulness, lost_layers, new_architecture
 from attcat.metrics.perturbation import aopc
 
 
@@ -44,6 +44,17 @@ def test_new_architecture(capsys: pytest.CaptureFixture[str]) -> None:
     assert new_architecture.main(messages=20) >= 0.95
     assert attcat.supported_models()["attcat.Dispatcher"].endswith("new_architecture:DispatcherAdapter")
     assert "of 20 messages" in capsys.readouterr().out
+
+
+def test_lost_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Under plain gradients the last block gives patches nothing; under libra every block gives something."""
+    needs(embedded.objects)
+    shares = lost_layers.main(["--output", str(tmp_path / "blocks.png")])
+    assert len(shares["plain"]) == len(shares["libra"]) == 12
+    assert shares["plain"][-1] < 1e-4 < 0.01 < min(shares["libra"])
+    with Image.open(tmp_path / "blocks.png") as figure:
+        assert figure.width > figure.height > 400
+    assert "block" not in capsys.readouterr().err
 
 
 def test_faithfulness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

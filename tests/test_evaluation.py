@@ -26,7 +26,13 @@ from attcat.evaluation.report import page, table, to_json
 from attcat.evaluation.statistics import compare, estimate
 from tokenizers_small import wordpiece
 
-TEXTS = ["a gripping film", "the film was not boring", "unwatchable, not gripping!", "a film, a film", "the boring film"]
+TEXTS = [
+    "a gripping film",
+    "the film was not boring",
+    "unwatchable, not gripping!",
+    "a film, a film",
+    "the boring film",
+]
 """Of unlike length, all of them in the small tokenizer's words."""
 
 
@@ -198,7 +204,9 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     def failing(name: str) -> attcat.Explainer:
         explainer = made(name)
         if name == "random":
-            explainer.method = types.SimpleNamespace(**{**vars(explainer.method), "function": 1 / 0})  # pragma: no cover
+            explainer.method = types.SimpleNamespace(
+                **{**vars(explainer.method), "function": 1 / 0}
+            )  # pragma: no cover
         return explainer
 
     with pytest.raises(ZeroDivisionError):
@@ -213,7 +221,11 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
         explainer = made(name)
         plain = explainer.method.function
         object.__setattr__(
-            explainer, "method", __import__("dataclasses").replace(explainer.method, function=lambda *a, **o: (calls.append(name), plain(*a, **o))[1])
+            explainer,
+            "method",
+            __import__("dataclasses").replace(
+                explainer.method, function=lambda *a, **o: (calls.append(name), plain(*a, **o))[1]
+            ),
         )
         return explainer
 
@@ -300,7 +312,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write(tmp_path / "films.tsv", "".join(f"{text}\t{number % 2}\n" for number, text in enumerate(TEXTS)))
-    given = ["evaluate", data, "--model", str(folder), "--output", str(tmp_path / "out"), "--methods", "attcat+plain,attention"]
+    given = [
+        "evaluate",
+        data,
+        "--model",
+        str(folder),
+        "--output",
+        str(tmp_path / "out"),
+        "--methods",
+        "attcat+plain,attention",
+    ]
     assert command([*given, "--metrics", "aopc,aopc_published", "--limit", "4", "--removal", "pad", "--sanity"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0].split("\t")[:3] == ["method", "aopc \u2191", "aopc_published \u2191"]

@@ -64,18 +64,22 @@ def sized(explanation: Explanation, longest: int = LONGEST, least: int = LEAST, 
     return replace(explanation, source=source, tokens=replace(explanation.tokens, view=View(width, height, box)))
 
 
-def overlay(explanation: Explanation) -> np.ndarray:
+def overlay(explanation: Explanation, full: float | None = None) -> np.ndarray:
     """The heatmap over the picture, uint8 `[H, W, 3]` in the picture's own pixels.
 
     The picture loses most of its colour, so that blue and orange mean what the legend says. The stronger a score, the
     less of the picture shines through. What the model never saw is dark and hatched.
+
+    Args:
+        explanation: of a picture.
+        full: the score that gets the full colour; by default the strongest patch's.
 
     Raises:
         InputError: if the input was not a picture.
     """
     heat = explanation.heatmap()
     unseen = np.isnan(heat)
-    full = wording.scale(explanation)
+    full = wording.scale(explanation) if full is None else full
     signed = np.clip(np.nan_to_num(heat) / full, -1, 1) if full else np.zeros_like(heat)
     ground = _faded(explanation.source) if isinstance(explanation.source, np.ndarray) else _grid(explanation)
     return np.where(unseen[..., None], _hatched(ground), tinted(ground, signed))
