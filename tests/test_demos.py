@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 import attcat
+<<<<<<< HEAD
 from attcat.demos import embedded, explain_image, explain_text, faithfulness, lost_layers, new_architecture
+=======
+from attcat.demos import embedded, explain_image, explain_text, faithfulness, new_architecture, recipes
+>>>>>>> metrics
 from attcat.metrics.perturbation import aopc
 
 
@@ -46,6 +51,7 @@ def test_new_architecture(capsys: pytest.CaptureFixture[str]) -> None:
     assert "of 20 messages" in capsys.readouterr().out
 
 
+<<<<<<< HEAD
 def test_lost_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Under plain gradients the last block gives patches nothing; under libra every block gives something."""
     needs(embedded.objects)
@@ -59,6 +65,11 @@ def test_lost_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_faithfulness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On a few inputs out of the demo's own pictures, AttCAT finds what matters sooner than chance does."""
+=======
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder like the one that the demos measure on, with a few sentences and the demos' own photographs."""
+>>>>>>> metrics
     needs(embedded.sentiment)
     needs(embedded.objects)
     (tmp_path / "sst2").mkdir()
@@ -67,7 +78,32 @@ def test_faithfulness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     with zipfile.ZipFile(tmp_path / "cifar10.zip", "w") as archive:
         for picture in sorted((Path(embedded.__file__).parent / "images").glob("d*.jpg")):
             archive.write(picture, f"cifar10/test/{picture.stem}/0.jpg")
-    found = faithfulness.main([str(tmp_path), "--limit", "2"])
+    return tmp_path
+
+
+def test_faithfulness(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a few inputs out of the demo's own pictures, AttCAT finds what matters sooner than chance does."""
+    found = faithfulness.main([str(data), "--limit", "2"])
     for curves in found.values():
         assert aopc(curves["attcat+libra"]).mean() > aopc(curves["random"]).mean() + 0.05
     assert "2 pictures" in capsys.readouterr().out
+
+
+def test_recipes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The search runs end to end, and a recipe gives what an Explainer with the same options gives."""
+    some = [recipes.ATTCAT, recipes.Recipe(queries="none", part="positive"), recipes.Recipe("plain", hidden="output")]
+    winners = recipes.main([str(data), "--limit", "2"], some)
+    assert set(winners) == {"text", "pictures", "both"}
+    out = capsys.readouterr().out
+    assert "| AttCAT |" in out
+    assert "Best of 3" in out
+    model, tokenizer = embedded.sentiment()
+    text = "a gripping film , but dull"
+    for recipe, options in (
+        (recipes.ATTCAT, {}),
+        (recipes.Recipe("plain", "output", "pooled"), {"rule": "plain", "hidden": "output", "queries": "pooled"}),
+        (recipes.Recipe(queries="none"), {"method": "cat"}),
+    ):
+        explainer = attcat.Explainer(model, tokenizer, **options)
+        (scores,) = recipes.explain(explainer.adapter, [text], [recipe])[recipe]
+        torch.testing.assert_close(scores, explainer(text).scores)

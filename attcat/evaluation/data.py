@@ -123,7 +123,9 @@ def _table(path: Path, columns: Columns) -> Iterator[Example]:
         # In a .tsv a quotation mark is a character like any other.
         rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(file))
     rows = [row for row in rows if any(field.strip() for field in row)]
-    names = [field.strip() for field in rows[0]] if rows else []
+    if not rows:
+        return
+    names = [field.strip() for field in rows[0]]
     if columns.text in names or (columns.text is None and {name.lower() for name in names} & set(TEXT)):
         rows = rows[1:]
     elif columns != Columns():
@@ -133,7 +135,7 @@ def _table(path: Path, columns: Columns) -> Iterator[Example]:
             raise InputError(
                 f"{path.name} has {len(names)} columns and no header: name one {TEXT[0]!r}, one {LABEL[0]!r}"
             )
-        names = [[TEXT[0]], [TEXT[0], LABEL[0]], [TEXT[0], PAIR[0], LABEL[0]]][len(names) - 1] if names else []
+        names = [[TEXT[0]], [TEXT[0], LABEL[0]], [TEXT[0], PAIR[0], LABEL[0]]][len(names) - 1]
     for number, row in enumerate(rows):
         if len(row) != len(names):
             raise InputError(
@@ -207,6 +209,7 @@ def _usual(names: Sequence[str], usual: Sequence[str]) -> str | None:
 
 def _spans(value: Any, where: str) -> tuple[tuple[int, ...], ...] | None:
     """Gold spans from `[[3, 8]]`, its JSON, or `3:8 10:14`; None for an empty field."""
+    given = value
     try:
         if isinstance(value, str):
             text = value.strip()
@@ -220,5 +223,5 @@ def _spans(value: Any, where: str) -> tuple[tuple[int, ...], ...] | None:
         return tuple(tuple(int(number) for number in span) for span in value or ()) or None
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{where}: {value!r} are no spans: write [[start, end], ...] or start:end start:end"
+            f"{where}: {given!r} are no spans: write [[start, end], ...] or start:end start:end"
         ) from error
