@@ -12,11 +12,7 @@ import torch
 from PIL import Image
 
 import attcat
-<<<<<<< HEAD
-from attcat.demos import embedded, explain_image, explain_text, faithfulness, lost_layers, new_architecture
-=======
-from attcat.demos import embedded, explain_image, explain_text, faithfulness, new_architecture, recipes
->>>>>>> metrics
+from attcat.demos import embedded, explain_image, explain_text, faithfulness, lost_layers, new_architecture, recipes
 from attcat.metrics.perturbation import aopc
 
 
@@ -51,7 +47,6 @@ def test_new_architecture(capsys: pytest.CaptureFixture[str]) -> None:
     assert "of 20 messages" in capsys.readouterr().out
 
 
-<<<<<<< HEAD
 def test_lost_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Under plain gradients the last block gives patches nothing; under libra every block gives something."""
     needs(embedded.objects)
@@ -63,13 +58,9 @@ def test_lost_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "block" not in capsys.readouterr().err
 
 
-def test_faithfulness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On a few inputs out of the demo's own pictures, AttCAT finds what matters sooner than chance does."""
-=======
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A folder like the one that the demos measure on, with a few sentences and the demos' own photographs."""
->>>>>>> metrics
     needs(embedded.sentiment)
     needs(embedded.objects)
     (tmp_path / "sst2").mkdir()
