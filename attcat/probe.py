@@ -73,7 +73,8 @@ def ordinary_tokens(adapter: TextAdapter, count: int) -> Tensor:
     model: Any = adapter.model
     table = next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
     get = getattr(model, "get_input_embeddings", None)
-    rows: int = getattr(get() if get else table, "num_embeddings", None) or getattr(table, "num_embeddings", 2)
+    tables: tuple[Any, ...] = (get() if get else None, table)
+    rows = next((int(found.num_embeddings) for found in tables if hasattr(found, "num_embeddings")), 2)
     config = getattr(model, "config", None)
     special = {getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "cls", "sep", "mask")}
     ordinary = [token for token in range(rows - 1, -1, -1) if token not in special] or [0]

@@ -24,7 +24,7 @@ from .probe import differ, distance, logits_of, logits_without, ordinary_tokens,
 from .rules import make_rule
 from .trace import Recording, Trace, one_attention, record
 
-SENTENCES = ("A gripping, beautifully acted film, though the ending is a mess.", "It rained for days.")
+SENTENCES = ("A gripping, very long film!", "It rained.")
 
 STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Finite differences are taken with each: too small a step drowns in rounding, too large a one in curvature."""

@@ -17,7 +17,7 @@ import typer
 
 from .. import __version__
 from ..errors import AttCATError
-from . import explain, listing
+from . import check, explain, listing
 
 app = typer.Typer(
     name="attcat",
@@ -41,6 +41,7 @@ def _attcat(
 
 
 app.command()(explain.explain)
+app.command()(check.check)
 app.command()(listing.adapters)
 app.command()(listing.methods)
 
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 after an error of the user's, 130 after Ctrl-C."""
+    """Run the command line and return its exit code: 0, 1 if a check failed, 2 after an error of the user's, 130 after Ctrl-C."""
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
