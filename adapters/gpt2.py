@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from attcat.adapter import Encoding, TextAdapter
+from attcat.adapter import Encoding, TextAdapter, last_of
 
 
 class Gpt2Adapter(TextAdapter):
@@ -12,17 +12,9 @@ class Gpt2Adapter(TextAdapter):
 
     def read(self, encoding: Encoding) -> Tensor:
         """The rightmost token that is not the padding token, as the model counts it (without one: the last)."""
-        ids = encoding.arguments["input_ids"]
-        real = ids != (-1 if self._pad is None else self._pad)
-        rank = real.long().cumsum(-1)
-        return real & (rank == rank[:, -1:])
+        return last_of(encoding.arguments["input_ids"] != (-1 if self.pad_id is None else self.pad_id))
 
     @property
     def can_batch(self) -> bool:
         """Without a padding token the model takes one text at a time."""
-        return self._pad is not None and getattr(self.processor, "pad_token_id", None) is not None
-
-    @property
-    def _pad(self) -> int | None:
-        pad: int | None = self.model.config.pad_token_id  # type: ignore[union-attr, assignment]
-        return pad
+        return self.pad_id is not None and getattr(self.processor, "pad_token_id", None) is not None

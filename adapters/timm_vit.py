@@ -60,17 +60,21 @@ class TimmVisionTransformerAdapter(VisionAdapter):
     @cached_property
     def labels(self) -> tuple[str, ...] | None:  # type: ignore[override]
         """Names from the model's configuration, or of the ImageNet classes that its head was trained on."""
-        from timm.data import ImageNetInfo, infer_imagenet_subset
+        return class_names(self.model)
 
-        model: Any = self.model
-        names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
-        if names:
-            return tuple(names)
-        subset = infer_imagenet_subset(model) if getattr(model, "pretrained_cfg", None) else None
-        if subset is None:
-            return None
-        info = ImageNetInfo(subset)
-        return tuple(info.index_to_description(index) for index in range(info.num_classes()))
+
+def class_names(model: Any) -> tuple[str, ...] | None:
+    """The names that a timm model carries, or those of the ImageNet classes that its head was trained on."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    if names:
+        return tuple(names)
+    subset = infer_imagenet_subset(model) if getattr(model, "pretrained_cfg", None) else None
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    return tuple(info.index_to_description(index) for index in range(info.num_classes()))
 
 
 def evaluation_transform(model: nn.Module) -> Any:

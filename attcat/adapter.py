@@ -132,6 +132,10 @@ class Adapter(ABC):
         """About how many tokens an input has, without encoding it; inputs of like cost share a batch."""
         return 256
 
+    def describe(self) -> str:
+        """What is known about the model, in one line."""
+        return f"{type(self.model).__name__}: {self.family} ({type(self).__name__}), {len(self.blocks)} blocks"
+
     removals: ClassVar[tuple[str, ...]] = ()
     """The ways in which `remove` takes tokens out; the first is used when none is named."""
 
@@ -223,11 +227,20 @@ class TextAdapter(Adapter):
     @cached_property
     def max_length(self) -> int | None:
         """The most tokens that the model takes, specials included; None if there is no limit."""
-        config = getattr(self.model, "config", None)
-        positions = getattr(config, "max_position_embeddings", None)
-        limits = [positions - self.positions_lost] if isinstance(positions, int) and positions > 0 else []
-        limits += [limit] if isinstance(limit := getattr(self.processor, "model_max_length", None), int) else []
-        return min((limit for limit in limits if limit < 10**9), default=None)
+        limits = (self.positions, getattr(self.processor, "model_max_length", None))
+        return min((limit for limit in limits if isinstance(limit, int) and limit < 10**9), default=None)
+
+    @property
+    def positions(self) -> int | None:
+        """The most tokens that the model has positions for; None if its configuration names no limit."""
+        positions = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+        return positions - self.positions_lost if isinstance(positions, int) and positions > 0 else None
+
+    @property
+    def pad_id(self) -> int | None:
+        """The model's padding token."""
+        pad = getattr(getattr(self.model, "config", None), "pad_token_id", None)
+        return pad if isinstance(pad, int) else None
 
     def cost(self, value: Any) -> int:
         """Four characters to a token, as in English."""
@@ -235,7 +248,7 @@ class TextAdapter(Adapter):
 
     def read(self, encoding: Encoding) -> Tensor:
         """The first real token."""
-        return _first(encoding.mask, 1)
+        return first_of(encoding.mask)
 
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """Tokenize strings or pairs of strings; see `Adapter.encode`. A text that is too long is a `TooLongError`."""
@@ -323,7 +336,7 @@ class TextAdapter(Adapter):
     def _delete(self, encoding: Encoding, removed: Tensor) -> Encoding:
         """A shorter batch: what stays moves to the left, in its order."""
         empty = (encoding.mask & ~removed).sum(-1, keepdim=True) == 0
-        first = _first(encoding.mask, 1)
+        first = first_of(encoding.mask)
         ids = encoding.arguments["input_ids"].masked_fill(empty & first, self.blank_token)
         removed = removed & ~(empty & first)
         kept = encoding.mask & ~removed
@@ -355,10 +368,9 @@ class TextAdapter(Adapter):
     @cached_property
     def blank_token(self) -> int:
         """The token that says least: `[MASK]`, else the unknown token; never the padding token, which may move the head."""
-        pad = getattr(getattr(self.model, "config", None), "pad_token_id", None)
         names = ("mask_token_id", "unk_token_id", "eos_token_id", "bos_token_id")
         known = (getattr(self.processor, name, None) for name in names)
-        return next(token for token in (*known, 0, 1) if isinstance(token, int) and token != pad)
+        return next(token for token in (*known, 0, 1) if isinstance(token, int) and token != self.pad_id)
 
     def _tokens(self, ids: list[int], special: list[int], batch: Any, row: int) -> Tokens:
         names = self.processor.convert_ids_to_tokens(ids) if self.processor is not None else [f"#{i}" for i in ids]
@@ -431,7 +443,7 @@ class VisionAdapter(Adapter):
 
     def read(self, encoding: Encoding) -> Tensor:
         """The first token."""
-        return _first(encoding.mask, 1)
+        return first_of(encoding.mask)
 
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """Preprocess pictures (`read_picture` says in which forms); see `Adapter.encode`."""
@@ -581,23 +593,40 @@ def supported_models() -> dict[str, str]:
     return found
 
 
-def find_adapter(model: nn.Module) -> type[Adapter]:
+def known_adapter(model: nn.Module) -> type[Adapter] | None:
     """The adapter for a model, by the names in its class's ancestry; what the user registered comes first.
 
-    Raises:
-        UnsupportedModelError: if there is none.
+    `package.*` is served after all of the names: it stands for every class of a package.
     """
     installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    for name in names_of(model):
+    names = names_of(model)
+    for name in (*names, *dict.fromkeys(f"{name.partition('.')[0]}.*" for name in names)):
         if name in _registered:
             return _registered[name]
         if name in installed:
             adapter: type[Adapter] = installed[name].load()
             return adapter
+    return None
+
+
+def find_adapter(model: nn.Module) -> type[Adapter]:
+    """As `known_adapter`.
+
+    Raises:
+        UnsupportedModelError: if there is none.
+    """
+    adapter = known_adapter(model)
+    if adapter is None:
+        raise no_adapter(model, "")
+    return adapter
+
+
+def no_adapter(model: nn.Module, reason: str) -> UnsupportedModelError:
+    """The error for a model that no adapter serves, and why it cannot be explained without."""
     supported = ", ".join(sorted(supported_models()))
-    raise UnsupportedModelError(
-        f"no adapter for {names_of(model)[0]}. Supported: {supported or 'none (is AttCAT installed?)'}. "
-        f"An adapter is a few lines: {GUIDE}"
+    return UnsupportedModelError(
+        f"no adapter for {names_of(model)[0]}{reason and ', and '}{reason}. Supported without a look at the model: "
+        f"{supported or 'none (is AttCAT installed?)'}. An adapter is a few lines: {GUIDE}"
     )
 
 
@@ -638,9 +667,15 @@ def _follow(module: nn.Module, path: str) -> Any:
     return found
 
 
-def _first(mask: Tensor, count: int) -> Tensor:
-    """The first `count` real tokens of each row."""
-    return mask & (mask.long().cumsum(-1) <= count)
+def first_of(mask: Tensor) -> Tensor:
+    """The first True of each row, as a mask."""
+    return mask & (mask.long().cumsum(-1) == 1)
+
+
+def last_of(mask: Tensor) -> Tensor:
+    """The last True of each row, as a mask."""
+    rank = mask.long().cumsum(-1)
+    return mask & (rank == rank[:, -1:])
 
 
 def _parts(text: str | tuple[str, str]) -> tuple[str, ...]:

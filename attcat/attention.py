@@ -74,15 +74,16 @@ class Call:
         weights = products.softmax(-1)
         return weights if self.mask is None else weights.nan_to_num(0.0)  # a padding query may see no key at all
 
-    def received(self, query_weights: Tensor) -> Tensor:
+    def received(self, query_weights: Tensor, chunk: int | None = None) -> Tensor:
         """How much attention each token receives: the weighted mean over queries, the plain mean over heads.
 
             w_i = 1/H sum_h sum_q c_q a^h_{q,i}
 
-        The matrix is never held whole: queries are taken in chunks of `CHUNK` weights.
+        The matrix is never held whole: queries are taken in chunks.
 
         Args:
             query_weights: c, `[B, T]`, summing to 1; queries of weight 0 do not count.
+            chunk: how many weights are held at once; by default `CHUNK`.
 
         Returns:
             w, `[B, S]`, at least float32.
@@ -91,7 +92,7 @@ class Call:
         query_weights = query_weights.to(torch.promote_types(self.query.dtype, torch.float32))
         counted = query_weights.any(0).nonzero().squeeze(-1)
         total = query_weights.new_zeros(batch, keys)
-        for rows in _chunks(counted, max(1, CHUNK // (batch * heads * keys))):
+        for rows in _chunks(counted, max(1, (chunk or CHUNK) // (batch * heads * keys))):
             total = total + (query_weights[:, None, None, rows] @ self.weights(rows)).sum((1, 2))
         return total / heads
 

@@ -9,7 +9,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from .adapter import Adapter, Encoding, find_adapter
+from .adapter import Adapter, Encoding
+from .discovery import adapter_of
 from .errors import AttCATError, InputError, OptionError, ProcessorError, TargetError
 from .explanation import Explanation
 from .methods import Method, find_method
@@ -27,7 +28,8 @@ class Explainer:
         explainer("A gripping, beautifully acted film.").show()
 
     Args:
-        model: a classifier of a supported family; it is left exactly as it is.
+        model: a classifier of a supported family, or another transformer, which is then looked at in a few forward passes;
+            it is left exactly as it is.
         processor: its tokenizer, image processor or transform. None for a timm model (its data configuration is used), or
             if inputs are ready-made model arguments.
         method: name of the attribution method, see `attcat.METHODS`; `name+rule` names the rule as well.
@@ -41,7 +43,7 @@ class Explainer:
         **options: the method's own options, as `steps=20` of `integrated_gradients`.
 
     Raises:
-        UnsupportedModelError: if no adapter serves the model.
+        UnsupportedModelError: if no adapter serves the model, and its forward pass does not tell what one would say.
         OptionError: if a method, rule or option does not exist.
     """
 
@@ -58,7 +60,7 @@ class Explainer:
         completeness: bool = False,
         **options: Any,
     ) -> None:
-        self.adapter: Adapter = find_adapter(model)(model, processor)
+        self.adapter: Adapter = adapter_of(model, processor)
         name, _, named_rule = method.partition("+")
         self.method = find_method(name)
         self.rule = _rule(self.method, rule or named_rule or None)
@@ -69,6 +71,10 @@ class Explainer:
         if batch_size is not None and batch_size < 1:
             raise OptionError(f"batch_size is {batch_size}, expected at least 1")
         self.batch_size = batch_size
+
+    def describe(self) -> str:
+        """What is known about the model, and what was found by looking at it: blocks, width, tokens, what the head reads."""
+        return self.adapter.describe()
 
     @property
     def options(self) -> dict[str, Any]:

@@ -162,7 +162,9 @@ class Recording:
                 attention=tuple(matrix.detach() for matrix in matrices),
                 attention_gradient=_filled(gradient[count:last], matrices),
                 last=None if self.blocks[-1].output is None else self.blocks[-1].output.detach(),
-                bias=gradient[last] if len(gradient) > last else None,
+                bias=_filled(gradient[last:], () if self.ones is None else (self.ones,))[0]
+                if gradient[last:]
+                else None,
                 logits=self.logits.detach(),
                 target=target,
                 value=value.detach(),
@@ -186,7 +188,7 @@ class Recording:
         return self._matrices()[block]
 
     def _matrices(self) -> tuple[Tensor, ...]:
-        found = [_one_attention(index, block) for index, block in enumerate(self.blocks)]
+        found = [one_attention(index, block) for index, block in enumerate(self.blocks)]
         return tuple(matrix for matrix in found if isinstance(matrix, Tensor))
 
     def _received(self, queries: Queries) -> tuple[Tensor, ...]:
@@ -358,14 +360,23 @@ class Interception(TorchFunctionMode):
         self.open_blocks = open_blocks
         self.attention = attention
         self.ones = ones
+        self.positions_first = False  # whether tensors are [T, B, ...], as inside torch's own attention layer
+
+    @contextmanager
+    def _positions_first(self, inside: bool) -> Iterator[None]:
+        self.positions_first, before = self.positions_first or inside, self.positions_first
+        try:
+            yield
+        finally:
+            self.positions_first = before
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _COMPOSITES:
-            with self:  # what happens inside has to be seen as well
-                return _COMPOSITES[func](*args, **kwargs)
+        if func in COMPOSITES:
+            with self, self._positions_first(func is F.multi_head_attention_forward and args[0].dim() == 3):
+                return COMPOSITES[func](*args, **kwargs)  # what happens inside has to be seen as well
         if not torch.is_grad_enabled() or getattr(func, "__name__", "") in ("__get__", "__set__"):
             return func(*args, **kwargs)  # below the first block there is nothing to see
         # Parameters become constants, so that only the hidden states are differentiated.
@@ -375,8 +386,10 @@ class Interception(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return self._attend(*args, **kwargs)
         if self.ones is not None:
+            if func in _JOIN:
+                args = (_with_factor(args[0], self.ones), *args[1:])
             func, args, kwargs, bias = _without_bias(func, args, kwargs)
-            result = _plus(self._call(func, args, kwargs), bias, self.ones)
+            result = _plus(self._call(func, args, kwargs), bias, self.ones, self.positions_first)
         else:
             result = self._call(func, args, kwargs)
         if func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor) and result.dim() == 4:
@@ -427,12 +440,27 @@ def _without_bias(
 
 
 _ADD = set(named("add", "radd"))
+_JOIN = set(named("cat", "concat", "concatenate", "stack"))
 
 
-def _plus(result: Any, bias: Tensor | None, ones: Tensor) -> Any:
+def _with_factor(parts: Any, ones: Tensor) -> Any:
+    """What is joined to hidden states and does not depend on them, as a class token, with a factor of one per example."""
+    if not isinstance(parts, (tuple, list)) or not any(varies(part) for part in parts):
+        return parts
+    return [
+        _plus(torch.zeros_like(part), part, ones) if part.is_floating_point() and not varies(part) else part
+        for part in parts
+    ]
+
+
+def _plus(result: Any, bias: Tensor | None, ones: Tensor, positions_first: bool = False) -> Any:
     """result + bias, with a factor of one for each example (rows of a flattened batch belong to it in order)."""
     if bias is None:
         return result
+    if positions_first:  # [T, B, ...], or flattened to [T * B, ...]
+        factor = ones.to(result.dtype)
+        flat = result.dim() < 3
+        return result + bias * (factor.repeat(result.shape[0] // len(ones))[:, None] if flat else factor[:, None])
     if result.shape[0] % len(ones):
         raise CaptureError(
             f"cannot tell the examples apart in a tensor of shape {tuple(result.shape)}: completeness=False"
@@ -459,7 +487,7 @@ def _no(*_: Any) -> bool:
     return False
 
 
-_COMPOSITES = {function: _open_function(function) for function in (F.multi_head_attention_forward, F.normalize)}
+COMPOSITES = {function: _open_function(function) for function in (F.multi_head_attention_forward, F.normalize)}
 
 
 # -- reading a block -------------------------------------------------------------------------------------------------
@@ -473,14 +501,14 @@ def _output(block: Block) -> Tensor:
 
 def _received(index: int, block: Block, query_weights: Tensor) -> Tensor:
     """The attention that the tokens of one block receive, `[B, T]` float32 or wider."""
-    attention = _one_attention(index, block)
+    attention = one_attention(index, block)
     if isinstance(attention, Call):
         return attention.received(query_weights)
     wide = attention.to(torch.promote_types(attention.dtype, torch.float32))
     return torch.einsum("bq,bhqk->bk", query_weights.to(wide.dtype), wide.nan_to_num(0.0)) / wide.shape[1]
 
 
-def _one_attention(index: int, block: Block) -> Call | Tensor:
+def one_attention(index: int, block: Block) -> Call | Tensor:
     """The block's self-attention: exactly one, over all of the block's tokens."""
     batch, length = block.input.shape[:2]
     seen = [a for a in block.attention if isinstance(a, Call)] or block.attention

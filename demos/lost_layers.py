@@ -19,6 +19,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -34,11 +35,12 @@ ACROSS, SIDE = 6, 192
 """Panels in a row, and pixels of a panel's longest side."""
 
 
-def class_token_model() -> tuple[Dinov2ForImageClassification, object]:
+def class_token_model() -> tuple[Dinov2ForImageClassification, Any]:
     """The embedded object model with a head that reads `[CLS]` only."""
     model, processor = objects()
+    head: torch.nn.Linear = model.classifier
     with torch.no_grad():
-        model.classifier.weight[:, model.config.hidden_size :] = 0
+        head.weight[:, model.config.hidden_size :] = 0
     return model, processor
 
 

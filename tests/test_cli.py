@@ -15,6 +15,7 @@ import pytest
 import saved
 
 import attcat
+import attcat.testing
 from attcat import cli
 
 
@@ -367,3 +368,32 @@ def test_as_a_program(text: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["a film", "dull"]
+
+
+# -- check ------------------------------------------------------------------------------------------------------------
+
+
+def test_check_prints_each_promise_with_its_figure(run: Run, text: Path, image: Path) -> None:
+    for folder, not_asked in ((text, "grid times patch size is the picture"), (image, "offsets rebuild the text")):
+        code, out, err = run("check", folder)
+        rows = {row[0]: row[1:] for row in (line.split("\t") for line in out.splitlines())}
+        assert (code, err) == (0, "")
+        assert list(rows) == list(attcat.testing.CHECKS)
+        assert rows.pop(not_asked)[0] == "not asked"
+        assert rows["attention rows sum to 1"][0] == "passed"
+        assert 0 <= float(rows["attention rows sum to 1"][1]) <= float(rows["attention rows sum to 1"][2])
+
+
+def test_check_takes_inputs_and_fails_with_code_1(run: Run, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attcat.adapters.bert.BertAdapter.read", lambda self, encoding: encoding.mask)
+    code, out, err = run("check", text, "--input", "a great film", "--input", "dull")
+    assert (code, err) == (1, "")
+    (failed,) = [line for line in out.splitlines() if "\tfailed\t" in line]
+    assert failed.startswith("the head reads the tokens that it is said to\tfailed\t")
+    assert failed.endswith("override read() of the adapter")
+
+
+def test_check_of_what_is_no_model(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("check", tmp_path)
+    assert (code, out) == (2, "")
+    assert "config.json" in err

@@ -17,7 +17,7 @@ import typer
 
 from .. import __version__
 from ..errors import AttCATError
-from . import compare, evaluate, explain, listing
+from . import check, compare, evaluate, explain, listing
 
 app = typer.Typer(
     name="attcat",
@@ -43,6 +43,7 @@ def _attcat(
 app.command()(explain.explain)
 app.command()(compare.compare)
 app.command()(evaluate.evaluate)
+app.command()(check.check)
 app.command()(listing.adapters)
 app.command()(listing.methods)
 
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 after an error of the user's, 130 after Ctrl-C."""
+    """Run the command line and return its exit code: 0, 1 if a check failed, 2 after an error of the user's, 130 after Ctrl-C."""
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:

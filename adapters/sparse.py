@@ -1,0 +1,29 @@
+"""Families with block-sparse attention in transformers: not explained, unless they are set to attend over all tokens."""
+
+from typing import Any
+
+from torch import nn
+
+from attcat.discovery import DiscoveredText
+from attcat.errors import UnsupportedModelError
+
+
+class SparseAdapter(DiscoveredText):
+    """Refuses before the model is run: on a short text BigBird would switch itself to full attention, for good."""
+
+    family = "BigBird with attention_type='original_full'"
+
+    def __init__(self, model: nn.Module, processor: Any = None) -> None:
+        kind: str | None = getattr(model.config, "attention_type", None)  # type: ignore[arg-type]
+        name = type(model).__name__
+        if kind is None:
+            raise UnsupportedModelError(
+                f"{name} computes block-sparse or sliding-window attention: a token does not attend to all others, so that "
+                "there is no matrix [B, H, T, T] to read; use a model with full attention"
+            )
+        if kind != "original_full":
+            raise UnsupportedModelError(
+                f"{name} is configured with attention_type={kind!r}: a token does not attend to all others, so that there "
+                'is no matrix [B, H, T, T] to read; load the model with attention_type="original_full"'
+            )
+        super().__init__(model, processor)

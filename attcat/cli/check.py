@@ -1,0 +1,42 @@
+"""`attcat check`: does a model keep what an explanation rests on?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..testing import Check, check_adapter
+from .inputs import expand, load_model, read
+from .output import one_line, print_table
+
+
+def check(
+    model: Annotated[str, typer.Argument(metavar="DIR_OR_HUB_ID", help="A classifier, served by an adapter or not.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="TEXT_OR_PATH",
+            help="What to check with; may be given again [default: two sentences, or noise].",
+        ),
+    ] = None,
+) -> None:
+    """Check a model and its adapter: each promise with the figure that was measured.
+
+    The exit code is 0 if all passed, 1 if something failed.
+    """
+    network, processor = load_model(model, picture=False)
+    given = [read(value, None).value for value in expand(inputs)] if inputs else None
+    checks = check_adapter(network, processor, given)
+    print_table(("promise", "result", "measured", "limit", "note"), [_row(one) for one in checks])
+    if any(one.passed is False for one in checks):
+        raise typer.Exit(1)
+
+
+def _row(one: Check) -> tuple[str, ...]:
+    """Name, result and figures; what to do only where it matters."""
+    if one.passed is None:
+        return one.name, "not asked", "", "", one_line(one.advice)
+    result, note = ("passed", "") if one.passed else ("failed", one_line(one.advice))
+    return one.name, result, f"{one.measured:.3g}", f"{one.limit:.3g}", note

@@ -1,0 +1,251 @@
+"""What happens in one forward pass: which modules are called, where attention is computed, which of them are the blocks.
+
+Names tell nothing for sure about a model, but what it does can be watched. A block is a module of a list (or one that is
+called again and again) that takes a hidden state `[B, T, D]`, computes self-attention once over its T positions, and
+passes on a state of the same shape. Other attention may only pool: fewer queries than tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .rules import named
+from .trace import COMPOSITES, as_found
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention that was computed: `shape` of its matrix, `[B, H, queries, keys]`, and whether in one fused call."""
+
+    shape: tuple[int, ...]
+    fused: bool
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution over pixels: the patches of its output `[B, D, rows, columns]`, its kernel and stride."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    grid: tuple[int, int]
+
+
+@dataclass(eq=False)
+class Visit:
+    """One call of one module: the hidden state that came in and went out, and the attention that was computed inside."""
+
+    name: str
+    module: nn.Module
+    parent: Visit | None
+    state: Tensor | None
+    output: Tensor | None = None
+    seen: list[Attention] = field(default_factory=list)
+
+    @property
+    def attention(self) -> list[Attention]:
+        """Fused calls, or if there are none what looks like attention written out."""
+        return [attention for attention in self.seen if attention.fused] or self.seen
+
+    @property
+    def is_block(self) -> bool:
+        """Takes and passes on a hidden state, and attends once over all of it."""
+        if self.state is None or self.output is None or self.state.shape != self.output.shape:
+            return False
+        batch, length, _ = self.state.shape
+        shapes = [attention.shape for attention in self.attention]
+        return len(shapes) == 1 and shapes[0][0] == batch and shapes[0][2:] == (length, length)
+
+
+@dataclass
+class Survey:
+    """What was seen in a forward pass: the calls in order, the attention, the first convolution, embeddings looked up."""
+
+    visits: list[Visit] = field(default_factory=list)
+    attention: list[Attention] = field(default_factory=list)
+    convolutions: list[Convolution] = field(default_factory=list)
+    lookups: list[tuple[Tensor, int]] = field(default_factory=list)
+    """Indices and the number of rows of each embedding table."""
+    batch: int = 1
+    output: Any = None
+
+
+class Unclear(Exception):  # noqa: N818 - a finding that the caller turns into an error
+    """The forward pass does not tell which modules are the blocks.
+
+    Args:
+        reason: what was seen.
+        hopeless: whether the model does something that no adapter can make explainable.
+    """
+
+    def __init__(self, reason: str, hopeless: bool = False) -> None:
+        super().__init__(reason)
+        self.hopeless = hopeless
+
+
+def survey(model: nn.Module, run: Callable[[], Any]) -> Survey:
+    """Watch one forward pass, without gradient; the model is left as it was found."""
+    found = Survey()
+    with as_found(model), torch.no_grad(), _visits(model, found) as stack, _Watcher(found, stack):
+        found.output = run()
+    return found
+
+
+def blocks_of(found: Survey) -> list[Visit]:
+    """The calls of the blocks, in order.
+
+    Raises:
+        Unclear: if there are none, or the candidates do not make one line; the message says what was seen.
+    """
+    calls: dict[nn.Module, int] = {}
+    for visit in found.visits:
+        calls[visit.module] = calls.get(visit.module, 0) + 1
+    everything = found.visits[0].module.modules()  # the model is the first that is called
+    listed = {child for module in everything if _is_list(module) for child in module.children()}
+    blocks: list[Visit] = []
+    inside: set[Visit] = set()
+    for visit in found.visits:  # an outer call comes before those within it
+        if visit.parent in inside or (visit.is_block and (visit.module in listed or calls[visit.module] > 1)):
+            if visit.parent not in inside:
+                blocks.append(visit)
+            inside.add(visit)
+    if not blocks:
+        raise _why_none(found)
+    _check_line(blocks)
+    _check_rest(found, blocks)
+    return blocks
+
+
+def _check_line(blocks: Sequence[Visit]) -> None:
+    """Each block gets what the one before it passed on, or is its sibling in the same loop."""
+    for before, after in pairwise(blocks):
+        assert before.output is not None
+        assert after.state is not None
+        if before.output.shape == after.state.shape and (
+            (before.parent is after.parent and type(before.module) is type(after.module))
+            or torch.equal(before.output, after.state)
+        ):
+            continue
+        raise Unclear(
+            f"there are several lines of blocks: {after.name} ({type(after.module).__name__}) does not take over what "
+            f"{before.name} ({type(before.module).__name__}) passes on (an encoder with a decoder, or two towers?)",
+            hopeless=True,
+        )
+
+
+def _check_rest(found: Survey, blocks: Sequence[Visit]) -> None:
+    """Outside of the blocks attention may pool with one query (a learned one, or a class token), nothing else."""
+    within = {id(attention) for block in blocks for attention in block.seen}
+    for attention in found.attention:
+        if id(attention) not in within and attention.shape[2] != 1:
+            raise Unclear(
+                f"beside {len(blocks)} blocks ({blocks[0].name} to {blocks[-1].name}) there is attention of shape "
+                f"{attention.shape} elsewhere, which would be left out: a decoder, windows, or a pyramid of stages",
+                hopeless=True,
+            )
+
+
+def _why_none(found: Survey) -> Unclear:
+    if not found.attention:
+        return Unclear(
+            "its forward pass computes no attention: neither scaled_dot_product_attention nor a softmax [B, H, T, T]",
+            hopeless=True,
+        )
+    shapes = ", ".join(str(shape) for shape in dict.fromkeys(a.shape for a in found.attention))
+    lengths = {visit.state.shape[1] for visit in found.visits if visit.state is not None}
+    several = {a.shape for a in found.attention if a.shape[2] > 1}
+    whole = all(shape[0] == found.batch and shape[2] == shape[3] and shape[2] in lengths for shape in several)
+    return Unclear(
+        "none of its repeated modules takes a hidden state [B, T, D], attends once over its T positions and passes on such "
+        f"a state; attention matrices [B, H, queries, keys] of {shapes} were seen"
+        + ("" if whole else " (windowed, block-sparse, channel or hybrid attention does not see all tokens at once)"),
+        hopeless=not whole,
+    )
+
+
+# -- watching --------------------------------------------------------------------------------------------------------
+
+
+def _is_list(module: nn.Module) -> bool:
+    return isinstance(module, (nn.ModuleList, nn.Sequential, nn.ModuleDict))
+
+
+@contextmanager
+def _visits(model: nn.Module, found: Survey) -> Iterator[list[Visit]]:
+    """Hook every module; gives the stack of the calls that are running."""
+    stack: list[Visit] = []
+
+    def hooks(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            visit = Visit(name, module, stack[-1] if stack else None, _state((*args, *kwargs.values())))
+            found.visits.append(visit)
+            stack.append(visit)
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            stack.pop().output = _state((output,) if isinstance(output, Tensor) else output)
+
+        return enter, leave
+
+    with ExitStack() as undo:
+        for name, module in model.named_modules():
+            enter, leave = hooks(name)
+            undo.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            undo.callback(module.register_forward_hook(leave).remove)
+        yield stack
+
+
+def _state(values: Any) -> Tensor | None:
+    """The first floating point tensor, if it is a hidden state `[B, T, D]`."""
+    if not isinstance(values, (tuple, list)):
+        return None
+    tensors = (v for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.dim() == 3)
+    return next(tensors, None)
+
+
+class _Watcher(TorchFunctionMode):
+    """Notes attention, convolutions over pixels and embeddings."""
+
+    def __init__(self, found: Survey, stack: list[Visit]) -> None:
+        super().__init__()
+        self.found = found
+        self.stack = stack
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in COMPOSITES:
+            with self:
+                return COMPOSITES[func](*args, **kwargs)
+        result = func(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            self._attention((*args[0].shape[:3], args[1].shape[2]), fused=True)
+        elif func in _SOFTMAX and isinstance(result, Tensor) and result.dim() >= 4:
+            self._attention(tuple(result.shape), fused=False)
+        elif func in _CONVOLUTION and args[0].dim() == 4:
+            weight = args[1] if len(args) > 1 else kwargs["weight"]
+            stride = args[3] if len(args) > 3 else kwargs.get("stride", 1)
+            across = (stride, stride) if isinstance(stride, int) else tuple(stride)
+            self.found.convolutions.append(Convolution(tuple(weight.shape[2:]), across, tuple(result.shape[2:])))
+        elif func is F.embedding:
+            weight = args[1] if len(args) > 1 else kwargs["weight"]
+            self.found.lookups.append((args[0], weight.shape[0]))
+        return result
+
+    def _attention(self, shape: tuple[int, ...], fused: bool) -> None:
+        attention = Attention(shape, fused)
+        self.found.attention.append(attention)
+        for visit in self.stack:
+            visit.seen.append(attention)
+
+
+_SOFTMAX = set(named("softmax"))
+_CONVOLUTION = set(named("conv2d"))

@@ -1,0 +1,389 @@
+"""What every model and its adapter have to promise, asked of one model: `check_adapter`, and `attcat check`.
+
+Each check measures one number and holds it against a limit. Nothing here is taken from the adapter's word: attention is
+compared with its matrix, gradients with finite differences, what the head reads with what happens when it is changed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapter import Adapter, Encoding, TextAdapter, VisionAdapter
+from .attention import Call
+from .discovery import FAILURES, adapter_of
+from .errors import CaptureError, InputError
+from .methods import METHODS
+from .probe import differ, distance, logits_of, logits_without, ordinary_tokens, picture_size, rounding
+from .rules import make_rule
+from .trace import Recording, Trace, one_attention, record
+
+SENTENCES = ("A gripping, very long film!", "It rained.")
+
+STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+"""Finite differences are taken with each: too small a step drowns in rounding, too large a one in curvature."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise, and what was measured.
+
+    Args:
+        name: what is promised.
+        passed: whether the measured figure is within the limit; None if the question does not arise, `advice` says why.
+        measured: the figure.
+        limit: the most that it may be.
+        advice: what it means and what to do if it failed.
+    """
+
+    name: str
+    passed: bool | None
+    measured: float
+    limit: float
+    advice: str
+
+    def __str__(self) -> str:
+        if self.passed is None:
+            return f"not asked  {self.name}: {self.advice}"
+        figure = f"{self.measured:.3g} (limit {self.limit:.3g})"
+        return (
+            f"passed     {self.name}: {figure}" if self.passed else f"failed     {self.name}: {figure}; {self.advice}"
+        )
+
+
+def check_adapter(model: nn.Module, processor: Any = None, inputs: Any = None) -> list[Check]:
+    """Ask everything that an explanation rests on.
+
+    Args:
+        model: a classifier, served by an adapter or not.
+        processor: its tokenizer, image processor or transform; None to check with ready-made model arguments.
+        inputs: what to check with, as `Explainer` takes it, best of different lengths; by default two sentences, or
+            token numbers or noise of the model's own size.
+
+    Returns:
+        One `Check` for each promise, in a fixed order.
+
+    Raises:
+        UnsupportedModelError: if no adapter serves the model, and it does not tell what one would say.
+        InputError: if there are no default inputs for this kind of adapter.
+    """
+    adapter = adapter_of(model, processor)
+    bench = _Bench(adapter, _encode(adapter, inputs))
+    found = []
+    for name, (advice, measure) in CHECKS.items():
+        try:
+            measured, limit = measure(bench)
+        except _NotAsked as reason:
+            found.append(Check(name, None, 0.0, 0.0, str(reason)))
+        except CaptureError as error:
+            found.append(Check(name, False, float("inf"), 0.0, str(error)))
+        else:
+            found.append(Check(name, bool(measured <= limit), float(measured), float(limit), advice))
+    return found
+
+
+class _NotAsked(Exception):  # noqa: N818 - an answer, not an error
+    pass
+
+
+def _encode(adapter: Adapter, inputs: Any) -> Encoding:
+    if inputs is None:
+        inputs = _default_inputs(adapter)
+    if isinstance(inputs, Mapping):
+        return adapter.encode_arguments(inputs)
+    listed = list(inputs) if isinstance(inputs, list) else [inputs]
+    return adapter.encode(listed if adapter.can_batch else listed[:1])
+
+
+def _default_inputs(adapter: Adapter) -> Any:
+    if isinstance(adapter, TextAdapter) and adapter.processor is not None:
+        return list(SENTENCES)
+    if isinstance(adapter, TextAdapter):
+        ids = ordinary_tokens(adapter, 9)
+        if not adapter.can_batch:
+            return {"input_ids": ids[None], "attention_mask": torch.ones(1, 9, dtype=torch.long)}
+        mask = torch.ones(2, 9, dtype=torch.long)
+        mask[1, 6:] = 0
+        return {"input_ids": ids.repeat(2, 1).masked_fill(mask == 0, adapter.pad_id or 0), "attention_mask": mask}
+    if isinstance(adapter, VisionAdapter):
+        size = (2, 3, *picture_size(adapter))
+        return {"pixel_values": torch.randn(size, generator=torch.Generator().manual_seed(0))}
+    raise InputError(
+        f"{type(adapter).__name__} is neither a TextAdapter nor a VisionAdapter: give inputs to check with"
+    )
+
+
+@dataclass
+class _Bench:
+    """A model, a batch, and what was measured with them so far."""
+
+    adapter: Adapter
+    encoding: Encoding
+
+    def record(self, rule: str, **options: Any) -> Recording:
+        return record(self.adapter, self.encoding, make_rule(rule), **options)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        return logits_of(self.adapter, self.encoding)
+
+    @property
+    def padding(self) -> Tensor:
+        return ~self.encoding.mask
+
+    def row(self, row: int) -> _Bench:
+        """One example of the batch, without its padding."""
+        return _Bench(self.adapter, one_row(self.encoding, row))
+
+    @cached_property
+    def double(self) -> _Bench:
+        """The first example, with a copy of the model in float64."""
+        try:
+            model = copy.deepcopy(self.adapter.model).double()
+            adapter = adapter_of(model, self.adapter.processor)
+        except (*FAILURES, NotImplementedError) as error:
+            raise _NotAsked(f"the model cannot be copied in float64 ({str(error).partition(chr(10))[0]})") from error
+        one = one_row(self.encoding, 0)
+        return _Bench(adapter, Encoding(adapter.place(one.arguments), one.mask, one.tokens, one.sources))
+
+
+def one_row(encoding: Encoding, row: int) -> Encoding:
+    """One example of a batch, without its padding."""
+    mask = encoding.mask
+
+    def cut(value: Tensor) -> Tensor:
+        return value[row : row + 1, mask[row]] if value.shape[:2] == mask.shape else value[row : row + 1]
+
+    arguments = {name: cut(value) for name, value in encoding.arguments.items()}
+    return Encoding(arguments, mask[row : row + 1, mask[row]], (encoding.tokens[row],), (encoding.sources[row],))
+
+
+# -- the checks: each measures a figure, and names the limit ---------------------------------------------------------
+
+Measured = tuple[float, float]
+
+
+def _attention_calls(bench: _Bench) -> Measured:
+    blocks = bench.record("plain").blocks
+    if len(blocks) != len(bench.adapter.blocks):
+        return abs(len(blocks) - len(bench.adapter.blocks)), 0
+    for index, block in enumerate(blocks):
+        one_attention(index, block)
+    return 0, 0
+
+
+def _tokens(bench: _Bench) -> Measured:
+    state = bench.record("plain").blocks[0].input
+    return abs(state.shape[1] - bench.encoding.mask.shape[1]), 0
+
+
+def _rows(bench: _Bench) -> Measured:
+    with torch.no_grad():
+        sums = [matrix.sum(-1).mean(1)[bench.encoding.mask] for matrix in _matrices(bench)]
+    return max(float((s - 1).abs().max()) for s in sums), _loose(sums[0])
+
+
+def _padding_receives(bench: _Bench) -> Measured:
+    if not bench.padding.any():
+        raise _NotAsked("the inputs have no padding")
+    trace = _trace(bench, "plain")
+    worst = 0.0
+    for matrix in _matrices(bench):
+        received = matrix.transpose(1, 2)[bench.encoding.mask].mean(1)  # a row for each real query
+        hidden = bench.padding[:, None].expand(-1, matrix.shape[2], -1)[bench.encoding.mask]
+        worst = max(worst, float(received[hidden].abs().max()))
+    return max(worst, *(float(w[bench.padding].abs().max()) for w in trace.received)), 1e-6
+
+
+def _received(bench: _Bench) -> Measured:
+    mask = bench.encoding.mask.float()
+    weights = mask / mask.sum(-1, keepdim=True)
+    recording, worst = bench.record("plain"), 0.0
+    for index, (block, matrix) in enumerate(zip(recording.blocks, _matrices(bench), strict=True)):
+        seen = one_attention(index, block)
+        expected = torch.einsum("bq,bhqk->bk", weights.to(matrix.dtype), matrix) / matrix.shape[1]
+        if isinstance(seen, Call):
+            worst = max(worst, distance(expected, seen.received(weights, chunk=1).detach()))
+    return worst, _loose(matrix)
+
+
+def _finite_difference(bench: _Bench) -> Measured:
+    exact = bench.double
+    recording = exact.record("plain")
+    share = torch.linspace(1, 2, recording.logits.shape[1], dtype=recording.logits.dtype)
+    trace = recording.trace(recording.logits @ share.to(recording.logits.device))
+    state = trace.hidden[0]
+    direction = torch.randn(state.shape, generator=torch.Generator().manual_seed(0), dtype=state.dtype).to(state.device)
+    slope = float((trace.gradient[0] * direction).sum())
+
+    def value(step: float) -> float:
+        moved = exact.record("plain", before=lambda x: x.detach() + step * direction)
+        return float(moved.logits.detach() @ share.to(state.device))
+
+    numeric = [(value(step) - value(-step)) / (2 * step) for step in STEPS]
+    return min(abs(n - slope) / max(abs(slope), 1e-12) for n in numeric), 1e-3
+
+
+def _untouched(bench: _Bench) -> Measured:
+    worst = max(distance(bench.logits, bench.record(rule).logits.detach()) for rule in ("plain", "libra"))
+    return worst, _loose(bench.logits)
+
+
+def _reads(bench: _Bench) -> Measured:
+    one = bench.row(0)
+    read = one.adapter.read(one.encoding)[0]
+    before, wrong = logits_of(one.adapter, one.encoding), 0
+    unread = (~read).nonzero().flatten().tolist()
+    if unread:
+        wrong += differ(before, logits_without(one.adapter, one.encoding, unread))
+    positions = read.nonzero().flatten().tolist()
+    for position in positions[:: max(1, len(positions) // 8)]:
+        wrong += not differ(before, logits_without(one.adapter, one.encoding, [position]))
+    return wrong, 0
+
+
+def _alone(bench: _Bench) -> Measured:
+    if len(bench.encoding.tokens) < 2:
+        raise _NotAsked("one input at a time" if not bench.adapter.can_batch else "a single input was given")
+    together, worst = _scores(bench), 0.0
+    for row in range(len(bench.encoding.tokens)):
+        alone = _scores(bench.row(row))[:, 0]
+        worst = max(worst, distance(alone, together[:, row, bench.encoding.mask[row]]))
+    return worst, 10 * _loose(bench.logits)
+
+
+def _grid(bench: _Bench) -> Measured:
+    adapter = bench.adapter
+    if not isinstance(adapter, VisionAdapter):
+        raise _NotAsked("the model reads text")
+    height, width = bench.encoding.arguments["pixel_values"].shape[-2:]
+    (rows, columns), (down, across) = adapter.grid(height, width), adapter.patch_size
+    return abs(rows * down - height) + abs(columns * across - width), 0
+
+
+def _offsets(bench: _Bench) -> Measured:
+    worst, asked = 0.0, False
+    for source, tokens in zip(bench.encoding.sources, bench.encoding.tokens, strict=True):
+        if not isinstance(source, (str, tuple)) or tokens.spans is None:
+            continue
+        asked = True
+        for segment, text in enumerate((source,) if isinstance(source, str) else source):
+            covered = [False] * len(text)
+            for index, span in enumerate(tokens.spans):
+                if span is not None and ((tokens.segments[index] if tokens.segments else 0) or 0) == segment:
+                    covered[span[0] : span[1]] = [True] * (span[1] - span[0])
+            missing = sum(not seen and not c.isspace() for seen, c in zip(covered, text, strict=True))
+            worst = max(worst, missing / len(text))
+    if not asked:
+        raise _NotAsked("no text with character offsets (a fast tokenizer gives them)")
+    return worst, 0
+
+
+def _complete(bench: _Bench) -> Measured:
+    try:
+        exact = bench.double
+    except _NotAsked:
+        exact = bench.row(0)  # less exact, but the same question
+    recording = exact.record("libra", biases=True)
+    worst = 0.0
+    for target in range(min(3, recording.logits.shape[1])):
+        trace = recording.trace(recording.logits[:, target], keep=True)
+        inputs = float((trace.hidden[0].double() * trace.gradient[0].double()).sum())
+        bias = 0.0 if trace.bias is None else float(trace.bias)
+        logit = float(trace.value)
+        worst = max(worst, abs(logit - inputs - bias) / max(abs(logit), abs(inputs), abs(bias)))
+    return worst, 1e-4 if recording.logits.dtype == torch.float64 else 300 * _loose(recording.logits)
+
+
+def _left(bench: _Bench) -> Measured:
+    _trace(bench, "libra")  # some models keep caches from their first call
+    before = snapshot(bench.adapter.model)
+    _trace(bench, "libra")
+    return len(changes(before, snapshot(bench.adapter.model))), 0
+
+
+CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
+    "one attention call per block": ("the adapter's blocks are not those that are called", _attention_calls),
+    "tokens line up with hidden states": ("encode() names another number of tokens than the blocks have", _tokens),
+    "attention rows sum to 1": ("what was taken for attention weights is something else", _rows),
+    "padding receives no attention": (
+        "the model attends to padding: is the attention mask passed on?",
+        _padding_receives,
+    ),
+    "chunked received attention equals the matrix's": (
+        "this is a fault of AttCAT's: please report the model",
+        _received,
+    ),
+    "gradients agree with finite differences": ("a part of the forward pass is not differentiated", _finite_difference),
+    "explaining leaves the logits untouched": (
+        "an operation is replaced that this model uses in another way",
+        _untouched,
+    ),
+    "the head reads the tokens that it is said to": ("override read() of the adapter", _reads),
+    "the same scores alone and in a batch": ("padding or neighbours change the scores: set can_batch = False", _alone),
+    "grid times patch size is the picture": ("patch_size or grid() does not fit; pixels are left over", _grid),
+    "offsets rebuild the text": ("the share of characters that no token covers: another tokenizer?", _offsets),
+    "complete under libra": ("gradient times input misses a part of the logit: use rule='plain'", _complete),
+    "the model is left as it was found": ("an attribute, hook or flag changed: see attcat.testing.snapshot", _left),
+}
+
+
+def _matrices(bench: _Bench) -> list[Tensor]:
+    recording = bench.record("plain", attention=True)
+    return [recording.matrix(index).detach() for index in range(len(recording.blocks))]
+
+
+def _trace(bench: _Bench, rule: str) -> Trace:
+    recording = bench.record(rule)
+    return recording.trace(recording.logits[:, 0])
+
+
+def _scores(bench: _Bench) -> Tensor:
+    return METHODS["attcat"].function(_trace(bench, "libra"))
+
+
+def _loose(like: Tensor) -> float:
+    """Three times what rounding explains, for sums in another order."""
+    return 3 * rounding(like)
+
+
+# -- the model before and after --------------------------------------------------------------------------------------
+
+
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    """Everything about a model that an explanation must not change, by name.
+
+    Tensors are kept as the sum of their values and torch's count of changes in place.
+    """
+    config: Any = getattr(model, "config", None)
+    found: dict[str, Any] = {"grad mode": torch.is_grad_enabled(), "random state": torch.get_rng_state().tolist()}
+    for name, module in model.named_modules():
+        hooks = [
+            len(vars(module).get(kind, ())) for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+        ]
+        found[f"{name or 'model'}: hooks"] = hooks
+        found[f"{name or 'model'}: training"] = module.training
+        found[f"{name or 'model'}: attributes"] = sorted(vars(module))
+        flags = {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float, str))}
+        found[f"{name or 'model'}: values"] = flags
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        total = float(tensor.detach().double().sum()) if tensor.device.type != "meta" else 0.0
+        gradient = None if tensor.grad is None else float(tensor.grad.double().sum())
+        found[f"{name}: tensor"] = (id(tensor), tensor._version, total, tensor.requires_grad, gradient)
+    if hasattr(config, "to_dict"):
+        found["config"] = copy.deepcopy(config.to_dict())
+    return found
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The names under which two snapshots differ."""
+    return [name for name in {**before, **after} if before.get(name, _GONE) != after.get(name, _GONE)]
+
+
+_GONE = object()
