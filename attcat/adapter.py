@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError, ProcessorError, TooLongError, UnsupportedModelError
+from .heads import Head, head_of
 from .tokens import Span, Tokens, View
 
 ENTRY_POINTS = "attcat.adapters"
@@ -40,6 +41,7 @@ class Encoding:
         tokens: what the real tokens stand for, one `Tokens` per example.
         sources: the input to draw on, one per example: a string, a pair, uint8 pixels `[H, W, 3]`, or None.
         dropped: how many tokens were cut from each example.
+        focus: `[B]`, the position whose prediction is explained, where there is one for each token; see `attcat.heads`.
     """
 
     arguments: Mapping[str, Tensor]
@@ -47,6 +49,7 @@ class Encoding:
     tokens: tuple[Tokens, ...]
     sources: tuple[Any, ...]
     dropped: tuple[int, ...] = field(default=())
+    focus: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch = self.mask.shape[0]
@@ -57,6 +60,17 @@ class Encoding:
         for row, (real, tokens) in enumerate(zip(self.mask.sum(-1).tolist(), self.tokens, strict=True)):
             if real != len(tokens):
                 raise ValueError(f"example {row}: {real} positions are real, but {len(tokens)} tokens are named")
+
+    def repeated(self, times: int) -> Encoding:
+        """The batch several times, one after the other."""
+        return Encoding(
+            {name: value.repeat(times, *(1,) * (value.dim() - 1)) for name, value in self.arguments.items()},
+            self.mask.repeat(times, 1),
+            self.tokens * times,
+            self.sources * times,
+            self.dropped * times,
+            None if self.focus is None else self.focus.repeat(times),
+        )
 
 
 class Adapter(ABC):
@@ -113,7 +127,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def read(self, encoding: Encoding) -> Tensor:
-        """Which tokens the head reads, bool `[B, T]`."""
+        """Which tokens a classifier's head reads, bool `[B, T]`; other heads know it themselves, see `attcat.heads`."""
 
     def cost(self, value: Any) -> int:
         """About how many tokens an input has, without encoding it; inputs of like cost share a batch."""
@@ -144,10 +158,16 @@ class Adapter(ABC):
         logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} has no class logits [B, C]: load the model with its classification head "
-                "(AutoModelForSequenceClassification, AutoModelForImageClassification)"
+                f"{type(self.model).__name__} has no class logits [B, C]: load the model with its head "
+                "(AutoModelForSequenceClassification, AutoModelForImageClassification, ...ForTokenClassification, "
+                "...ForQuestionAnswering, ...ForMaskedLM, ...ForCausalLM)"
             )
         return logits
+
+    @cached_property
+    def head(self) -> Head:
+        """What the numbers in the model's output stand for, and where they are read."""
+        return Head(self)
 
     @cached_property
     def labels(self) -> tuple[str, ...] | None:
@@ -201,6 +221,15 @@ class TextAdapter(Adapter):
     def cost(self, value: Any) -> int:
         """Four characters to a token, as in English."""
         return 2 + sum(map(len, _parts(_checked_text(value)))) // 4
+
+    @cached_property
+    def head(self) -> Head:
+        """By the name of the model's class: a classifier's, a tagger's, a language model's, ..."""
+        return head_of(self)
+
+    def call(self, encoding: Encoding) -> Any:
+        """Run the model; its head picks the logits `[B, C]` that are explained."""
+        return self.head.call(encoding)
 
     def read(self, encoding: Encoding) -> Tensor:
         """The first real token."""

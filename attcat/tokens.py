@@ -115,7 +115,7 @@ def group_words(tokens: Tokens, texts: Sequence[str]) -> list[tuple[int, int, in
             continue
         segment = (tokens.segments[position] if tokens.segments else 0) or 0
         word = tokens.words[position] if tokens.words else None
-        start, end = _trim(texts[segment], span)
+        start, end = trim(texts[segment], span)
         if groups and groups[-1][0] == segment:
             _, first, stop, positions = groups[-1]
             same_word = word is not None and word == last_word and start == stop
@@ -128,7 +128,7 @@ def group_words(tokens: Tokens, texts: Sequence[str]) -> list[tuple[int, int, in
     return [group for group in groups if group[1] < group[2]]
 
 
-def _trim(text: str, span: Span) -> Span:
+def trim(text: str, span: Span) -> Span:
     """Drop the white space that byte-level tokenizers count to the word that follows it."""
     start, end = span
     while start < end and text[start].isspace():

@@ -15,6 +15,7 @@ from ..errors import OptionError
 from ..explainer import Explainer
 from ..explanation import Explanation, write_atomically
 from ..methods import find_method
+from ..render import wording
 from ..render.terminal import visible
 from ..rules import RULES, make_rule
 from ..trace import Hidden, Queries
@@ -152,11 +153,14 @@ def _line(item: Item, explanation: Explanation, console: Console) -> Text:
     words = None if item.is_picture else highlight(explanation, LINE, colour=colour)
     chance = "" if explanation.probability is None else f"{explanation.probability:.1%}"
     subject = words if words is not None and console.is_terminal else Text(item.name)
-    columns = [subject, Text(one_line(explanation.label), "bold"), Text(chance)]
+    about = wording.subject(explanation)
+    label = f"{explanation.label} ({about})" if about else explanation.label
+    columns = [subject, Text(one_line(label), "bold"), Text(chance)]
     if words is not None and subject is not words:
         columns.append(words)
-    if explanation.target != explanation.predicted:
-        columns.append(Text(f"(predicted: {one_line(explanation.labels[explanation.predicted])})"))
+    others = [one_line(explanation.labels[index]) for index in explanation.predictions if index != explanation.target]
+    if others and explanation.activation != "none":
+        columns.append(Text(f"(predicted: {', '.join(others[: wording.OTHERS])})"))
     if explanation.dropped:
         columns.append(Text(f"({explanation.dropped} tokens cut)"))
     return Text("  " if console.is_terminal else "\t").join(columns)

@@ -11,6 +11,7 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,6 +33,7 @@ STYLE = """
 -webkit-box-decoration-break:clone;box-decoration-break:clone}
 .attcat .for{border-bottom:2px solid}
 .attcat .against{border-bottom:2px dashed}
+.attcat .about{outline:2px solid;outline-offset:2px;border-radius:.1em}
 .attcat .chip{display:inline-block;border:1px solid rgba(128,128,128,.5);border-radius:.4em;padding:0 .4em;
 font-size:.9em;margin:.15em .3em .15em 0}
 .attcat .chip mark{white-space:pre-wrap;padding:.1em .2em}
@@ -122,8 +124,7 @@ def _texts(explanation: Explanation) -> str:
     if not wording.has_words(explanation):
         return f"<p>{_chips(wording.chips(explanation))}</p>"
     passages = wording.passages(explanation)
-    names = [""] if len(passages) == 1 else ["first text", "second text"]
-    return "".join(_passage(pieces, name) for pieces, name in zip(passages, names, strict=True))
+    return "".join(_passage(pieces, name) for pieces, name in zip(passages, wording.names(explanation), strict=True))
 
 
 def _passage(pieces: Iterable[Piece], name: str) -> str:
@@ -132,7 +133,9 @@ def _passage(pieces: Iterable[Piece], name: str) -> str:
 
 
 def _piece(piece: Piece) -> str:
-    """A word with its exact score as tooltip; coloured where the colour can be seen."""
+    """A word with its exact score as tooltip; coloured where the colour can be seen; framed if the prediction is about it."""
+    if piece.marked:
+        return f'<span class="about">{_piece(replace(piece, marked=False))}</span>'
     if piece.score is None:
         return escape(piece.text)
     told = f'title="{wording.number(piece.score, 6)}"'
