@@ -61,6 +61,17 @@ class Encoding:
             if real != len(tokens):
                 raise ValueError(f"example {row}: {real} positions are real, but {len(tokens)} tokens are named")
 
+    def part(self, rows: slice) -> Encoding:
+        """Some of the rows."""
+        return Encoding(
+            {name: value[rows] for name, value in self.arguments.items()},
+            self.mask[rows],
+            self.tokens[rows],
+            self.sources[rows],
+            self.dropped[rows],
+            None if self.focus is None else self.focus[rows],
+        )
+
     def repeated(self, times: int) -> Encoding:
         """The batch several times, one after the other."""
         return Encoding(
@@ -243,21 +254,71 @@ class TextAdapter(Adapter):
         second = [text[1] for text in texts if isinstance(text, tuple)]
         if second and len(second) != len(texts):
             raise InputError("single texts and pairs cannot share a batch: explain them in separate calls")
-        fast = bool(getattr(self.processor, "is_fast", False))
         options = {"truncation": truncation, "max_length": self.max_length} if truncation else {"truncation": False}
-        batch = self.processor(
+        batch = self._tokenize(first, second, **options)
+        lengths = [len(ids) for ids in batch["input_ids"]]
+        dropped = self._check_lengths(lengths, first, second, truncation)
+        return self._encoding(batch, tuple(texts), dropped)
+
+    def encode_windows(self, text: Any, size: int | None = None) -> tuple[Encoding, Tokens]:
+        """Cut a text that is too long into windows that overlap by about a quarter.
+
+        Args:
+            text: a string; or a pair, of which the second text is cut, and the first stands in front of every window.
+            size: tokens in a window, specials included; by default as many as the model takes.
+
+        Returns:
+            The windows as one batch, and the tokens of the whole text. One window, if the text fits.
+
+        Raises:
+            InputError: if the first text of a pair leaves no room, or the model has no limit and no size is given.
+            ProcessorError: if the tokenizer does not tell characters.
+        """
+        self._check_tokenizer()
+        checked = _checked_text(text)
+        first, second = ([checked], []) if isinstance(checked, str) else ([checked[0]], [checked[1]])
+        if not getattr(self.processor, "is_fast", False):
+            raise ProcessorError("windows are joined by characters, which only a fast tokenizer tells: load that one")
+        limit = self.max_length
+        size = limit if size is None else size if limit is None else min(size, limit)
+        whole = self._tokenize(first, second, truncation=False)
+        tokens = self._tokens(whole["input_ids"][0], whole["special_tokens_mask"][0], whole, 0)
+        if size is None or len(tokens) <= size:
+            return self._encoding(whole, (checked,), ()), tokens
+        cut = sum(segment == len(first + second) - 1 for segment in tokens.segments or ())
+        room = size - (len(tokens) - cut)
+        if room < 2:
+            raise InputError(
+                f"of a window of {size} tokens {max(0, room)} are left for the text that is cut: expected at least 2"
+                + (", shorten the first text" if second else ", make the window larger")
+            )
+        batch = self._tokenize(
+            first,
+            second,
+            truncation="only_second" if second else "only_first",
+            max_length=size,
+            stride=min(size // 4, room // 2),
+            return_overflowing_tokens=True,
+        )
+        return self._encoding(batch, (checked,) * len(batch["input_ids"]), ()), tokens
+
+    def _tokenize(self, first: list[str], second: list[str], **options: Any) -> Any:
+        return self.processor(
             first,
             second or None,
             return_special_tokens_mask=True,
-            return_offsets_mapping=fast,
+            return_offsets_mapping=bool(getattr(self.processor, "is_fast", False)),
             return_attention_mask=True,
             verbose=False,
             **options,
         )
+
+    def _encoding(self, batch: Any, texts: tuple[Any, ...], dropped: tuple[int, ...]) -> Encoding:
+        """What the tokenizer made, as tensors."""
         lengths = [len(ids) for ids in batch["input_ids"]]
-        dropped = self._check_lengths(lengths, first, second, truncation)
+        known = batch if "offset_mapping" in batch else None
         tokens = tuple(
-            self._tokens(batch["input_ids"][row], batch["special_tokens_mask"][row], batch if fast else None, row)
+            self._tokens(batch["input_ids"][row], batch["special_tokens_mask"][row], known, row)
             for row in range(len(texts))
         )
         names = [n for n in self.processor.model_input_names if n in batch and n not in self.ignored_arguments]
@@ -270,7 +331,7 @@ class TextAdapter(Adapter):
             arguments = {name: torch.tensor(batch[name]) for name in names}
         self._check_vocabulary(arguments["input_ids"])
         arguments = self.place(arguments)
-        return Encoding(arguments, arguments["attention_mask"].bool(), tokens, tuple(texts), dropped)
+        return Encoding(arguments, arguments["attention_mask"].bool(), tokens, texts, dropped)
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
         """Name the tokens of `input_ids` `[B, T]` (or `[T]`) and their `attention_mask`; see `Adapter.encode_arguments`."""
@@ -353,7 +414,7 @@ class TextAdapter(Adapter):
             if self.max_length is not None and length > self.max_length:
                 raise TooLongError(
                     f"the text beginning {text[:30]!r} has {length} tokens, the model takes at most {self.max_length}: "
-                    "shorten it, or accept a cut with truncation=True"
+                    "read it in windows with window=True, shorten it, or accept a cut with truncation=True"
                 )
         return (0,) * len(lengths)
 

@@ -82,7 +82,14 @@ class Explainer:
         return {**options, **own}
 
     def __call__(
-        self, inputs: Any, target: Any = None, *, token: Any = None, top_k: int | None = None, truncation: bool = False
+        self,
+        inputs: Any,
+        target: Any = None,
+        *,
+        token: Any = None,
+        top_k: int | None = None,
+        truncation: bool = False,
+        window: bool | int = False,
     ) -> Any:
         """Explain one input, or a list of them.
 
@@ -99,6 +106,8 @@ class Explainer:
                 model's text. For a list of inputs also one each; for one input a list gives a list.
             top_k: explain the most probable classes, in order; gives a list for each input.
             truncation: accept that a text is cut to what the model takes; the Explanation records how much.
+            window: read a text that is longer than the model takes in overlapping windows (of so many tokens, if a number is
+                given), see `attcat.windows`. Of a pair the second text is cut.
 
         Returns:
             An Explanation; or a list of them, for a list of inputs or of targets (for both, a list of lists).
@@ -113,6 +122,8 @@ class Explainer:
             inputs = [inputs] * len(token)
         many = isinstance(inputs, list)
         listed: list[Any] = inputs if many else [inputs]
+        if window is not False:
+            return self._windowed(listed, target, many, top_k, token, truncation, None if window is True else window)
         encodings: Iterable[tuple[list[int], Encoding]]
         if any(isinstance(value, Mapping) for value in listed):
             encodings = list(self._ready_made(listed, truncation))  # a dict may hold several rows
@@ -127,9 +138,28 @@ class Explainer:
         found: list[list[Explanation]] = [[] for _ in range(rows)]
         for positions, encoding in encodings:
             pointed = self.adapter.head.point(encoding, [tokens[i] for i in positions])
-            explained = self._explain(pointed, [targets[i] for i in positions])
+            explained = self.explain_batch(pointed, [targets[i] for i in positions])
             for row, explanations in zip(positions, explained, strict=True):
                 found[row] = explanations
+        result = found if several else [explanations[0] for explanations in found]
+        return result if many else result[0]
+
+    def _windowed(
+        self,
+        inputs: list[Any],
+        target: Any,
+        many: bool,
+        top_k: int | None,
+        token: Any,
+        truncation: bool,
+        size: int | None,
+    ) -> Any:
+        """Each text by itself, in windows."""
+        from .windows import check, explain
+
+        check(self.adapter, inputs, token, truncation, size)
+        targets, several = _one_per_row(target, len(inputs), many, top_k)
+        found = [explain(self, value, wanted, size) for value, wanted in zip(inputs, targets, strict=True)]
         result = found if several else [explanations[0] for explanations in found]
         return result if many else result[0]
 
@@ -151,12 +181,12 @@ class Explainer:
             yield list(range(row, row + len(encoding.tokens))), encoding
             row += len(encoding.tokens)
 
-    def _explain(self, encoding: Encoding, targets: Sequence[Sequence[Target]]) -> list[list[Explanation]]:
+    def explain_batch(self, encoding: Encoding, targets: Sequence[Sequence[Target]]) -> list[list[Explanation]]:
         """One forward pass; for each target of a row one backward pass and one Explanation."""
-        recording, head = self._record(encoding), self.adapter.head
+        recording, head = self.record(encoding), self.adapter.head
         count = recording.logits.shape[1]
         labels = [head.labels(encoding, row, count) for row in range(len(encoding.tokens))]
-        every = [self._listed(row, count) for row in targets]
+        every = [self.listed(row, count) for row in targets]
         rounds = max(map(len, every))
         by_row: list[list[Explanation]] = [[] for _ in encoding.tokens]
         for index in range(rounds):
@@ -166,7 +196,7 @@ class Explainer:
                 by_row[row].append(explanation)
         return by_row
 
-    def _listed(self, targets: Any, count: int) -> list[Any]:
+    def listed(self, targets: Any, count: int) -> list[Any]:
         """The targets of a row one by one, when there are `count` classes."""
         head = self.adapter.head
         if targets is ALL:
@@ -242,7 +272,8 @@ class Explainer:
             )
         return contributions
 
-    def _record(self, encoding: Encoding) -> Recording:
+    def record(self, encoding: Encoding) -> Recording:
+        """One forward pass under the rule, with what the method reads."""
         rule = make_rule(self.rule or "plain")
         try:
             needs = self.method.needs

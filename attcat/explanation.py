@@ -26,6 +26,21 @@ if TYPE_CHECKING:
 FORMAT = "attcat-explanation-1"
 
 
+@dataclass(frozen=True)
+class Window:
+    """A part of a long text that the model read by itself.
+
+    Args:
+        start: first character of the text (of the second one of a pair).
+        end: one past the last character.
+        logits: the model's output for this part, `[C]`.
+    """
+
+    start: int
+    end: int
+    logits: tuple[float, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """Which tokens decided a prediction.
@@ -51,6 +66,8 @@ class Explanation:
             (regression). None stands for softmax; for a single logit, for sigmoid.
         rest: log of the sum of exp(logit) over the classes that are not among `logits`, so that probabilities are exact.
         position: the token whose prediction is explained (a tag, a `[MASK]`, what follows it); None if it is the whole input's.
+        windows: the parts in which a long text was read, in order; then `logits`, `value` and `bias` are means over them, and
+            the score of a token is the mean over those windows that it is in. Empty if the text was read at once.
         answers: in question answering, for each class the characters of the context that it stands for; None for no answer.
     """
 
@@ -73,6 +90,7 @@ class Explanation:
     rest: float | None = None
     position: int | None = None
     answers: tuple[Span | None, ...] | None = None
+    windows: tuple[Window, ...] = ()
 
     def __post_init__(self) -> None:
         if self.activation is None:
@@ -87,6 +105,8 @@ class Explanation:
             raise ValueError(f"position {self.position} is not one of {len(self.tokens)} tokens")
         if self.activation not in get_args(Activation):
             raise ValueError(f"activation {self.activation!r} is not one of {', '.join(get_args(Activation))}")
+        if any(len(window.logits) != len(self.labels) for window in self.windows):
+            raise ValueError(f"a window has logits for another number of classes than {len(self.labels)}")
         if self.answers is not None and len(self.answers) != len(self.labels):
             raise ValueError(f"{len(self.answers)} answers for {len(self.labels)} labels")
         if isinstance(self.source, np.ndarray):
@@ -103,12 +123,27 @@ class Explanation:
         Raises:
             InputError: if the outputs are measured values (regression), which have none.
         """
+        return self._activated(self.logits)
+
+    @property
+    def window_probabilities(self) -> Tensor:
+        """float32 `[W, C]`: what the model said of each window by itself.
+
+        Raises:
+            InputError: if the outputs are measured values, or the text was not read in windows.
+        """
+        if not self.windows:
+            raise InputError("the text was read at once: explain it with window=True to get windows")
+        return self._activated(torch.tensor([window.logits for window in self.windows]))
+
+    def _activated(self, logits: Tensor) -> Tensor:
         if self.activation == "none":
             raise InputError("the outputs are measured values, which have no probability: read .logits")
         if self.activation == "sigmoid":
-            return self.logits.sigmoid()
-        others = [] if self.rest is None else [self.logits.new_tensor([self.rest])]
-        return torch.cat([self.logits, *others]).softmax(-1)[: len(self.logits)]
+            return logits.sigmoid()
+        if self.rest is None:
+            return logits.softmax(-1)
+        return torch.cat([logits, logits.new_tensor([self.rest])]).softmax(-1)[: len(logits)]
 
     @property
     def label(self) -> str:
@@ -413,6 +448,7 @@ def _to_record(explanation: Explanation) -> dict[str, Any]:
     record: dict[str, Any] = {"format": FORMAT, "scores": explanation.scores.tolist()}
     for name in (*_PLAIN, *_LATER):
         record[name] = getattr(explanation, name)
+    record["windows"] = [[window.start, window.end, list(window.logits)] for window in explanation.windows]
     record["options"], record["measured"] = dict(explanation.options), dict(explanation.measured)
     record["tokens"] = {f.name: getattr(tokens, f.name) for f in fields(tokens) if f.name != "view"}
     view = tokens.view
@@ -435,6 +471,7 @@ def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels:
     later = {name: record[name] for name in _LATER if name in record}
     if later.get("answers") is not None:
         later["answers"] = tuple(None if span is None else (span[0], span[1]) for span in later["answers"])
+    later["windows"] = tuple(Window(start, end, tuple(logits)) for start, end, logits in record.get("windows", ()))
     return Explanation(
         layers=layers.float(),
         tokens=tokens,

@@ -108,7 +108,30 @@ def notes(explanation: Explanation) -> list[str]:
     if explanation.dropped:
         cut = "1 token was" if explanation.dropped == 1 else f"{explanation.dropped} tokens were"
         told.append(f"The text was too long: {cut} cut and not seen by the model.")
+    return told + _windows(explanation)
+
+
+def _windows(explanation: Explanation) -> list[str]:
+    """In which parts a long text was read, and what the model said of each."""
+    windows, target = explanation.windows, explanation.target
+    if not windows:
+        return []
+    told = [
+        f"The text was read in {len(windows)} overlapping windows: logits are their mean, and so is a score where they overlap."
+    ]
+    if target is not None:
+        if explanation.activation == "none":
+            values = [f"{window.logits[target]:.4g}" for window in windows]
+        else:
+            values = [f"{chance:.1%}" for chance in explanation.window_probabilities[:, target].tolist()]
+        each = [f"{value} ({w.start} to {w.end})" for value, w in zip(values, windows, strict=True)]
+        more = f", and {len(each) - SHOWN} more" if len(each) > SHOWN else ""
+        told.append(f"{explanation.labels[target]} by window (characters): {', '.join(each[:SHOWN])}{more}")
     return told
+
+
+SHOWN = 12
+"""Windows that are told one by one."""
 
 
 # -- text ------------------------------------------------------------------------------------------------------------
