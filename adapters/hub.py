@@ -1,4 +1,4 @@
-"""Load a classifier and its processor from a folder, or from the Hugging Face hub.
+"""Load a model with its head, and its processor, from a folder, or from the Hugging Face hub.
 
 Whatever the name, it comes down to a folder: the hub's files are fetched into its cache first. Only configuration,
 tokenizer and safetensors files are ever asked for, so that neither a pickle nor a repository's own code can run.
@@ -20,7 +20,17 @@ from attcat.errors import LoadError, UnsupportedModelError
 
 CONFIG = "config.json"
 FILES = [CONFIG, "*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
-TEXT, IMAGE = "ForSequenceClassification", "ForImageClassification"
+TEXT, IMAGE = "text", "image"
+KINDS = {
+    "ForSequenceClassification": ("AutoModelForSequenceClassification", TEXT),
+    "ForTokenClassification": ("AutoModelForTokenClassification", TEXT),
+    "ForQuestionAnswering": ("AutoModelForQuestionAnswering", TEXT),
+    "ForMaskedLM": ("AutoModelForMaskedLM", TEXT),
+    "ForCausalLM": ("AutoModelForCausalLM", TEXT),
+    "LMHeadModel": ("AutoModelForCausalLM", TEXT),
+    "ForImageClassification": ("AutoModelForImageClassification", IMAGE),
+}
+"""What the name of a model with a head contains, the class that loads it, and what it takes."""
 
 
 def load(name: str | os.PathLike[str]) -> tuple[nn.Module, Any]:
@@ -36,7 +46,7 @@ def load(name: str | os.PathLike[str]) -> tuple[nn.Module, Any]:
     Raises:
         LoadError: if there is no such folder, the hub cannot be reached, a package is missing, or the files do not make
             a whole model.
-        UnsupportedModelError: if the model is no classifier.
+        UnsupportedModelError: if the model has no head that can be explained.
     """
     folder = _local(name)
     config = _read_config(folder or _download(str(name), [CONFIG]), str(name))
@@ -124,9 +134,9 @@ def _loader(config: dict[str, Any], name: str) -> Callable[[Path, dict[str, Any]
     """Which library made the folder; the wrapper of transformers writes both keys, so its own comes first."""
     kinds = config.get("architectures") or []
     if kinds:
-        if not any(TEXT in kind or IMAGE in kind for kind in kinds):
+        if _kind(kinds) is None:
             raise UnsupportedModelError(
-                f"{name} holds a {', '.join(kinds)}, which is no classifier: give a model ...{TEXT} or ...{IMAGE}"
+                f"{name} holds a {', '.join(kinds)}, which has no head to explain: give a model ...{', ...'.join(KINDS)}"
             )
         return _load_transformers
     if "architecture" in config:
@@ -134,6 +144,12 @@ def _loader(config: dict[str, Any], name: str) -> Callable[[Path, dict[str, Any]
     raise LoadError(
         f"{CONFIG} of {name} has neither `architectures` (transformers) nor `architecture` (timm): save the model again"
     )
+
+
+def _kind(architectures: list[str]) -> tuple[str, str] | None:
+    """The class that loads a model, and what it takes."""
+    found = (kind for name in architectures for part, kind in KINDS.items() if part in name)
+    return next(found, None)
 
 
 def _load_transformers(folder: Path, config: dict[str, Any], name: str) -> tuple[nn.Module, Any]:
@@ -146,10 +162,8 @@ def _load_transformers(folder: Path, config: dict[str, Any], name: str) -> tuple
             f"{name} brings its own code, which is never run here: "
             "load it in Python, and use attcat.Explainer(model, processor)"
         )
-    is_text = any(TEXT in kind for kind in config["architectures"])
-    model_class: Any = (
-        transformers.AutoModelForSequenceClassification if is_text else transformers.AutoModelForImageClassification
-    )
+    loader, takes = _kind(config["architectures"]) or ("", "")
+    is_text, model_class = takes == TEXT, getattr(transformers, loader)
     processor_class: Any = transformers.AutoTokenizer if is_text else transformers.AutoImageProcessor
     _check_weights(folder, name)
     options = {"local_files_only": True, "trust_remote_code": False}
@@ -159,7 +173,7 @@ def _load_transformers(folder: Path, config: dict[str, Any], name: str) -> tuple
         missing = sorted(report["missing_keys"])
         raise LoadError(
             f"{name} lacks {len(missing)} weights of {type(model).__name__} ({', '.join(missing[:3])}, ...): "
-            "was it saved with its classification head?"
+            "was it saved with its head?"
         )
     if is_text and not any((folder / file).exists() for file in _TOKENIZERS):
         raise LoadError(

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError, OptionError, ProcessorError, TooLongError, UnsupportedModelError
+from .heads import Head, head_of
 from .tokens import Span, Tokens, View
 
 ENTRY_POINTS = "attcat.adapters"
@@ -40,6 +41,7 @@ class Encoding:
         tokens: what the real tokens stand for, one `Tokens` per example.
         sources: the input to draw on, one per example: a string, a pair, uint8 pixels `[H, W, 3]`, or None.
         dropped: how many tokens were cut from each example.
+        focus: `[B]`, the position whose prediction is explained, where there is one for each token; see `attcat.heads`.
     """
 
     arguments: Mapping[str, Tensor]
@@ -47,6 +49,7 @@ class Encoding:
     tokens: tuple[Tokens, ...]
     sources: tuple[Any, ...]
     dropped: tuple[int, ...] = field(default=())
+    focus: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch = self.mask.shape[0]
@@ -69,6 +72,7 @@ class Encoding:
             tuple(self.tokens[row] for row in rows),
             tuple(self.sources[row] for row in rows),
             tuple(self.dropped[row] for row in rows),
+            None if self.focus is None else self.focus[index],
         )
 
 
@@ -126,7 +130,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def read(self, encoding: Encoding) -> Tensor:
-        """Which tokens the head reads, bool `[B, T]`."""
+        """Which tokens a classifier's head reads, bool `[B, T]`; other heads know it themselves, see `attcat.heads`."""
 
     def cost(self, value: Any) -> int:
         """About how many tokens an input has, without encoding it; inputs of like cost share a batch."""
@@ -179,10 +183,16 @@ class Adapter(ABC):
         logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} has no class logits [B, C]: load the model with its classification head "
-                "(AutoModelForSequenceClassification, AutoModelForImageClassification)"
+                f"{type(self.model).__name__} has no class logits [B, C]: load the model with its head "
+                "(AutoModelForSequenceClassification, AutoModelForImageClassification, ...ForTokenClassification, "
+                "...ForQuestionAnswering, ...ForMaskedLM, ...ForCausalLM)"
             )
         return logits
+
+    @cached_property
+    def head(self) -> Head:
+        """What the numbers in the model's output stand for, and where they are read."""
+        return Head(self)
 
     @cached_property
     def labels(self) -> tuple[str, ...] | None:
@@ -246,6 +256,15 @@ class TextAdapter(Adapter):
         """Four characters to a token, as in English."""
         return 2 + sum(map(len, _parts(_checked_text(value)))) // 4
 
+    @cached_property
+    def head(self) -> Head:
+        """By the name of the model's class: a classifier's, a tagger's, a language model's, ..."""
+        return head_of(self)
+
+    def call(self, encoding: Encoding) -> Any:
+        """Run the model; its head picks the logits `[B, C]` that are explained."""
+        return self.head.call(encoding)
+
     def read(self, encoding: Encoding) -> Tensor:
         """The first real token."""
         return first_of(encoding.mask)
@@ -258,21 +277,71 @@ class TextAdapter(Adapter):
         second = [text[1] for text in texts if isinstance(text, tuple)]
         if second and len(second) != len(texts):
             raise InputError("single texts and pairs cannot share a batch: explain them in separate calls")
-        fast = bool(getattr(self.processor, "is_fast", False))
         options = {"truncation": truncation, "max_length": self.max_length} if truncation else {"truncation": False}
-        batch = self.processor(
+        batch = self._tokenize(first, second, **options)
+        lengths = [len(ids) for ids in batch["input_ids"]]
+        dropped = self._check_lengths(lengths, first, second, truncation)
+        return self._encoding(batch, tuple(texts), dropped)
+
+    def encode_windows(self, text: Any, size: int | None = None) -> tuple[Encoding, Tokens]:
+        """Cut a text that is too long into windows that overlap by about a quarter.
+
+        Args:
+            text: a string; or a pair, of which the second text is cut, and the first stands in front of every window.
+            size: tokens in a window, specials included; by default as many as the model takes.
+
+        Returns:
+            The windows as one batch, and the tokens of the whole text. One window, if the text fits.
+
+        Raises:
+            InputError: if the first text of a pair leaves no room, or the model has no limit and no size is given.
+            ProcessorError: if the tokenizer does not tell characters.
+        """
+        self._check_tokenizer()
+        checked = _checked_text(text)
+        first, second = ([checked], []) if isinstance(checked, str) else ([checked[0]], [checked[1]])
+        if not getattr(self.processor, "is_fast", False):
+            raise ProcessorError("windows are joined by characters, which only a fast tokenizer tells: load that one")
+        limit = self.max_length
+        size = limit if size is None else size if limit is None else min(size, limit)
+        whole = self._tokenize(first, second, truncation=False)
+        tokens = self._tokens(whole["input_ids"][0], whole["special_tokens_mask"][0], whole, 0)
+        if size is None or len(tokens) <= size:
+            return self._encoding(whole, (checked,), ()), tokens
+        cut = sum(segment == len(first + second) - 1 for segment in tokens.segments or ())
+        room = size - (len(tokens) - cut)
+        if room < 2:
+            raise InputError(
+                f"of a window of {size} tokens {max(0, room)} are left for the text that is cut: expected at least 2"
+                + (", shorten the first text" if second else ", make the window larger")
+            )
+        batch = self._tokenize(
+            first,
+            second,
+            truncation="only_second" if second else "only_first",
+            max_length=size,
+            stride=min(size // 4, room // 2),
+            return_overflowing_tokens=True,
+        )
+        return self._encoding(batch, (checked,) * len(batch["input_ids"]), ()), tokens
+
+    def _tokenize(self, first: list[str], second: list[str], **options: Any) -> Any:
+        return self.processor(
             first,
             second or None,
             return_special_tokens_mask=True,
-            return_offsets_mapping=fast,
+            return_offsets_mapping=bool(getattr(self.processor, "is_fast", False)),
             return_attention_mask=True,
             verbose=False,
             **options,
         )
+
+    def _encoding(self, batch: Any, texts: tuple[Any, ...], dropped: tuple[int, ...]) -> Encoding:
+        """What the tokenizer made, as tensors."""
         lengths = [len(ids) for ids in batch["input_ids"]]
-        dropped = self._check_lengths(lengths, first, second, truncation)
+        known = batch if "offset_mapping" in batch else None
         tokens = tuple(
-            self._tokens(batch["input_ids"][row], batch["special_tokens_mask"][row], batch if fast else None, row)
+            self._tokens(batch["input_ids"][row], batch["special_tokens_mask"][row], known, row)
             for row in range(len(texts))
         )
         names = [n for n in self.processor.model_input_names if n in batch and n not in self.ignored_arguments]
@@ -285,7 +354,7 @@ class TextAdapter(Adapter):
             arguments = {name: torch.tensor(batch[name]) for name in names}
         self._check_vocabulary(arguments["input_ids"])
         arguments = self.place(arguments)
-        return Encoding(arguments, arguments["attention_mask"].bool(), tokens, tuple(texts), dropped)
+        return Encoding(arguments, arguments["attention_mask"].bool(), tokens, texts, dropped)
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
         """Name the tokens of `input_ids` `[B, T]` (or `[T]`) and their `attention_mask`; see `Adapter.encode_arguments`."""
@@ -418,7 +487,7 @@ class TextAdapter(Adapter):
             if self.max_length is not None and length > self.max_length:
                 raise TooLongError(
                     f"the text beginning {text[:30]!r} has {length} tokens, the model takes at most {self.max_length}: "
-                    "shorten it, or accept a cut with truncation=True"
+                    "read it in windows with window=True, shorten it, or accept a cut with truncation=True"
                 )
         return (0,) * len(lengths)
 

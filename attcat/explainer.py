@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -87,7 +87,16 @@ class Explainer:
         own = {name: f"{len(v)} given" if isinstance(v, (list, tuple)) else v for name, v in self.own_options.items()}
         return {**options, **own}
 
-    def __call__(self, inputs: Any, target: Any = None, *, top_k: int | None = None, truncation: bool = False) -> Any:
+    def __call__(
+        self,
+        inputs: Any,
+        target: Any = None,
+        *,
+        token: Any = None,
+        top_k: int | None = None,
+        truncation: bool = False,
+        window: bool | int = False,
+    ) -> Any:
         """Explain one input, or a list of them.
 
         Args:
@@ -96,9 +105,15 @@ class Explainer:
             target: None for the predicted class; a class index; a label; two of them in a tuple for a contrast (why the
                 first rather than the second); a function from the model's output to one number per row. For a list of
                 inputs also a list with one of these each. For one input a list of these, or `"all"`, gives a list of
-                explanations, which share the forward pass.
+                explanations, which share the forward pass. For a language model a token of its vocabulary, as `" Paris"`;
+                in question answering an answer, by its text or as a slice of the context's characters.
+            token: whose prediction is explained, for taggers and language models: a word of the text, its number among
+                the words, or a slice of characters. By default a masked model's `[MASK]`, and what follows a causal
+                model's text. For a list of inputs also one each; for one input a list gives a list.
             top_k: explain the most probable classes, in order; gives a list for each input.
             truncation: accept that a text is cut to what the model takes; the Explanation records how much.
+            window: read a text that is longer than the model takes in overlapping windows (of so many tokens, if a number is
+                given), see `attcat.windows`. Of a pair the second text is cut.
 
         Returns:
             An Explanation; or a list of them, for a list of inputs or of targets (for both, a list of lists).
@@ -109,8 +124,12 @@ class Explainer:
             TargetError: if the target does not exist.
             CaptureError: if the forward pass did not show what the method needs.
         """
+        if isinstance(token, list) and not isinstance(inputs, list):
+            inputs = [inputs] * len(token)
         many = isinstance(inputs, list)
         listed: list[Any] = inputs if many else [inputs]
+        if window is not False:
+            return self._windowed(listed, target, many, top_k, token, truncation, None if window is True else window)
         encodings: Iterable[tuple[list[int], Encoding]]
         if any(isinstance(value, Mapping) for value in listed):
             encodings = list(self._ready_made(listed, truncation))  # a dict may hold several rows
@@ -119,12 +138,34 @@ class Explainer:
             encodings, rows = self._batches(listed, truncation), len(listed)
         many = many or rows > 1
         targets, several = _one_per_row(target, rows, many, top_k)
+        tokens = token if isinstance(token, list) else [token] * rows
+        if len(tokens) != rows:
+            raise InputError(f"{len(tokens)} tokens for {rows} inputs: give one, or one per input")
         found: list[list[Explanation]] = [[] for _ in range(rows)]
         for positions, encoding in encodings:
-            for row, explanations in zip(
-                positions, self._explain(encoding, [targets[i] for i in positions]), strict=True
-            ):
+            pointed = self.adapter.head.point(encoding, [tokens[i] for i in positions])
+            explained = self.explain_batch(pointed, [targets[i] for i in positions])
+            for row, explanations in zip(positions, explained, strict=True):
                 found[row] = explanations
+        result = found if several else [explanations[0] for explanations in found]
+        return result if many else result[0]
+
+    def _windowed(
+        self,
+        inputs: list[Any],
+        target: Any,
+        many: bool,
+        top_k: int | None,
+        token: Any,
+        truncation: bool,
+        size: int | None,
+    ) -> Any:
+        """Each text by itself, in windows."""
+        from .windows import check, explain
+
+        check(self.adapter, inputs, token, truncation, size)
+        targets, several = _one_per_row(target, len(inputs), many, top_k)
+        found = [explain(self, value, wanted, size) for value, wanted in zip(inputs, targets, strict=True)]
         result = found if several else [explanations[0] for explanations in found]
         return result if many else result[0]
 
@@ -146,35 +187,60 @@ class Explainer:
             yield list(range(row, row + len(encoding.tokens))), encoding
             row += len(encoding.tokens)
 
-    def _explain(self, encoding: Encoding, targets: Sequence[Sequence[Target]]) -> list[list[Explanation]]:
+    def explain_batch(self, encoding: Encoding, targets: Sequence[Sequence[Target]]) -> list[list[Explanation]]:
         """One forward pass; for each target of a row one backward pass and one Explanation."""
-        recording = self._record(encoding)
+        recording, head = self.record(encoding), self.adapter.head
         count = recording.logits.shape[1]
-        labels = self._labels(count)
-        rounds = max(len(_listed(row, count)) for row in targets)
+        labels = [head.labels(encoding, row, count) for row in range(len(encoding.tokens))]
+        every = [self.listed(row, count) for row in targets]
+        rounds = max(map(len, every))
         by_row: list[list[Explanation]] = [[] for _ in encoding.tokens]
         for index in range(rounds):
-            goal = Goal.of(recording.logits, [_listed(row, count)[index] for row in targets], labels)
-            for row, explanation in enumerate(self._once(encoding, recording, goal, labels, index < rounds - 1)):
+            goal = Goal.of(recording.logits, [row[index] for row in every], labels)
+            read = replace(recording, read=head.read(encoding, goal.classes))
+            for row, explanation in enumerate(self._once(encoding, read, goal, labels, index < rounds - 1)):
                 by_row[row].append(explanation)
         return by_row
 
+    def listed(self, targets: Any, count: int) -> list[Any]:
+        """The targets of a row one by one, when there are `count` classes."""
+        head = self.adapter.head
+        if targets is ALL:
+            if head.kept is not None:
+                raise TargetError(f"{count} are too many to explain all of them: use top_k, or a list of targets")
+            return list(range(count))
+        if head.activation == "none" and count > 1 and any(one is None or isinstance(one, Rank) for one in targets):
+            raise TargetError(
+                f"the {count} outputs are measured values, of which none is the predicted one: name the one to explain, "
+                f"as target=0, or use target='all'"
+            )
+        return [one for one in targets if not isinstance(one, Rank) or one.place < count]
+
     def _once(
-        self, encoding: Encoding, recording: Recording, goal: Goal, labels: tuple[str, ...], keep: bool
+        self, encoding: Encoding, recording: Recording, goal: Goal, labels: list[Sequence[str]], keep: bool
     ) -> list[Explanation]:
         trace = self._trace(recording, goal, encoding, keep)
         passes = Passes(self.adapter, encoding, goal)
         contributions = self._contributions(trace, passes)
-        mask, logits = trace.mask.cpu(), trace.logits.float().cpu()
+        mask, head = trace.mask.cpu(), self.adapter.head
         classes, against = goal.classes.tolist(), goal.against.tolist()
+        chosen = [
+            Chosen.of(logits, [classes[row], against[row]], head.kept)
+            for row, logits in enumerate(trace.logits.float().cpu())
+        ]
         return [
             Explanation(
                 layers=contributions[:, row, mask[row]],
                 tokens=tokens,
-                logits=logits[row],
-                target=None if classes[row] < 0 else classes[row],
-                against=None if against[row] < 0 else against[row],
-                labels=labels,
+                logits=chosen[row].logits,
+                target=chosen[row].place(classes[row]),
+                against=chosen[row].place(against[row]),
+                labels=tuple(labels[row][index] for index in chosen[row].classes),
+                task=head.task,
+                activation=head.activation,
+                rest=chosen[row].rest,
+                position=head.position(encoding, row),
+                answers=head.answers(encoding, row, chosen[row].classes),
                 method=self.method.name,
                 options=self.options,
                 source=encoding.sources[row],
@@ -212,7 +278,8 @@ class Explainer:
             )
         return contributions
 
-    def _record(self, encoding: Encoding) -> Recording:
+    def record(self, encoding: Encoding) -> Recording:
+        """One forward pass under the rule, with what the method reads."""
         rule = make_rule(self.rule or "plain")
         try:
             needs = self.method.needs
@@ -224,9 +291,36 @@ class Explainer:
             height, width = pixels.shape[-2:]
             raise ProcessorError(f"the model does not take pictures of {height} x {width} pixels: {error}") from error
 
-    def _labels(self, count: int) -> tuple[str, ...]:
-        names = self.adapter.labels
-        return names if names is not None and len(names) == count else tuple(f"class {index}" for index in range(count))
+
+@dataclass(frozen=True)
+class Chosen:
+    """The classes that an Explanation keeps, when there are too many to keep all.
+
+    Args:
+        classes: their numbers.
+        logits: their logits, float32 `[K]`.
+        rest: log of the sum of exp(logit) over the others; None if there are none.
+    """
+
+    classes: list[int]
+    logits: Tensor
+    rest: float | None = None
+
+    @classmethod
+    def of(cls, logits: Tensor, named: Sequence[int], kept: int | None) -> Chosen:
+        """All classes in order; or the best `kept` and those that are named (not negative), the best first."""
+        if kept is None or kept >= len(logits):
+            return cls(list(range(len(logits))), logits)
+        best = {*logits.topk(kept).indices.tolist(), *(index for index in named if index >= 0)}
+        classes = sorted((i for i in best if logits[i] > -torch.inf), key=lambda i: float(-logits[i]))
+        others = logits.clone()
+        others[classes] = -torch.inf
+        rest = float(others.logsumexp(0))
+        return cls(classes, logits[classes], rest if rest > -float("inf") else None)
+
+    def place(self, index: int) -> int | None:
+        """Where a class is among those that are kept; None for -1."""
+        return None if index < 0 else self.classes.index(index)
 
 
 ALL = object()
@@ -250,12 +344,6 @@ def _one_per_row(target: Any, rows: int, many: bool, top_k: int | None) -> tuple
     if len(target) != rows:
         raise TargetError(f"{len(target)} targets for {rows} inputs: give one, or one per input")
     return [[one] for one in target], False
-
-
-def _listed(targets: Any, count: int) -> list[Any]:
-    if targets is ALL:
-        return list(range(count))
-    return [one for one in targets if not isinstance(one, Rank) or one.place < count]
 
 
 def batches(costs: Sequence[int], size: int | None, budget: int = 4096) -> list[list[int]]:

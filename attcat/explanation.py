@@ -10,19 +10,35 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .errors import InputError
-from .tokens import Tokens, View, Word, group_words
+from .heads import Activation
+from .tokens import Span, Tokens, View, Word, group_words
 
 if TYPE_CHECKING:
     from PIL import Image
 
 FORMAT = "attcat-explanation-1"
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a long text that the model read by itself.
+
+    Args:
+        start: first character of the text (of the second one of a pair).
+        end: one past the last character.
+        logits: the model's output for this part, `[C]`.
+    """
+
+    start: int
+    end: int
+    logits: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +48,8 @@ class Explanation:
     Args:
         layers: contribution of every token at every block, float32 `[L, T]` on the CPU.
         tokens: what the `T` positions stand for.
-        logits: the model's output for this example, float32 `[C]`.
+        logits: the model's output for this example, float32 `[C]`; of very many classes (a vocabulary, all spans of a
+            text) only the best, the best first.
         target: the class that is explained, or None when the target was a function of the output.
         labels: the names of the `C` classes.
         method: name of the method.
@@ -44,6 +61,14 @@ class Explanation:
         bias: what the model's bias terms contribute to it under the gradient rule, if that was measured.
         against: the class that `target` is held against, in a contrast.
         measured: what the method says of its own accuracy, as `convergence_delta` of integrated gradients, in logits.
+        task: what the model was made for, as `classification` or `token classification`.
+        activation: from logits to probabilities: `softmax`, `sigmoid` (each class for itself), or `none` for measured values
+            (regression). None stands for softmax; for a single logit, for sigmoid.
+        rest: log of the sum of exp(logit) over the classes that are not among `logits`, so that probabilities are exact.
+        position: the token whose prediction is explained (a tag, a `[MASK]`, what follows it); None if it is the whole input's.
+        windows: the parts in which a long text was read, in order; then `logits`, `value` and `bias` are means over them, and
+            the score of a token is the mean over those windows that it is in. Empty if the text was read at once.
+        answers: in question answering, for each class the characters of the context that it stands for; None for no answer.
     """
 
     layers: Tensor
@@ -60,14 +85,30 @@ class Explanation:
     bias: float | None = None
     against: int | None = None
     measured: Mapping[str, float] = field(default_factory=dict)
+    task: str = "classification"
+    activation: Activation | None = None
+    rest: float | None = None
+    position: int | None = None
+    answers: tuple[Span | None, ...] | None = None
+    windows: tuple[Window, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.activation is None:
+            object.__setattr__(self, "activation", "softmax" if self.logits.numel() > 1 else "sigmoid")
         if self.layers.dim() != 2 or self.layers.shape[1] != len(self.tokens):
             raise ValueError(f"layers has shape {tuple(self.layers.shape)}, expected [L, {len(self.tokens)}]")
         if self.logits.dim() != 1 or len(self.labels) != len(self.logits):
             raise ValueError(f"{len(self.labels)} labels for logits of shape {tuple(self.logits.shape)}")
         if self.target is not None and not 0 <= self.target < len(self.labels):
             raise ValueError(f"target {self.target} is not one of {len(self.labels)} classes")
+        if self.position is not None and not 0 <= self.position < len(self.tokens):
+            raise ValueError(f"position {self.position} is not one of {len(self.tokens)} tokens")
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"activation {self.activation!r} is not one of {', '.join(get_args(Activation))}")
+        if any(len(window.logits) != len(self.labels) for window in self.windows):
+            raise ValueError(f"a window has logits for another number of classes than {len(self.labels)}")
+        if self.answers is not None and len(self.answers) != len(self.labels):
+            raise ValueError(f"{len(self.answers)} answers for {len(self.labels)} labels")
         if isinstance(self.source, np.ndarray):
             _check_picture(self.source, self.tokens)
         elif self.source is not None:
@@ -77,16 +118,45 @@ class Explanation:
 
     @property
     def probabilities(self) -> Tensor:
-        """float32 `[C]`: softmax of the logits; for a single output its sigmoid."""
-        return self.logits.softmax(-1) if len(self.logits) > 1 else self.logits.sigmoid()
+        """float32 `[C]`: softmax of the logits; their sigmoid where each class stands for itself.
+
+        Raises:
+            InputError: if the outputs are measured values (regression), which have none.
+        """
+        return self._activated(self.logits)
+
+    @property
+    def window_probabilities(self) -> Tensor:
+        """float32 `[W, C]`: what the model said of each window by itself.
+
+        Raises:
+            InputError: if the outputs are measured values, or the text was not read in windows.
+        """
+        if not self.windows:
+            raise InputError("the text was read at once: explain it with window=True to get windows")
+        return self._activated(torch.tensor([window.logits for window in self.windows]))
+
+    def _activated(self, logits: Tensor) -> Tensor:
+        if self.activation == "none":
+            raise InputError("the outputs are measured values, which have no probability: read .logits")
+        if self.activation == "sigmoid":
+            return logits.sigmoid()
+        if self.rest is None:
+            return logits.softmax(-1)
+        return torch.cat([logits, logits.new_tensor([self.rest])]).softmax(-1)[: len(logits)]
 
     @property
     def label(self) -> str:
-        """Name of the class that is explained (`custom target` when the target was a function)."""
+        """Name of the class that is explained (`custom target` when the target was a function).
+
+        A measured value stands behind its name, as `rating = 3.7`.
+        """
         if self.target is None:
             return "custom target"
         label = self.labels[self.target]
-        return label if self.against is None else f"{label} rather than {self.labels[self.against]}"
+        if self.against is not None:
+            return f"{label} rather than {self.labels[self.against]}"
+        return f"{label} = {float(self.logits[self.target]):.4g}" if self.activation == "none" else label
 
     @property
     def predicted(self) -> int:
@@ -94,9 +164,29 @@ class Explanation:
         return int(self.logits.argmax())
 
     @property
+    def predictions(self) -> tuple[int, ...]:
+        """Indices of all predicted classes: the one with the highest logit; in multi-label models all above one half."""
+        if self.activation == "sigmoid" and len(self.logits) > 1:
+            return tuple((self.logits > 0).nonzero().flatten().tolist())
+        return (self.predicted,)
+
+    @property
     def probability(self) -> float | None:
-        """Probability of the class that is explained; None when the target was a function."""
-        return None if self.target is None else float(self.probabilities[self.target])
+        """Probability of the class that is explained; None when the target was a function, or is a measured value."""
+        return None if self.target is None or self.activation == "none" else float(self.probabilities[self.target])
+
+    @property
+    def answer(self) -> Word | None:
+        """The answer that is explained: its text, its characters in the context, and its own summed score.
+
+        None for `(no answer)`, and outside of question answering.
+        """
+        span = None if self.answers is None or self.target is None else self.answers[self.target]
+        if span is None:
+            return None
+        start, end = span
+        score = sum(word.score for word in self.words() if word.segment == 1 and word.start < end and word.end > start)
+        return Word(self.texts[1][start:end], start, end, score, segment=1)
 
     @property
     def recipe(self) -> str:
@@ -347,12 +437,18 @@ def _check_spans(texts: tuple[str, ...], tokens: Tokens) -> None:
             raise ValueError(f"token {position} has the characters {span} of text {segment}, which do not exist")
 
 
+_PLAIN = ("target", "labels", "method", "model", "dropped", "value", "bias", "against")
+_LATER = ("task", "activation", "rest", "position", "answers")
+"""Fields that hold plain values; the later ones are absent from files that were written before there were such tasks."""
+
+
 def _to_record(explanation: Explanation) -> dict[str, Any]:
     """Everything except the tensors, as plain JSON values."""
     tokens, source = explanation.tokens, explanation.source
     record: dict[str, Any] = {"format": FORMAT, "scores": explanation.scores.tolist()}
-    for name in ("target", "labels", "method", "model", "dropped", "value", "bias", "against"):
+    for name in (*_PLAIN, *_LATER):
         record[name] = getattr(explanation, name)
+    record["windows"] = [[window.start, window.end, list(window.logits)] for window in explanation.windows]
     record["options"], record["measured"] = dict(explanation.options), dict(explanation.measured)
     record["tokens"] = {f.name: getattr(tokens, f.name) for f in fields(tokens) if f.name != "view"}
     view = tokens.view
@@ -372,6 +468,10 @@ def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels:
         described["spans"] = tuple(None if span is None else (span[0], span[1]) for span in described["spans"])
     tokens = Tokens(view=view and View(view["width"], view["height"], tuple(view["box"])), **described)
     texts = record["source"]["texts"]
+    later = {name: record[name] for name in _LATER if name in record}
+    if later.get("answers") is not None:
+        later["answers"] = tuple(None if span is None else (span[0], span[1]) for span in later["answers"])
+    later["windows"] = tuple(Window(start, end, tuple(logits)) for start, end, logits in record.get("windows", ()))
     return Explanation(
         layers=layers.float(),
         tokens=tokens,
@@ -387,6 +487,7 @@ def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels:
         bias=record["bias"],
         against=record["against"],
         measured=record["measured"],
+        **later,
     )
 
 

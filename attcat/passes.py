@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -59,8 +59,7 @@ class Passes:
         name = self.input_name
         times = len(arguments[name]) // len(self.tokens)
         repeated = self._repeated(times)
-        changed = {**repeated.arguments, **arguments}
-        encoding = Encoding(changed, repeated.mask, repeated.tokens, repeated.sources)
+        encoding = replace(repeated, arguments={**repeated.arguments, **arguments})
         with torch.no_grad():
             recording = record(self.adapter, encoding, Rule())
             return self.goal.value(recording.output, recording.logits).detach()
@@ -86,9 +85,7 @@ class Passes:
 
     def states_of(self, arguments: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The blocks' inputs `[B, T, D]` for changed model arguments."""
-        encoding = Encoding(
-            {**self.encoding.arguments, **arguments}, self.encoding.mask, self.tokens, self.encoding.sources
-        )
+        encoding = replace(self.encoding, arguments={**self.encoding.arguments, **arguments})
         with torch.no_grad():
             return tuple(block.input.detach() for block in record(self.adapter, encoding, Rule()).blocks)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,24 @@ class Rank:
     place: int
 
 
-Target = int | str | tuple[int | str, int | str] | Callable[[Any], Tensor] | Rank | None
+Name = int | str | slice
+"""A class by index or label; an answer in a text also by its characters."""
+
+Target = Name | tuple[Name, Name] | Callable[[Any], Tensor] | Rank | None
 """Nothing (the predicted class), an index, a label, a contrast of two (why the first rather than the second), or a function
 from the model's output to one number per row, `[B]`."""
+
+
+class Lookup(Sequence[str]):
+    """Names of very many classes, which finds one in its own way."""
+
+    @abstractmethod
+    def find(self, target: Any) -> int:
+        """The index of a class.
+
+        Raises:
+            TargetError: if there is no such class.
+        """
 
 
 @dataclass(frozen=True)
@@ -39,13 +55,15 @@ class Goal:
     functions: tuple[Callable[[Any], Tensor] | None, ...]
 
     @classmethod
-    def of(cls, logits: Tensor, targets: Sequence[Target], labels: tuple[str, ...]) -> Goal:
-        """Look up what the user asked for, one target per row of `logits` `[B, C]`.
+    def of(cls, logits: Tensor, targets: Sequence[Target], labels: Sequence[Sequence[str]]) -> Goal:
+        """Look up what the user asked for, one target and the classes' names per row of `logits` `[B, C]`.
 
         Raises:
             TargetError: if a class does not exist.
         """
-        pairs = [_classes(row, target, labels) for row, target in zip(logits.detach(), targets, strict=True)]
+        pairs = [_classes(*row) for row in zip(logits.detach(), targets, labels, strict=True)]
+        if any(index >= 0 and logits[row, index] == -torch.inf for row, pair in enumerate(pairs) for index in pair):
+            raise TargetError("the model rules this class out (its logit is -inf): choose another target")
         functions = tuple(target if callable(target) else None for target in targets)
         classes, against = (torch.tensor(column, device=logits.device) for column in zip(*pairs, strict=True))
         return cls(classes, against, functions)
@@ -68,7 +86,7 @@ class Goal:
         return value
 
 
-def _classes(logits: Tensor, target: Target, labels: tuple[str, ...]) -> tuple[int, int]:
+def _classes(logits: Tensor, target: Target, labels: Sequence[str]) -> tuple[int, int]:
     """The class that is explained and the one it is held against, -1 for none."""
     if callable(target):
         return -1, -1
@@ -97,12 +115,14 @@ def _checked(result: Any, like: Tensor) -> Tensor:
     return result.to(like.dtype)
 
 
-def find_class(target: int | str, labels: Sequence[str]) -> int:
+def find_class(target: Name, labels: Sequence[str]) -> int:
     """The index of a class, given by index or by label (case does not matter, nor does leaving out synonyms).
 
     Raises:
         TargetError: if there is no such class, or several.
     """
+    if isinstance(labels, Lookup):
+        return labels.find(target)
     if isinstance(target, bool) or not isinstance(target, (int, str)):
         raise TargetError(f"a target is a class index, a label or a function, not {type(target).__name__}")
     shown = ", ".join(labels[:20]) + (f", ... ({len(labels)} in all)" if len(labels) > 20 else "")

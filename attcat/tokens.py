@@ -132,7 +132,7 @@ def group_words(tokens: Tokens, texts: Sequence[str]) -> list[tuple[int, int, in
             continue
         segment = (tokens.segments[position] if tokens.segments else 0) or 0
         word = tokens.words[position] if tokens.words else None
-        start, end = _trim(texts[segment], span)
+        start, end = trim(texts[segment], span)
         end = _with_marks(texts[segment], end)
         if groups and groups[-1][0] == segment:
             _, first, stop, positions = groups[-1]
@@ -153,7 +153,7 @@ def _with_marks(text: str, end: int) -> int:
     return end
 
 
-def _trim(text: str, span: Span) -> Span:
+def trim(text: str, span: Span) -> Span:
     """Drop the white space that byte-level tokenizers count to the word that follows it."""
     start, end = span
     while start < end and text[start].isspace():

@@ -38,7 +38,7 @@ ACROSS, SIDE = 6, 192
 def class_token_model() -> tuple[Dinov2ForImageClassification, Any]:
     """The embedded object model with a head that reads `[CLS]` only."""
     model, processor = objects()
-    head: torch.nn.Linear = model.classifier
+    head: Any = model.classifier
     with torch.no_grad():
         head.weight[:, model.config.hidden_size :] = 0
     return model, processor

@@ -108,7 +108,9 @@ def _batch(adapter: Adapter, encoding: Encoding, recipes: Sequence[Recipe]) -> d
             if key not in traces:
                 targets: list[Any] = [pair[0] if recipe.against == "nothing" else tuple(pair) for pair in top]
                 with torch.enable_grad():
-                    value = Goal.of(recording.logits, targets, labels).value(recording.output, recording.logits)
+                    value = Goal.of(recording.logits, targets, [labels] * len(targets)).value(
+                        recording.output, recording.logits
+                    )
                 traces[key] = (content if recipe.queries == "content" else recording).trace(
                     value,
                     needs=Needs(received=recipe.queries != "none"),

@@ -7,6 +7,7 @@ for its models, and a forward pass by hand for timm's.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,13 +16,21 @@ from torch import Tensor, nn
 
 
 def plain_attcat(
-    model: nn.Module, arguments: dict[str, Tensor], target: int, read: Tensor, queries: str = "mean"
+    model: nn.Module,
+    arguments: dict[str, Tensor],
+    target: int | Callable[[Any], Tensor],
+    read: Tensor,
+    queries: str = "mean",
 ) -> tuple[Tensor, Tensor]:
-    """AttCAT and CAT per block of each example of a batch of one, `[L, T]` each, as published (plain gradient)."""
-    hidden, attention, logits = eager_forward(model, arguments)
+    """AttCAT and CAT per block of each example of a batch of one, `[L, T]` each, as published (plain gradient).
+
+    The target is a class, or a function from the model's output to a number.
+    """
+    hidden, attention, output = eager_forward(model, arguments)
     for state in hidden:
         state.retain_grad()
-    logits[0, target].backward()
+    value = target(output) if callable(target) else getattr(output, "logits", output)[0, target]
+    value.backward()
     cats, attcats = [], []
     gradients = [state.grad for state in hidden]
     for h, g, a in zip([h.detach() for h in hidden], gradients, [a.detach() for a in attention], strict=True):
@@ -36,8 +45,8 @@ def plain_attcat(
     return torch.tensor(attcats), torch.tensor(cats)
 
 
-def eager_forward(model: nn.Module, arguments: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Block inputs `[B, T, D]`, attention matrices `[B, H, T, T]` and logits, all in one graph."""
+def eager_forward(model: nn.Module, arguments: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor], Any]:
+    """Block inputs `[B, T, D]`, attention matrices `[B, H, T, T]` and the output (timm: the logits), all in one graph."""
     if hasattr(model, "timm_model"):
         return timm_forward(copy.deepcopy(model.timm_model), arguments["pixel_values"])
     if not hasattr(model, "config"):
@@ -45,7 +54,7 @@ def eager_forward(model: nn.Module, arguments: dict[str, Tensor]) -> tuple[list[
     twin = copy.deepcopy(model)
     twin.set_attn_implementation("eager")
     output = twin(**arguments, output_hidden_states=True, output_attentions=True)
-    return list(output.hidden_states[: len(output.attentions)]), list(output.attentions), output.logits
+    return list(output.hidden_states[: len(output.attentions)]), list(output.attentions), output
 
 
 def timm_forward(model: Any, pixels: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:

@@ -397,3 +397,20 @@ def test_check_of_what_is_no_model(run: Run, tmp_path: Path) -> None:
     code, out, err = run("check", tmp_path)
     assert (code, out) == (2, "")
     assert "config.json" in err
+
+
+def test_other_heads_and_windows(run: Run, tmp_path: Path) -> None:
+    tagger = saved.save_text(tmp_path / "tags", "BertForTokenClassification")
+    done = run("explain", "a gripping film", "--model", tagger, "--token", "gripping")
+    assert done.rows[0][1].endswith('(tag of "gripping")')
+    assert done.rows == run("explain", "a gripping film", "--model", tagger, "--token", "1").rows
+    assert "say which one, as token='word'" in run("explain", "a gripping film", "--model", tagger).err
+    answers = saved.save_text(tmp_path / "answers", "BertForQuestionAnswering")
+    row = run("explain", "a film", "--pair", "a gripping, dull film", "--model", answers, "--target", "dull").rows[0]
+    assert row[1] == "dull (characters 12 to 16 of the context)"
+    masked = saved.save_text(tmp_path / "masked", "BertForMaskedLM")
+    assert run("explain", "a [MASK] film", "--model", masked).rows[0][1].endswith('(in place of "[MASK]")')
+    words = saved.save_text(tmp_path / "words")
+    long = "a gripping film, " * 8
+    assert "--window" in run("explain", long, "--model", words).err
+    assert re.fullmatch(r"\(\d windows\)", run("explain", long, "--model", words, "--window").rows[0][-1])

@@ -151,8 +151,10 @@ def test_hub_models_become_folders(monkeypatch: pytest.MonkeyPatch, text: Path) 
 
 
 def test_no_classifier(tmp_path: Path) -> None:
-    saved.save_text(tmp_path, "BertForMaskedLM")
-    with pytest.raises(attcat.UnsupportedModelError, match="holds a BertForMaskedLM, which is no classifier"):
+    saved.save_text(tmp_path, "BertForNextSentencePrediction")
+    with pytest.raises(
+        attcat.UnsupportedModelError, match="holds a BertForNextSentencePrediction, which has no head to explain"
+    ):
         hub.load(tmp_path)
 
 
@@ -160,7 +162,7 @@ def test_missing_head(copy: Path) -> None:
     weights = safetensors.torch.load_file(copy / "model.safetensors")
     kept = {name: value for name, value in weights.items() if not name.startswith("classifier")}
     safetensors.torch.save_file(kept, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(attcat.LoadError, match=r"lacks 2 weights .*classifier\.bias.*classification head"):
+    with pytest.raises(attcat.LoadError, match=r"lacks 2 weights .*classifier\.bias.*with its head"):
         hub.load(copy)
 
 

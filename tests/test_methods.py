@@ -32,10 +32,10 @@ class Plain:
         self.adapter = attcat.Explainer(self.model, None).adapter
         self.encoding = self.adapter.encode_arguments(self.arguments)
         self.read = self.adapter.read(self.encoding)[0].nonzero()[:, 0].tolist()
-        hidden, attention, logits = eager_forward(self.model, self.arguments)
+        hidden, attention, output = eager_forward(self.model, self.arguments)
         for tensor in (*hidden, *attention):
             tensor.retain_grad()
-        logits[0, TARGET].backward()
+        getattr(output, "logits", output)[0, TARGET].backward()
         self.hidden = [(h.detach()[0], h.grad[0]) for h in hidden]
         self.attention = [(a.detach()[0], torch.zeros_like(a[0]) if a.grad is None else a.grad[0]) for a in attention]
         self.received = [a.mean((0, 1)) for a, _ in self.attention]

@@ -66,7 +66,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         message = f"{error.format_message().rstrip('.')}; see attcat --help"
     except AttCATError as error:
-        message = str(error).replace("truncation=True", "--truncation")
+        message = str(error).replace("truncation=True", "--truncation").replace("window=True", "--window")
     except torch.cuda.OutOfMemoryError:
         message = "the device has too little memory: try --batch-size 1, or --device cpu"
     print(f"attcat: {' '.join(message.split())}", file=sys.stderr)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from ..errors import OptionError
 from ..explainer import Explainer
 from ..explanation import Explanation, write_atomically
 from ..methods import find_method
+from ..render import wording
 from ..render.terminal import visible
 from ..rules import RULES, make_rule
 from ..trace import Hidden, Queries
@@ -41,7 +42,8 @@ def explain(
         typer.Argument(metavar="INPUT...", help="Texts and paths of pictures; - reads them from stdin, one per line."),
     ],
     model: Annotated[
-        str | None, typer.Option(metavar="DIR_OR_HUB_ID", help="A classifier; without it the embedded models are used.")
+        str | None,
+        typer.Option(metavar="DIR_OR_HUB_ID", help="A model with its head; without it the embedded models are used."),
     ] = None,
     target: Annotated[
         str | None,
@@ -63,6 +65,16 @@ def explain(
         int | None, typer.Option(min=1, help="Inputs per forward pass [default: a few thousand tokens].")
     ] = None,
     truncation: Annotated[bool, typer.Option("--truncation", help="Accept that a long text is cut.")] = False,
+    window: Annotated[
+        bool, typer.Option("--window", help="Read long texts in overlapping windows, instead of refusing them.")
+    ] = False,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD",
+            help="The word (or its number, from 0) whose tag or prediction is explained, in models that have one for each.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
     output: Annotated[
         str | None,
@@ -99,12 +111,16 @@ def explain(
             batch_size=batch_size,
         )
 
-    done = _explain(items, lambda picture: explainer(picture if model is None else False), target, truncation)
+    options = {"truncation": truncation, "window": window, "token": _numbered(token)}
+    done = _explain(items, lambda picture: explainer(picture if model is None else False), target, options)
     _print_and_write(items, done, paths)
 
 
 def _explain(
-    items: Sequence[Item], explainer_for: Callable[[bool], Explainer], target: str | None, truncation: bool
+    items: Sequence[Item],
+    explainer_for: Callable[[bool], Explainer],
+    target: str | None,
+    options: Mapping[str, Any],
 ) -> Iterator[Explanation]:
     """Explanations in the order of the inputs; neighbours of one kind share a forward pass."""
     for item in items:  # nothing is explained before everything fits
@@ -115,7 +131,12 @@ def _explain(
         step = explainer.batch_size or TOGETHER
         for start in range(0, len(same), step):
             batch = [item.value for item in same[start : start + step]]
-            yield from explainer(batch, wanted, truncation=truncation)
+            yield from explainer(batch, wanted, **options)
+
+
+def _numbered(token: str | None) -> str | int | None:
+    """A word, or the number of one."""
+    return int(token) if token is not None and token.strip().lstrip("-").isdecimal() else token
 
 
 def _print_and_write(items: Sequence[Item], done: Iterator[Explanation], paths: Sequence[Path]) -> None:
@@ -152,11 +173,16 @@ def _line(item: Item, explanation: Explanation, console: Console) -> Text:
     words = None if item.is_picture else highlight(explanation, LINE, colour=colour)
     chance = "" if explanation.probability is None else f"{explanation.probability:.1%}"
     subject = words if words is not None and console.is_terminal else Text(item.name)
-    columns = [subject, Text(one_line(explanation.label), "bold"), Text(chance)]
+    about = wording.subject(explanation)
+    label = f"{explanation.label} ({about})" if about else explanation.label
+    columns = [subject, Text(one_line(label), "bold"), Text(chance)]
     if words is not None and subject is not words:
         columns.append(words)
-    if explanation.target != explanation.predicted:
-        columns.append(Text(f"(predicted: {one_line(explanation.labels[explanation.predicted])})"))
+    others = [one_line(explanation.labels[index]) for index in explanation.predictions if index != explanation.target]
+    if others and explanation.activation != "none":
+        columns.append(Text(f"(predicted: {', '.join(others[: wording.OTHERS])})"))
+    if explanation.windows:
+        columns.append(Text(f"({len(explanation.windows)} windows)"))
     if explanation.dropped:
         columns.append(Text(f"({explanation.dropped} tokens cut)"))
     return Text("  " if console.is_terminal else "\t").join(columns)

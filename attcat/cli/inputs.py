@@ -142,7 +142,7 @@ def check_kind(explainer: Explainer, item: Item) -> None:
 
 
 def named_class(target: str | None, explainer: Explainer) -> str | int | None:
-    """A number is an index, unless a class is called so."""
-    if target is None or not target.strip().isdecimal():
+    """A number is an index, unless a class is called so; what is no class (a word, an answer) has no number."""
+    if target is None or not target.strip().isdecimal() or explainer.adapter.head.kept is not None:
         return target
     return target if target.strip() in (explainer.adapter.labels or ()) else int(target)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,6 +32,7 @@ STYLE = """
 -webkit-box-decoration-break:clone;box-decoration-break:clone}
 .attcat .for{border-bottom:2px solid}
 .attcat .against{border-bottom:2px dashed}
+.attcat .about{outline:2px solid;outline-offset:2px;border-radius:.1em}
 .attcat .chip{display:inline-block;border:1px solid rgba(128,128,128,.5);border-radius:.4em;padding:0 .4em;
 font-size:.9em;margin:.15em .3em .15em 0}
 .attcat .chip mark{white-space:pre-wrap;padding:.1em .2em}
@@ -131,8 +133,7 @@ def texts(explanation: Explanation) -> str:
     if not wording.has_words(explanation):
         return f"<p>{_chips(wording.chips(explanation))}</p>"
     passages = wording.passages(explanation)
-    names = [""] if len(passages) == 1 else ["first text", "second text"]
-    return "".join(_passage(pieces, name) for pieces, name in zip(passages, names, strict=True))
+    return "".join(_passage(pieces, name) for pieces, name in zip(passages, wording.names(explanation), strict=True))
 
 
 def _passage(pieces: Iterable[Piece], name: str) -> str:
@@ -141,7 +142,9 @@ def _passage(pieces: Iterable[Piece], name: str) -> str:
 
 
 def _piece(piece: Piece) -> str:
-    """A word with its exact score as tooltip; coloured where the colour can be seen."""
+    """A word with its exact score as tooltip; coloured where the colour can be seen; framed if the prediction is about it."""
+    if piece.marked:
+        return f'<span class="about">{_piece(replace(piece, marked=False))}</span>'
     if piece.score is None:
         return escape(piece.text)
     told = f'title="{wording.number(piece.score, 6)}"'

@@ -127,17 +127,21 @@ def _symbol(character: str) -> str:
     return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
 
 
-def _style(signed: float) -> Style | None:
-    """Weak: coloured letters. Strong: a ground from greyish to the pure hue. Both show on light and on dark."""
+def _style(signed: float, marked: bool = False) -> Style | None:
+    """Weak: coloured letters. Strong: a ground from greyish to the pure hue. Both show on light and on dark.
+
+    What the prediction is about is underlined.
+    """
     from rich.color import Color
     from rich.style import Style
 
+    underline = Style(underline=True, bold=True) if marked else None
     if abs(signed) < FAINT:
-        return None
+        return underline
     if abs(signed) < TOLD:
-        return Style(color=Color.from_rgb(*hue(signed)))
+        return Style(color=Color.from_rgb(*hue(signed))) + underline
     ground = mix(GREY, hue(signed), abs(signed))
-    return Style(color=Color.from_rgb(*readable_on(ground)), bgcolor=Color.from_rgb(*ground))
+    return Style(color=Color.from_rgb(*readable_on(ground)), bgcolor=Color.from_rgb(*ground)) + underline
 
 
 def _pieces(pieces: list[Piece], colour: bool) -> Text:
@@ -145,7 +149,7 @@ def _pieces(pieces: list[Piece], colour: bool) -> Text:
 
     text = Text()
     for piece in pieces:
-        text.append(visible(piece.text), _style(piece.strength) if colour else None)
+        text.append(visible(piece.text), _style(piece.strength, piece.marked) if colour else None)
         if not colour and piece.score is not None and abs(piece.strength) >= TOLD:
             text.append(f"({wording.number(piece.score)})")
     return text
@@ -178,8 +182,11 @@ def _passages(explanation: Explanation, colour: bool) -> list[Text]:
     texts = _texts(explanation, colour)
     if len(texts) == 1:
         return texts
-    first, second = texts
-    return [Text("first text", "bold"), first, Text("second text", "bold"), second]
+    return [
+        part
+        for name, text in zip(wording.names(explanation), texts, strict=True)
+        for part in (Text(name, "bold"), text)
+    ]
 
 
 def _header(explanation: Explanation) -> Text:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..explanation import Explanation
-from ..tokens import group_words
+from ..tokens import group_words, trim
 from .colour import largest, strength
 
 
@@ -22,11 +22,13 @@ class Piece:
         text: the characters.
         score: the score, or None for characters that belong to no word (white space between words).
         strength: score relative to the strongest word, -1 to 1.
+        marked: whether the prediction is about this stretch: the token that has a tag, the answer.
     """
 
     text: str
     score: float | None = None
     strength: float = 0.0
+    marked: bool = False
 
 
 def number(score: float, digits: int = 3) -> str:
@@ -35,17 +37,38 @@ def number(score: float, digits: int = 3) -> str:
 
 
 def headline(explanation: Explanation) -> str:
-    """The class that is explained and its probability, as `negative 93.1%`."""
+    """The class that is explained, its probability, and what it is about, as `B-LOC 93.1% · tag of "Paris"`."""
     chance = explanation.probability
-    return explanation.label if chance is None else f"{explanation.label} {chance:.1%}"
+    label = explanation.label if chance is None else f"{explanation.label} {chance:.1%}"
+    return " · ".join(part for part in (label, subject(explanation)) if part)
+
+
+def subject(explanation: Explanation) -> str:
+    """What a prediction is about, if not the whole input."""
+    if explanation.answer is not None:
+        return f"characters {explanation.answer.start} to {explanation.answer.end} of the context"
+    if explanation.position is None:
+        return ""
+    about = {"causal language modeling": "what follows", "masked language modeling": "in place of"}
+    return f'{about.get(explanation.task, "tag of")} "{_marked_text(explanation)}"'
 
 
 def correction(explanation: Explanation) -> str | None:
-    """What the model predicted, if that is not what is explained."""
-    if explanation.target == explanation.predicted:
+    """What the model predicted, if that is not what is explained; in multi-label models, what else."""
+    if explanation.activation == "none":
         return None
-    predicted = explanation.predicted
-    return f"predicted: {explanation.labels[predicted]} {float(explanation.probabilities[predicted]):.1%}"
+    others = [index for index in explanation.predictions if index != explanation.target]
+    if others:
+        several = explanation.target in explanation.predictions
+        chances = explanation.probabilities
+        named = ", ".join(f"{explanation.labels[index]} {float(chances[index]):.1%}" for index in others[:OTHERS])
+        more = f" and {len(others) - OTHERS} more" if len(others) > OTHERS else ""
+        return f"{'also ' if several else ''}predicted: {named}{more}"
+    return None if explanation.predictions else "no label is predicted: none is above 50%"
+
+
+OTHERS = 5
+"""Further predicted labels that are told by name."""
 
 
 def origin(explanation: Explanation) -> str:
@@ -55,6 +78,9 @@ def origin(explanation: Explanation) -> str:
 
 def sides(explanation: Explanation) -> tuple[str, str]:
     """What the two colours mean: against, for."""
+    if explanation.activation == "none" and explanation.target is not None and explanation.against is None:
+        name = explanation.labels[explanation.target]
+        return f"lowers {name}", f"raises {name}"
     return f"speaks against {explanation.label}", f"speaks for {explanation.label}"
 
 
@@ -82,7 +108,30 @@ def notes(explanation: Explanation) -> list[str]:
     if explanation.dropped:
         cut = "1 token was" if explanation.dropped == 1 else f"{explanation.dropped} tokens were"
         told.append(f"The text was too long: {cut} cut and not seen by the model.")
+    return told + _windows(explanation)
+
+
+def _windows(explanation: Explanation) -> list[str]:
+    """In which parts a long text was read, and what the model said of each."""
+    windows, target = explanation.windows, explanation.target
+    if not windows:
+        return []
+    told = [
+        f"The text was read in {len(windows)} overlapping windows: logits are their mean, and so is a score where they overlap."
+    ]
+    if target is not None:
+        if explanation.activation == "none":
+            values = [f"{window.logits[target]:.4g}" for window in windows]
+        else:
+            values = [f"{chance:.1%}" for chance in explanation.window_probabilities[:, target].tolist()]
+        each = [f"{value} ({w.start} to {w.end})" for value, w in zip(values, windows, strict=True)]
+        more = f", and {len(each) - SHOWN} more" if len(each) > SHOWN else ""
+        told.append(f"{explanation.labels[target]} by window (characters): {', '.join(each[:SHOWN])}{more}")
     return told
+
+
+SHOWN = 12
+"""Windows that are told one by one."""
 
 
 # -- text ------------------------------------------------------------------------------------------------------------
@@ -93,9 +142,39 @@ def has_words(explanation: Explanation) -> bool:
     return explanation.tokens.spans is not None and isinstance(explanation.source, str | tuple)
 
 
+def names(explanation: Explanation) -> list[str]:
+    """What the input strings are called, where there are two."""
+    if len(explanation.texts) == 1:
+        return [""]
+    return ["question", "context"] if explanation.task == "question answering" else ["first text", "second text"]
+
+
+def _marked(explanation: Explanation) -> tuple[int, int, int] | None:
+    """Text, first and last character of what the prediction is about."""
+    if explanation.answer is not None:
+        return 1, explanation.answer.start, explanation.answer.end
+    tokens, position = explanation.tokens, explanation.position
+    span = None if position is None or tokens.spans is None else tokens.spans[position]
+    if span is None or position is None or not has_words(explanation):
+        return None
+    segment = (tokens.segments[position] if tokens.segments else 0) or 0
+    return segment, *trim(explanation.texts[segment], span)
+
+
+def _marked_text(explanation: Explanation) -> str:
+    """The word of the token that the prediction is about; the token itself if it has none."""
+    marked = _marked(explanation)
+    if marked is not None:
+        segment, start, end = marked
+        for word in explanation.words():
+            if word.segment == segment and word.start < end and word.end > start:
+                return word.text
+    return explanation.tokens.labels[explanation.position or 0]
+
+
 def passages(explanation: Explanation) -> list[list[Piece]]:
     """One list of pieces per input string; joined, their texts are that string, character for character."""
-    full, words = scale(explanation), explanation.words()
+    full, words, marked = scale(explanation), explanation.words(), _marked(explanation)
     result = []
     for segment, text in enumerate(explanation.texts):
         pieces, reached = [], 0
@@ -104,7 +183,8 @@ def passages(explanation: Explanation) -> list[list[Piece]]:
             if reached < start:
                 pieces.append(Piece(text[reached:start]))
             if start < word.end:
-                pieces.append(Piece(text[start : word.end], word.score, strength(word.score, full)))
+                about = marked is not None and marked[0] == segment and start < marked[2] and word.end > marked[1]
+                pieces.append(Piece(text[start : word.end], word.score, strength(word.score, full), about))
             reached = max(reached, word.end)
         if reached < len(text):
             pieces.append(Piece(text[reached:]))

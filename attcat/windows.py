@@ -1,0 +1,153 @@
+"""Long documents: windows that overlap are explained one by one and joined by their characters.
+
+The logits of the document are the means of its windows', and so is the value that is explained. The contribution of a token is
+its mean over the windows that it is in, so that a token in an overlap counts like any other; special tokens are in every
+window. Every window is explained towards the same target, the class that the document as a whole is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .adapter import Adapter, Encoding, TextAdapter
+from .errors import InputError, OptionError
+from .explanation import Explanation, Window
+from .heads import Head
+from .targets import Goal, Target
+from .tokens import Tokens
+
+if TYPE_CHECKING:
+    from .explainer import Explainer
+
+BUDGET = 4096
+"""Tokens in a batch of windows, where no batch size is given."""
+
+
+def check(adapter: Adapter, inputs: Sequence[Any], token: Any, truncation: bool, size: int | None) -> None:
+    """Refuse what cannot be read in windows.
+
+    Raises:
+        InputError: if inputs are no texts, or the model predicts something else than classes of the whole text.
+        OptionError: if the options contradict each other.
+    """
+    if truncation:
+        raise OptionError("truncation=True cuts the text, window=True reads all of it: give one of them")
+    if size is not None and size < 1:
+        raise OptionError(f"window={size}: give True, or the number of tokens in a window")
+    if not isinstance(adapter, TextAdapter) or any(isinstance(value, Mapping) for value in inputs):
+        raise InputError("window=True is for texts that are given as strings")
+    if token is not None or type(adapter.head) is not Head:
+        raise InputError(
+            f"window=True averages the class logits of windows, but {type(adapter.model).__name__} predicts parts of the text "
+            f"({adapter.head.task}): give the passage that matters, at most {adapter.max_length} tokens"
+        )
+
+
+def explain(explainer: Explainer, text: Any, targets: Any, size: int | None) -> list[Explanation]:
+    """Explain a text in windows, once for each target.
+
+    Args:
+        explainer: of a classifier.
+        text: a string or a pair.
+        targets: as for `Explainer.explain_batch`, of one row.
+        size: tokens in a window, or None for as many as the model takes.
+    """
+    adapter = explainer.adapter
+    assert isinstance(adapter, TextAdapter)
+    encoding, whole = adapter.encode_windows(text, size)
+    if len(encoding.tokens) == 1:
+        return explainer.explain_batch(encoding, [targets])[0]
+    rows = explainer.batch_size or max(1, BUDGET // encoding.mask.shape[1])
+    parts = list(_parts(encoding, rows if adapter.can_batch else 1))
+    logits = torch.cat([explainer.record(part).logits.detach() for part in parts])
+    mean = logits.mean(0, keepdim=True)
+    labels = adapter.head.labels(encoding, 0, mean.shape[1])
+    fixed = [_fixed(Goal.of(mean, [target], [labels])) for target in explainer.listed(targets, mean.shape[1])]
+    by_window = [row for part in parts for row in explainer.explain_batch(part, [fixed] * len(part.tokens))]
+    places = [list(_places(tokens, whole)) for tokens in encoding.tokens]
+    return [_join([row[index] for row in by_window], places, whole) for index in range(len(fixed))]
+
+
+def _parts(encoding: Encoding, rows: int) -> Iterator[Encoding]:
+    count = len(encoding.tokens)
+    for start in range(0, count, rows):
+        yield encoding.rows(range(start, min(start + rows, count)))
+
+
+def _fixed(goal: Goal) -> Target:
+    """The target of the document, by number, for each of its windows."""
+    target, against, function = int(goal.classes[0]), int(goal.against[0]), goal.functions[0]
+    return function or (target if against < 0 else (target, against))
+
+
+def _join(windows: Sequence[Explanation], places: Sequence[list[int]], whole: Tokens) -> Explanation:
+    """mean over the windows that a token is in."""
+    first = windows[0]
+    total, count = torch.zeros(len(first.layers), len(whole)), torch.zeros(len(whole))
+    for explanation, place in zip(windows, places, strict=True):
+        total[:, place] += explanation.layers
+        count[place] += 1
+    if not count.all():
+        raise InputError(
+            f"{int((count == 0).sum())} tokens are in no window: the tokenizer cuts in another way; give parts"
+        )
+    biases = [explanation.bias for explanation in windows]
+    return replace(
+        first,
+        layers=total / count,
+        tokens=whole,
+        logits=torch.stack([explanation.logits for explanation in windows]).mean(0),
+        value=_mean([explanation.value for explanation in windows]),
+        bias=None if first.bias is None else _mean(biases),
+        measured={name: _mean([explanation.measured[name] for explanation in windows]) for name in first.measured},
+        windows=tuple(
+            Window(*_extent(explanation.tokens), tuple(explanation.logits.tolist())) for explanation in windows
+        ),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    return float(torch.tensor([0.0 if value is None else value for value in values], dtype=torch.float64).mean())
+
+
+def _extent(tokens: Tokens) -> tuple[int, int]:
+    """The characters of the text that is cut, from the first to the last of the window."""
+    segments = tokens.segments or ()
+    last = max(segment for segment in segments if segment is not None)
+    spans = [span for span, segment in zip(tokens.spans or (), segments, strict=True) if segment == last and span]
+    return spans[0][0], max(end for _, end in spans)
+
+
+def _places(window: Tokens, whole: Tokens) -> Iterator[int]:
+    """Where the tokens of a window are in the whole text: special ones in their order, the others by their characters."""
+    ours, theirs = _by_segment(window), _by_segment(whole)
+    found: dict[int, int] = {}
+    for segment, positions in ours.items():
+        every = theirs[segment]
+        wanted = [_key(window, position) for position in positions]
+        keys = [_key(whole, position) for position in every]
+        begins = (start for start, key in enumerate(keys) if key == wanted[0])
+        starts = (start for start in begins if keys[start : start + len(wanted)] == wanted)
+        start = next(starts, None) if segment is not None else 0
+        if start is None:
+            raise InputError(
+                "a window's tokens are not those of the whole text: this tokenizer cannot be used with window="
+            )
+        found.update(zip(positions, every[start:], strict=False))
+    return (found[position] for position in range(len(window)))
+
+
+def _by_segment(tokens: Tokens) -> dict[int | None, list[int]]:
+    """Positions of special tokens (None) and of each text."""
+    groups: dict[int | None, list[int]] = {}
+    for position, segment in enumerate(tokens.segments or ()):
+        groups.setdefault(segment, []).append(position)
+    return groups
+
+
+def _key(tokens: Tokens, position: int) -> tuple[str, Any]:
+    return tokens.labels[position], (tokens.spans or ())[position]
