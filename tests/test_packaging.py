@@ -78,9 +78,9 @@ def test_the_readme_knows_the_options() -> None:
     from attcat.cli import app
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    given = {
-        option for line in re.findall(r"^attcat .*$", readme, re.MULTILINE) for option in re.findall(r" (--\w+)", line)
-    }
-    command = get_command(app).commands["explain"]  # type: ignore[attr-defined]
-    assert given <= {name for parameter in command.params for name in parameter.opts}
-    assert given
+    lines = re.findall(r"^attcat (\w+)(.*)$", readme, re.MULTILINE)
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for name, rest in lines:
+        known = {option for parameter in commands[name].params for option in parameter.opts}
+        assert set(re.findall(r" (--\w[\w-]*)", rest)) <= known
+    assert {name for name, rest in lines if "--" in rest} >= {"explain", "evaluate"}
