@@ -26,6 +26,9 @@ MAX_PIXELS = 1 << 27
 Preprocess = Callable[[Image.Image], Tensor]
 """From a picture to the model's input `[3, H, W]`."""
 
+PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Suffixes by which a path is taken for a picture's."""
+
 
 def read_picture(source: Any) -> Image.Image:
     """Read a picture as 8-bit RGB, upright.

@@ -345,6 +345,7 @@ def test_embedded_models_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_packages_of_embedded_models_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    importlib.import_module("attcat.demos")  # whatever ran before
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.delitem(sys.modules, "attcat.demos.embedded", raising=False)
     monkeypatch.delattr(sys.modules["attcat.demos"], "embedded", raising=False)

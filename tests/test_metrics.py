@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -264,6 +265,8 @@ def test_dropped_patches_are_not_seen(name: str) -> None:
     torch.testing.assert_close(seen[0].logits([(0, removed)]), seen[1].logits([(0, removed)]))
     assert not torch.allclose(seen[0].logits([(0, removed)]), seen[0].intact)
     assert not any(module._forward_pre_hooks for module in adapter.model.modules())
+    removed[family.prefix :] = True  # all of them, over which some heads take the mean
+    assert seen[0].logits([(0, removed)]).isfinite().all()
 
 
 def test_a_model_that_cannot_drop_says_so() -> None:
@@ -399,3 +402,10 @@ def test_unknown_metrics_and_those_of_another_kind() -> None:
         evaluate(reader([3]), pointing([3]), ["aop"])
     with pytest.raises(OptionError, match="kendall_tau: call the function itself"):
         evaluate(reader([3]), pointing([3]), ["kendall_tau"])
+
+
+def test_every_metric_is_in_the_docs() -> None:
+    told = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for metric in METRICS.values():
+        row = next(line for line in told.splitlines() if line.startswith("|") and f"`{metric.name}`" in line)
+        assert f"| {metric.better} |" in row or metric.name == "grid_3x3"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,11 +13,11 @@ from ..explainer import Explainer
 from ..explanation import write_atomically
 from ..methods import find_method
 from .inputs import Item, check_kind, device_named, load_model
-from .output import print_table, write_file
+from .output import counting, print_table, write_file
 
 if TYPE_CHECKING:
     from ..evaluation import Dataset, Plan, Results
-    from ..evaluation.run import Make, Tick
+    from ..evaluation.run import Make
 
 METHODS = "attcat+libra,attcat+plain,attention,rollout,genatt"
 METRICS = "aopc,lodds,comprehensiveness,sufficiency,abpc"
@@ -83,7 +81,7 @@ def evaluate(
     check_kind(make("random"), Item(Path("picture") if dataset.pictures else "text"))
     total = len(plan.methods) * min(len(dataset.examples), limit or len(dataset.examples))
     try:
-        with _progress(total) as tick:
+        with counting("evaluating", total) as tick:
             results = run(plan, dataset, make, folder, tick)
     except OSError as error:
         raise OptionError(f"cannot write to {folder}: {error.strerror or error}; choose another --output") from error
@@ -177,19 +175,3 @@ def _told(work: Any) -> str:
         return str(work())
     except AttCATError as error:
         return f"({str(error).splitlines()[0][:60]})"
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Tick]:
-    """A bar on stderr, if someone is looking."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done: None
-        return
-    columns = ("evaluating", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.advance(task, done)

@@ -15,10 +15,8 @@ import torch
 from ..adapter import TextAdapter, VisionAdapter
 from ..errors import InputError, LoadError, OptionError
 from ..explainer import Explainer
+from ..picture import PICTURES
 from .output import one_line
-
-PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Suffixes by which an argument is taken for a picture's path."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ..render.terminal import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
     from rich.text import Text
 
 
@@ -67,16 +68,11 @@ def console_for_results() -> Console:
 @contextmanager
 def progress(total: int, show: Callable[[Text], None]) -> Iterator[Callable[[Text], None]]:
     """Give back `show`; with a bar on stderr that follows it, if someone is looking and there is a wait."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if total < 2 or not console.is_terminal:
+    bar = _bar("explaining") if total > 1 else None
+    if bar is None:
         yield show
         return
-    columns = ("explaining", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # rich would redirect stdout to the bar's console, which is stderr: results must go where they belong.
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+    with bar:
         task = bar.add_task("", total=total)
 
         def show_and_advance(line: Text) -> None:
@@ -86,3 +82,27 @@ def progress(total: int, show: Callable[[Text], None]) -> Iterator[Callable[[Tex
             bar.start()
 
         yield show_and_advance
+
+
+@contextmanager
+def counting(doing: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A function that is told how many more of `total` are done; with a bar on stderr, if someone is looking."""
+    bar = _bar(doing)
+    if bar is None:
+        yield lambda done: None
+        return
+    with bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _bar(doing: str) -> Progress | None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return None
+    columns = (doing, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # rich would redirect stdout to the bar's console, which is stderr: results must go where they belong.
+    return Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, OptionError
+from ..picture import PICTURES
 
 TEXT = ("text", "sentence", "sentence1", "premise", "question", "question1", "review", "document")
 PAIR = ("pair", "text2", "sentence2", "hypothesis", "question2", "context")
 LABEL = ("label", "class", "gold", "target", "category")
 SPANS = ("spans", "span", "rationale", "rationales", "evidence")
-PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)

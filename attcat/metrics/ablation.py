@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Adapter, Encoding
+from ..adapter import Adapter, Encoding, content_of
 from ..errors import InputError, UnsupportedModelError
 from ..explainer import Explainer, batches
 from ..explanation import Explanation
@@ -134,16 +134,21 @@ class Ablation:
         batch = self.encodings[places[0][0]].rows([row for _, row in places])
         removed = _aligned([removed for _, removed in jobs], batch)
         # Not inference_mode: what a model caches in this pass has to serve in a backward pass later.
-        with torch.no_grad(), self._dropping(removed) if self.how == "drop" else nullcontext():
+        with torch.no_grad(), self._dropping(batch, removed) if self.how == "drop" else nullcontext():
             if self.how != "drop" and removed.any():
                 batch = self.adapter.remove(batch, removed, self.how)
-            return self.adapter.logits(self.adapter.call(batch)).float().cpu()
+            found = self.adapter.logits(self.adapter.call(batch)).float().cpu()
+        if not found.isfinite().all():
+            raise InputError(
+                f"the model's logits are not finite when tokens are removed by {self.how}: use another removal"
+            )
+        return found
 
     @contextmanager
-    def _dropping(self, removed: Tensor) -> Iterator[None]:
+    def _dropping(self, batch: Encoding, removed: Tensor) -> Iterator[None]:
         """Take tokens out of the first block's input while the model runs."""
-        block = self.adapter.blocks[0]
-        handle = block.register_forward_pre_hook(_without(removed), with_kwargs=True)
+        hook = _without(removed, content_of(batch))
+        handle = self.adapter.blocks[0].register_forward_pre_hook(hook, with_kwargs=True)
         try:
             yield
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
@@ -158,12 +163,21 @@ class Ablation:
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 
 
-def _without(removed: Tensor) -> Hook:
-    """A hook that hands a block its hidden state `[B, T, D]` without removed tokens, as many in each row."""
-    kept = (~removed).nonzero()[:, 1].reshape(len(removed), -1)
+def _without(removed: Tensor, content: Tensor) -> Hook:
+    """A hook that hands a block its hidden state `[B, T, D]` without removed tokens, as many in each row.
+
+    Where no content would be left, over which a head may take the mean, one token with the mean state stays.
+    """
+    empty = bool((removed | ~content).all())
+    first = content & (content.long().cumsum(-1) == 1)
+    kept = (~removed | (first if empty else False)).nonzero()[:, 1].reshape(len(removed), -1)
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         place, state = hidden_state(module, args, kwargs)
+        if empty:
+            share = content[:, :, None].to(state.dtype)
+            mean = (state * share).sum(1, keepdim=True) / share.sum(1, keepdim=True)
+            state = torch.where(first[:, :, None], mean, state)
         state = state.gather(1, kept[:, :, None].expand(-1, -1, state.shape[-1]))
         if isinstance(place, int):
             return (*args[:place], state, *args[place + 1 :]), kwargs
