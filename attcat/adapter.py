@@ -208,8 +208,10 @@ class Adapter(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model's first parameter is."""
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        """Where the model's inputs go."""
+        from .wrappers import main_device
+
+        return main_device(self.model)
 
     @property
     def dtype(self) -> torch.dtype:

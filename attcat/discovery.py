@@ -23,6 +23,7 @@ from .probe import accepted, differ, logits_of, logits_without, ordinary_tokens,
 from .survey import Survey, Unclear, Visit, blocks_of, survey
 from .tokens import Tokens
 from .trace import hidden_state
+from .wrappers import unwrap
 
 log = logging.getLogger("attcat")
 
@@ -33,12 +34,13 @@ FAILURES = (ValueError, RuntimeError, TypeError, IndexError, KeyError, Attribute
 """What other people's forward passes raise on arguments that they do not take."""
 
 
-def adapter_of(model: nn.Module, processor: Any = None) -> Adapter:
-    """The registered adapter for a model, or one that is made by looking at it.
+def adapter_of(model: Any, processor: Any = None) -> Adapter:
+    """The registered adapter for a model, or one that is made by looking at it; wrappers are taken off first.
 
     Raises:
         UnsupportedModelError: if there is none and the model does not tell what is needed.
     """
+    model, processor = unwrap(model, processor)
     known = known_adapter(model)
     if known is not None:
         return known(model, processor)

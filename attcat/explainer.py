@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .adapter import Adapter, Encoding
 from .discovery import adapter_of
@@ -29,7 +29,7 @@ class Explainer:
 
     Args:
         model: a classifier of a supported family, or another transformer, which is then looked at in a few forward passes;
-            it is left exactly as it is.
+            it is left exactly as it is. Also a transformers pipeline or a cross-encoder, which bring their processor.
         processor: its tokenizer, image processor or transform. None for a timm model (its data configuration is used), or
             if inputs are ready-made model arguments.
         method: name of the attribution method, see `attcat.METHODS`; `name+rule` names the rule as well.
@@ -49,7 +49,7 @@ class Explainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         processor: Any = None,
         *,
         method: str = "attcat",

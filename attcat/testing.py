@@ -373,9 +373,12 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
         flags = {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float, str))}
         found[f"{name or 'model'}: values"] = flags
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        total = float(tensor.detach().double().sum()) if tensor.device.type != "meta" else 0.0
         gradient = None if tensor.grad is None else float(tensor.grad.double().sum())
-        found[f"{name}: tensor"] = (id(tensor), tensor._version, total, tensor.requires_grad, gradient)
+        kept: tuple[Any, ...] = ()  # offloaded weights are placeholders, made anew after each call
+        if tensor.device.type != "meta":
+            plain = type(tensor) in (Tensor, nn.Parameter)  # quantised ones have no sum
+            kept = (id(tensor), tensor._version, float(tensor.detach().double().sum()) if plain else None)
+        found[f"{name}: tensor"] = (tensor.requires_grad, gradient, *kept)
     if hasattr(config, "to_dict"):
         found["config"] = copy.deepcopy(config.to_dict())
     return found

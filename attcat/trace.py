@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from .attention import Call
 from .errors import CaptureError, InputError
 from .rules import Rule, named, varies
+from .wrappers import CHECKPOINTING, is_compiled
 
 if TYPE_CHECKING:
     from .adapter import Adapter, Encoding
@@ -274,17 +275,25 @@ def record(
 
 @contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and a scratch random state; afterwards every module's flag and the random state are as before."""
+    """Evaluation mode, eager, without checkpoints, a scratch random state; afterwards every flag and the state are as before."""
     training = [module for module in model.modules() if module.training]
+    flags = [(m, name) for m in model.modules() for name in CHECKPOINTING if vars(m).get(name) is True]
     devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices)):
+    with ExitStack() as undo:
+        undo.enter_context(torch.random.fork_rng(devices=sorted(devices)))
+        if any(map(is_compiled, model.modules())):
+            undo.enter_context(torch.compiler.set_stance("force_eager"))
         try:
             if training:
                 model.eval()
+            for module, name in flags:
+                setattr(module, name, False)
             yield
         finally:
             for module in training:
                 module.training = True
+            for module, name in flags:
+                setattr(module, name, True)
 
 
 @contextmanager
@@ -429,7 +438,10 @@ def _without_bias(
     if func in names:
         given = {**dict(zip(names[func], args, strict=False)), **kwargs}
         bias = given.pop("bias", None)
-        return (func, (), given, bias) if varies(given["input"]) and bias is not None else (func, args, kwargs, None)
+        if bias is None or not varies(given["input"]):
+            return func, args, kwargs, None
+        first = tuple(given.pop(name) for name in names[func][:2])  # by position, as quantised weights expect them
+        return func, first, given, bias
     if func is torch.addmm and len(args) == 3 and not kwargs and varies(args[1]):
         return torch.mm, args[1:], {}, args[0]
     if func in _ADD and len(args) == 2 and not kwargs and all(isinstance(x, Tensor) for x in args):
