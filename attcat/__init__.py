@@ -17,7 +17,7 @@ from .errors import (
     UnsupportedModelError,
 )
 from .explainer import Explainer
-from .explanation import Explanation, load
+from .explanation import Explanation, ImageText, Window, load
 from .methods import METHODS, Method, register_method
 from .rules import RULES
 from .tokens import Tokens, View, Word
@@ -33,6 +33,7 @@ __all__ = [
     "Encoding",
     "Explainer",
     "Explanation",
+    "ImageText",
     "InputError",
     "LoadError",
     "Method",
@@ -45,6 +46,7 @@ __all__ = [
     "UnsupportedModelError",
     "View",
     "VisionAdapter",
+    "Window",
     "Word",
     "load",
     "register",

@@ -44,6 +44,7 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
+        mask_token="[MASK]",
         model_max_length=16,
     )
 
