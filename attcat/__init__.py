@@ -18,7 +18,7 @@ from .errors import (
     UnsupportedModelError,
 )
 from .explainer import Explainer
-from .explanation import Explanation, load
+from .explanation import Explanation, ImageText, Window, load
 from .methods import METHODS, Method, register_method
 from .rules import RULES
 from .tokens import Tokens, View, Word
@@ -35,6 +35,7 @@ __all__ = [
     "Encoding",
     "Explainer",
     "Explanation",
+    "ImageText",
     "InputError",
     "LoadError",
     "Method",
@@ -47,6 +48,7 @@ __all__ = [
     "UnsupportedModelError",
     "View",
     "VisionAdapter",
+    "Window",
     "Word",
     "compare",
     "load",

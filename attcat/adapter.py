@@ -204,6 +204,11 @@ class Adapter(ABC):
         """Whether the model takes several examples at once."""
         return True
 
+    @property
+    def towers(self) -> tuple[Adapter, ...]:
+        """The adapters that explain an input: this one; for a model of pictures and texts, one for each, pictures first."""
+        return (self,)
+
     # -- for adapters ----------------------------------------------------------------------------------------------------
 
     @property
@@ -235,6 +240,11 @@ class TextAdapter(Adapter):
     """What the tokenizer makes but the model must not be given."""
     positions_lost: ClassVar[int] = 0
     """How many of the position embeddings cannot be used."""
+
+    @property
+    def reader(self) -> nn.Module:
+        """The part of the model that has the word embeddings."""
+        return self.model
 
     @cached_property
     def max_length(self) -> int | None:
@@ -471,7 +481,7 @@ class TextAdapter(Adapter):
             )
 
     def _check_vocabulary(self, ids: Tensor) -> None:
-        get = getattr(self.model, "get_input_embeddings", None)
+        get = getattr(self.reader, "get_input_embeddings", None)
         size = getattr(get() if get else None, "num_embeddings", None)
         if size is not None and ids.numel() and int(ids.max()) >= size:
             raise ProcessorError(

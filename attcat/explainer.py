@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from .adapter import Adapter, Encoding
 from .discovery import adapter_of
 from .errors import AttCATError, InputError, OptionError, ProcessorError, TargetError
-from .explanation import Explanation
+from .explanation import Explanation, ImageText
 from .methods import Method, find_method
 from .passes import Passes
 from .relevance import Relevance
@@ -116,7 +117,8 @@ class Explainer:
                 given), see `attcat.windows`. Of a pair the second text is cut.
 
         Returns:
-            An Explanation; or a list of them, for a list of inputs or of targets (for both, a list of lists).
+            An Explanation; or a list of them, for a list of inputs or of targets (for both, a list of lists). A model that
+            compares a picture and a text, as `(picture, text)`, gives an `ImageText` of two in place of each.
 
         Raises:
             InputError: if an input cannot be explained (empty, too long, not a picture, ...).
@@ -124,6 +126,21 @@ class Explainer:
             TargetError: if the target does not exist.
             CaptureError: if the forward pass did not show what the method needs.
         """
+        options = {"token": token, "top_k": top_k, "truncation": truncation, "window": window}
+        found = [self._of_tower(tower)._one_side(inputs, target, **options) for tower in self.adapter.towers]
+        return found[0] if len(found) == 1 else _side_by_side(*found)
+
+    def _of_tower(self, adapter: Adapter) -> Explainer:
+        """The same explainer, for one side of the model."""
+        if adapter is self.adapter:
+            return self
+        other = copy(self)
+        other.adapter = adapter
+        return other
+
+    def _one_side(
+        self, inputs: Any, target: Any, token: Any, top_k: int | None, truncation: bool, window: bool | int
+    ) -> Any:
         if isinstance(token, list) and not isinstance(inputs, list):
             inputs = [inputs] * len(token)
         many = isinstance(inputs, list)
@@ -290,6 +307,13 @@ class Explainer:
                 raise
             height, width = pixels.shape[-2:]
             raise ProcessorError(f"the model does not take pictures of {height} x {width} pixels: {error}") from error
+
+
+def _side_by_side(image: Any, text: Any) -> Any:
+    """Two results of like shape as one, of pairs."""
+    if isinstance(image, list):
+        return [_side_by_side(*pair) for pair in zip(image, text, strict=True)]
+    return ImageText(image, text)
 
 
 @dataclass(frozen=True)

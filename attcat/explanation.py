@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -351,6 +351,23 @@ class Explanation:
             raise InputError(f"cannot save as {path.name!r}: use one of {', '.join(writers)}")
         write_atomically(path, writers[path.suffix.lower()](self))
         return path
+
+
+class ImageText(NamedTuple):
+    """The two explanations of a picture and a text that were compared.
+
+    Args:
+        image: which patches of the picture speak for the similarity.
+        text: which words of the text do.
+    """
+
+    image: Explanation
+    text: Explanation
+
+    def show(self) -> None:
+        """Show both, see `Explanation.show`."""
+        self.image.show()
+        self.text.show()
 
 
 def load(path: str | os.PathLike[str]) -> Explanation:

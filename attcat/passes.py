@@ -66,8 +66,8 @@ class Passes:
 
     @property
     def input_name(self) -> str:
-        """`input_ids` or `pixel_values`."""
-        return "input_ids" if "input_ids" in self.encoding.arguments else "pixel_values"
+        """`input_ids` or `pixel_values`: what the tokens stand for."""
+        return "input_ids" if self.tokens[0].grid is None else "pixel_values"
 
     @cached_property
     def blank(self) -> Tensor:

@@ -54,19 +54,22 @@ def wordpiece() -> PreTrainedTokenizerFast:
 
 
 @cache
-def byte_bpe(specials: bool = True) -> PreTrainedTokenizerFast:
-    """GPT-2's and RoBERTa's kind: bytes, so that an emoji is several tokens."""
+def byte_bpe(specials: bool = True, unused: int = 0) -> PreTrainedTokenizerFast:
+    """GPT-2's and RoBERTa's kind: bytes, so that an emoji is several tokens; `</s>` is number 2 + unused."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=330, special_tokens=["<s>", "<pad>", "</s>"], initial_alphabet=alphabet, show_progress=False
+        vocab_size=330,
+        special_tokens=["<s>", "<pad>", *(f"<{i}>" for i in range(unused)), "</s>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     if specials:
         tokenizer.post_processor = processors.TemplateProcessing(
-            "<s> $A </s>", "<s> $A </s> $B </s>", [("<s>", 0), ("</s>", 2)]
+            "<s> $A </s>", "<s> $A </s> $B </s>", [("<s>", 0), ("</s>", 2 + unused)]
         )
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"} if specials else {"pad_token": "<pad>"}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=40, **names)

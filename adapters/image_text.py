@@ -1,0 +1,239 @@
+"""Models that compare a picture with a text: CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023) in transformers.
+
+There are two towers, and an adapter for each. Both run the whole model and explain the same number, the similarity logit
+of the pair; they differ in whose blocks are watched. What the other tower says is then a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attcat.adapter import Adapter, Encoding, TextAdapter, VisionAdapter
+from attcat.errors import InputError, ProcessorError
+from attcat.heads import Activation, Head
+
+
+@dataclass(frozen=True)
+class PairEncoding(Encoding):
+    """A batch of pairs, with the tokens of one tower.
+
+    Args:
+        names: what each picture or text is compared with, for the label.
+    """
+
+    names: tuple[str, ...] = ()
+
+
+class SimilarityHead(Head):
+    """The similarity of each picture with its own text: one measured value, or for SigLIP the logit of a match."""
+
+    task = "image-text similarity"
+
+    def __init__(self, adapter: Adapter, activation: Activation) -> None:
+        super().__init__(adapter)
+        self.similarity = activation
+
+    @property
+    def activation(self) -> Activation:
+        return self.similarity
+
+    def call(self, encoding: Encoding) -> Any:
+        """Run both towers; of the similarities of all pictures with all texts, `[B, B]`, the diagonal is explained."""
+        output = super().call(encoding)
+        output.logits = output.logits_per_image.diagonal()[:, None]
+        return output
+
+    def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
+        return (f"similarity to {encoding.names[row]}" if isinstance(encoding, PairEncoding) else "similarity",)
+
+
+class TextTower(TextAdapter):
+    """The words of the pair."""
+
+    block_paths = ("text_model.encoder.layers",)
+    activation: ClassVar[Activation] = "none"
+
+    def __init__(self, model: Any, processor: Any = None) -> None:
+        super().__init__(model, _part(processor, "tokenizer"))
+        self.image_side: ImageTower | None = None  # set by it
+
+    @cached_property
+    def head(self) -> Head:
+        return SimilarityHead(self, self.activation)
+
+    @property
+    def reader(self) -> nn.Module:
+        return self.model.text_model  # type: ignore[union-attr, return-value]
+
+    @cached_property
+    def max_length(self) -> int | None:
+        limit: int = self.model.config.text_config.max_position_embeddings  # type: ignore[union-attr, assignment]
+        return limit
+
+    def cost(self, value: Any) -> int:
+        return Adapter.cost(self, value)
+
+    def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
+        """The pairs, with the tokens of their texts."""
+        assert self.image_side is not None
+        pictures, texts = _split(inputs)
+        mine, other = self.encode_texts(texts, truncation), self.image_side.encode_pictures(pictures)
+        return _paired(mine, other, ("the picture",) * len(texts))
+
+    def encode_texts(self, texts: list[str], truncation: bool) -> Encoding:
+        """The texts alone."""
+        return super().encode(texts, truncation=truncation)
+
+    def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
+        return super().encode_arguments(_whole(arguments))
+
+
+class ImageTower(VisionAdapter):
+    """The patches of the picture; and the adapter that is found first, which brings the other tower along."""
+
+    block_paths: ClassVar[tuple[str, ...]] = ("vision_model.encoder.layers",)
+    text_tower: ClassVar[type[TextTower]]
+
+    def __init__(self, model: Any, processor: Any = None) -> None:
+        super().__init__(model, _part(processor, "image_processor"))
+        self.text_side = self.text_tower(model, processor)
+        self.text_side.image_side = self
+
+    @property
+    def towers(self) -> tuple[Adapter, ...]:
+        return (self, self.text_side)
+
+    @cached_property
+    def head(self) -> Head:
+        return SimilarityHead(self, self.text_side.activation)
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        size: int = self.model.config.vision_config.patch_size  # type: ignore[union-attr, assignment]
+        return size, size
+
+    def call(self, encoding: Encoding) -> Any:
+        return self.head.call(encoding)
+
+    def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
+        """The pairs, with the tokens of their pictures."""
+        pictures, texts = _split(inputs)
+        mine, other = self.encode_pictures(pictures), self.text_side.encode_texts(texts, truncation)
+        return _paired(mine, other, tuple(f'"{text}"' for text in texts))
+
+    def encode_pictures(self, pictures: list[Any]) -> Encoding:
+        """The pictures alone."""
+        return super().encode(pictures)
+
+    def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
+        return super().encode_arguments(_whole(arguments))
+
+
+class ClipTextTower(TextTower):
+    """Causal; the head reads the end of the text."""
+
+    family = "CLIP (text)"
+
+    def read(self, encoding: Encoding) -> Tensor:
+        """The first end token, as the model looks for it."""
+        ids = encoding.arguments["input_ids"]
+        end: Any = self.model.config.text_config.eos_token_id  # type: ignore[union-attr]
+        # Configurations of old say 2, which was never the end token: there it is the highest number.
+        place = ids.argmax(-1) if end == 2 else (ids == end).int().argmax(-1)
+        return F.one_hot(place, ids.shape[1]).bool()
+
+
+class ClipAdapter(ImageTower):
+    """The head reads the class token."""
+
+    family = "CLIP"
+    prefix = ("[CLS]",)
+    text_tower = ClipTextTower
+
+
+class SiglipTextTower(TextTower):
+    """Texts are padded to one length, and the padding is read like any token: it is shown as special tokens."""
+
+    family = "SigLIP (text)"
+    activation = "sigmoid"
+
+    def read(self, encoding: Encoding) -> Tensor:
+        """The last position."""
+        read = torch.zeros_like(encoding.mask)
+        read[:, -1] = True
+        return read
+
+    def _tokenize(self, first: list[str], second: list[str], **options: Any) -> Any:
+        return super()._tokenize(first, second, **{"max_length": self.max_length, **options, "padding": "max_length"})
+
+    def _encoding(self, batch: Any, texts: tuple[Any, ...], dropped: tuple[int, ...]) -> Encoding:
+        rows = range(len(texts))
+        known = batch if "offset_mapping" in batch else None
+        tokens = tuple(self._tokens(batch["input_ids"][i], batch["special_tokens_mask"][i], known, i) for i in rows)
+        arguments = self.place({"input_ids": torch.tensor(batch["input_ids"])})
+        self._check_vocabulary(arguments["input_ids"])
+        return Encoding(arguments, torch.ones_like(arguments["input_ids"]).bool(), tokens, texts, dropped)
+
+
+class SiglipAdapter(ImageTower):
+    """An attention pool reads all patches; there is no class token."""
+
+    family = "SigLIP"
+    prefix = ()
+    text_tower = SiglipTextTower
+
+    def read(self, encoding: Encoding) -> Tensor:
+        """Every patch."""
+        return encoding.mask
+
+
+def _part(processor: Any, name: str) -> Any:
+    """The tokenizer or the image processor of a processor for both."""
+    if processor is None:
+        return None
+    if not hasattr(processor, name):
+        raise ProcessorError(
+            f"a model of pictures and texts needs the processor for both (AutoProcessor), not {type(processor).__name__}: "
+            f"it has no {name}"
+        )
+    return getattr(processor, name)
+
+
+def _split(inputs: Sequence[Any]) -> tuple[list[Any], list[str]]:
+    """Pictures and texts."""
+    for value in inputs:
+        if not isinstance(value, tuple) or len(value) != 2 or not isinstance(value[1], str):
+            shown = (
+                "a tuple of " + ", ".join(type(part).__name__ for part in value)
+                if isinstance(value, tuple)
+                else type(value).__name__
+            )
+            raise InputError(f"an input is a picture and a text, as (picture, 'a photo of a dog'); got {shown}")
+    return [picture for picture, _ in inputs], [text for _, text in inputs]
+
+
+def _paired(mine: Encoding, other: Encoding, names: tuple[str, ...]) -> PairEncoding:
+    arguments = {**other.arguments, **mine.arguments}
+    return PairEncoding(arguments, mine.mask, mine.tokens, mine.sources, mine.dropped, mine.focus, names)
+
+
+def _whole(arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Ready-made arguments of both towers, as many texts as pictures."""
+    ids, pixels = arguments.get("input_ids"), arguments.get("pixel_values")
+    if not isinstance(ids, Tensor) or not isinstance(pixels, Tensor):
+        raise InputError(
+            f"model arguments need both 'input_ids' and 'pixel_values', got {', '.join(arguments) or 'none'}"
+        )
+    whole = {n: v[None] if v.dim() == (3 if n == "pixel_values" else 1) else v for n, v in arguments.items()}
+    if len(whole["input_ids"]) != len(whole["pixel_values"]):
+        raise InputError(
+            f"{len(whole['pixel_values'])} pictures and {len(whole['input_ids'])} texts: give one text to each"
+        )
+    return whole
