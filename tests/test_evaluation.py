@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from saved import save_text
 from tokenizers_small import wordpiece
@@ -268,6 +269,40 @@ def test_spans_and_pictures(tmp_path: Path) -> None:
     assert found.accuracy == 1.0
     with pytest.raises(InputError, match="a mosaic of 2 x 2 needs pictures of 4 classes"):
         run(Plan("s", ("attcat",), ("grid_2x2",), "mean"), data, make, tmp_path / "c")
+
+
+def test_mosaics_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four colours, four classes: AttCAT finds the cell of each, chance a quarter of it, and the record is used again."""
+    monkeypatch.setattr("attcat.evaluation.runner.MOSAICS", 5)
+    config = transformers.ViTConfig(
+        image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48
+    )
+    config.num_labels = 4
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.ViTForImageClassification(config).eval()
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
+
+    def transform(picture: Image.Image) -> torch.Tensor:
+        return torch.tensor(np.asarray(picture.resize((32, 32))), dtype=torch.float32).permute(2, 0, 1) / 128 - 1
+
+    # A head that tells the four colours apart: least squares on what the encoder makes of them.
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in colours]
+    with torch.no_grad():
+        states = model.vit(torch.stack([transform(picture) for picture in pictures])).last_hidden_state[:, 0]
+        model.classifier.weight.copy_((torch.linalg.pinv(states) @ torch.eye(4)).T)
+        model.classifier.bias.zero_()
+
+    def make(name: str) -> attcat.Explainer:
+        return attcat.Explainer(model, transform, method=name)
+
+    data = Dataset("colours", tuple(map(Example, pictures, range(4))), True, "x")
+    plan = Plan("s", ("attcat",), ("grid_2x2",), "mean")
+    found = run(plan, data, make, tmp_path)
+    assert found.accuracy == 1.0
+    assert found.values["random"]["grid_2x2"] == pytest.approx([0.25] * 5, abs=1e-6)
+    assert found.values["attcat"]["grid_2x2"] == pytest.approx([1.0] * 5, abs=0.01)  # only the right cell speaks for it
+    assert run(plan, data, make, tmp_path).values == found.values
 
 
 # -- report and command ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from .output import counting, print_table, write_file
 
 if TYPE_CHECKING:
     from ..evaluation import Dataset, Plan, Results
-    from ..evaluation.run import Make
+    from ..evaluation.runner import Make
 
 METHODS = "attcat+libra,attcat+plain,attention,rollout,genatt"
 METRICS = "aopc,lodds,comprehensiveness,sufficiency,abpc"
@@ -120,7 +120,7 @@ def _references(plan: Plan, data: Dataset) -> list[Any]:
     Raises:
         OptionError: if all are.
     """
-    from ..evaluation.run import choose
+    from ..evaluation.runner import choose
 
     rest = choose(plan.seed, len(data.examples))[plan.limit :] if plan.limit else []
     if not rest:

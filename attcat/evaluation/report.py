@@ -11,7 +11,7 @@ from typing import Any
 from ..metrics import find_metric
 from ..metrics.perturbation import STEPS
 from ..render.html import PAGE, escape
-from .run import Results, versions
+from .runner import Results, versions
 from .statistics import Comparison, Estimate
 
 ARROWS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}

@@ -19,6 +19,7 @@ from ..errors import InputError, OptionError
 from .ablation import Ablation, Scores, content_scores
 from .agreement import kendall_tau, kendall_tau_of_argsort
 from .bounds import aopc_bounds, naopc, saco
+from .localisation import grid_pointing
 from .perturbation import (
     BINS,
     KEPT,
@@ -70,6 +71,7 @@ class Metric:
         paper: where it is defined.
         better: `higher` or `lower`.
         fractions: the shares at which it reads the curves.
+        side: pictures in a row of its mosaics.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Metric:
     paper: str
     better: Literal["higher", "lower"] = "higher"
     fractions: tuple[float, ...] = ()
+    side: int = 0
 
 
 _ERASER = "DeYoung et al., ERASER, ACL 2020"
@@ -108,8 +111,8 @@ METRICS: dict[str, Metric] = {
         Metric("token_f1", token_f1, "spans", _ERASER),
         Metric("iou_f1", iou_f1, "spans", _ERASER),
         Metric("auprc", auprc, "spans", _ERASER),
-        Metric("grid_2x2", lambda: 2, "mosaics", "Boehle et al., CVPR 2021"),
-        Metric("grid_3x3", lambda: 3, "mosaics", "Boehle et al., CVPR 2021"),
+        Metric("grid_2x2", grid_pointing, "mosaics", "Boehle et al., CVPR 2021", side=2),
+        Metric("grid_3x3", grid_pointing, "mosaics", "Boehle et al., CVPR 2021", side=3),
     )
 }
 

@@ -7,6 +7,7 @@ what an evaluation takes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -89,6 +90,16 @@ class Ablation:
     def predicted(self) -> Tensor:
         """int64 `[N]`: the class of the highest logit."""
         return self.intact.argmax(-1)
+
+    def seconds_per_pass(self) -> float:
+        """How long a plain pass takes per input, batched like the copies, in seconds. Measure after a first pass."""
+        jobs = [(number, torch.zeros_like(content)) for number, content in enumerate(self.content)]
+        with as_found(self.adapter.model):
+            parts = [[jobs[position] for position in batch] for batch in self._batches(jobs)]
+            start = time.perf_counter()
+            for part in parts:
+                self._run(part)
+        return (time.perf_counter() - start) / len(jobs)
 
     def logits(self, jobs: Sequence[Job]) -> Tensor:
         """What the model says without some tokens.

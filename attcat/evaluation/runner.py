@@ -144,7 +144,6 @@ def run(plan: Plan, data: Dataset, make: Make, folder: Path, tick: Tick = lambda
     labels = _labels(data, chosen, explainers[plan.methods[0]])
     settings = _settings(plan, data, adapter.removal(plan.removal))
     log = Log(folder / RECORDS, settings)
-    Ablation(adapter, [data.examples[chosen[0]].value], plan.removal, truncation=True).intact  # noqa: B018 (warms up)
     size = PART[data.pictures]
     for start in range(0, len(chosen), size):
         part = chosen[start : start + size]
@@ -168,9 +167,8 @@ class Part:
         self.plan, self.examples, self.labels = plan, examples, labels
         self.inputs = [example.value for example in examples]
         self.ablation = Ablation(adapter, self.inputs, plan.removal, truncation=plan.truncation)
-        start = time.perf_counter()
         self.predicted = self.ablation.predicted
-        self.forward = (time.perf_counter() - start) / len(examples)
+        self.forward = self.ablation.seconds_per_pass()
 
     def measure(self, explainer: Explainer) -> list[dict[str, Any]]:
         """One record per example."""
@@ -253,10 +251,9 @@ def _mosaics(
         predicted = Ablation(adapter, inputs[start : start + PART[True]], plan.removal).predicted.tolist()
         right += [start + row for row, found in enumerate(predicted) if found == labels[start + row]]
     for metric in plan.of("mosaics"):
-        side = int(metric.function())  # type: ignore[call-overload]
         shown = [int(label) for r in right if (label := labels[r]) is not None]
-        boards = mosaics([inputs[r] for r in right], shown, side=side, count=MOSAICS, seed=plan.seed)  # type: ignore[misc]
-        key = [side, len(chosen)]
+        boards = mosaics([inputs[r] for r in right], shown, side=metric.side, count=MOSAICS, seed=plan.seed)
+        key = [metric.side, len(chosen)]
         for name, explainer in explainers.items():
             if not log.holds(f"{name} {metric.name}", key):
                 log.add(f"{name} {metric.name}", key, [{"values": {metric.name: _board(explainer, b)}} for b in boards])
@@ -264,7 +261,7 @@ def _mosaics(
 
 def _board(explainer: Explainer, board: Mosaic) -> float | None:
     """The mean share over the cells of one mosaic."""
-    explanations = explainer([board.picture] * len(board.classes), list(board.classes))
+    explanations = explainer(board.picture, list(board.classes))  # the cells' classes share a forward pass
     shares = torch.tensor(grid_pointing(board, explanations))
     return _plain(float(shares.nanmean()))
 
@@ -409,7 +406,7 @@ def _results(plan: Plan, settings: Mapping[str, Any], log: Log, chosen: list[int
         names = [name for name in plan.metrics if name in lines[0]["values"]]
         values[method] = {name: [_number(line["values"][name]) for line in lines] for name in names}
         for metric in plan.of("mosaics"):
-            boards = log.of(f"{method} {metric.name}", [int(metric.function()), len(chosen)])  # type: ignore[call-overload]
+            boards = log.of(f"{method} {metric.name}", [metric.side, len(chosen)])
             values[method][metric.name] = [_number(board["values"][metric.name]) for board in boards]
     first = records[plan.methods[0]]
     labelled = [line for line in first if line["label"] is not None]
