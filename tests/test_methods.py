@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from reference import eager_forward
+from reference import eager_forward, eager_twin
 from torch import Tensor, nn
 from zoo import EVERY, FAMILIES, TEXT
 
@@ -251,6 +251,8 @@ def legrad(model: nn.Module, plain: Plain, head) -> Tensor:
 def eager_forward_of(model: nn.Module, arguments: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Block inputs and the last output, attention matrices, logits: in one graph."""
     states: list[Tensor] = []
+    if hasattr(model, "config"):
+        model = eager_twin(model)
     blocks = attcat.Explainer(model, None).adapter.blocks
     hooks = [
         block.register_forward_hook(
@@ -258,8 +260,7 @@ def eager_forward_of(model: nn.Module, arguments: dict[str, Tensor]) -> tuple[li
         )
         for block in blocks
     ]
-    if hasattr(model, "set_attn_implementation"):
-        model.set_attn_implementation("eager")
+    if hasattr(model, "config"):
         output = model(**arguments, output_attentions=True)
         found = [states[0], *states], list(output.attentions), output.logits
     else:

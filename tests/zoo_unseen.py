@@ -254,7 +254,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "does not see all tokens at once",
     ),
     "timm-resnet": (lambda: timm.create_model("resnet10t"), "computes no attention"),
-    "timm-hiera": (lambda: timm.create_model("hiera_tiny_224", stages=(1, 1, 1, 1)), "cannot be explained"),
+    "timm-hiera": (lambda: timm.create_model("hiera_tiny_224", stages=(1, 1, 1, 1)), "attention matrices|attention of shape|several lines"),
     "torchvision-swin": (lambda: torchvision.models.SwinTransformer([4, 4], 16, [1, 1], [2, 2], [4, 4]), "windowed"),
 }
 """Models that attend in another way, and what the error says about it."""
