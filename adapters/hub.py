@@ -206,7 +206,7 @@ def _load_timm(folder: Path, config: dict[str, Any], name: str) -> tuple[nn.Modu
             f"{name} has num_classes = 0, it is no classifier: give a model with its classification head"
         )
     # `file` is read by its suffix, so that timm's search, which prefers some pickles, is never started.
-    overlay = {"source": "", "file": str(weights[0])}
+    overlay = {"source": "", "file": str(weights[0]), "custom_load": False}
     with _quiet(), _told(name, "the model"):
         model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True, pretrained_cfg_overlay=overlay)
     return model.eval(), None

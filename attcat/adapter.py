@@ -603,7 +603,7 @@ class VisionAdapter(Adapter):
             raise ProcessorError(
                 f"{type(self.model).__name__} sees pictures, but the processor is a tokenizer ({type(processor).__name__})"
             )
-        is_transformers = hasattr(processor, "model_input_names")
+        is_transformers = hasattr(processor, "model_input_names") or hasattr(processor, "preprocess")
         result = (
             processor(images=picture, return_tensors="pt")["pixel_values"][0] if is_transformers else processor(picture)
         )

@@ -23,6 +23,7 @@ from .probe import accepted, differ, logits_of, logits_without, ordinary_tokens,
 from .survey import Survey, Unclear, Visit, blocks_of, survey
 from .tokens import Tokens
 from .trace import hidden_state
+from .versions import warn_if_untested
 from .wrappers import unwrap
 
 log = logging.getLogger("attcat")
@@ -41,6 +42,7 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
         UnsupportedModelError: if there is none and the model does not tell what is needed.
     """
     model, processor = unwrap(model, processor)
+    warn_if_untested(model)
     known = known_adapter(model)
     if known is not None:
         return known(model, processor)

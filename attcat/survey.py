@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .attention import Call
 from .rules import named
 from .trace import COMPOSITES, as_found
 
@@ -227,7 +228,7 @@ class _Watcher(TorchFunctionMode):
                 return COMPOSITES[func](*args, **kwargs)
         result = func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
-            self._attention((*args[0].shape[:3], args[1].shape[2]), fused=True)
+            self._attention(Call.of(*args, **kwargs).shape, fused=True)
         elif func in _SOFTMAX and isinstance(result, Tensor) and result.dim() >= 4:
             self._attention(tuple(result.shape), fused=False)
         elif func in _CONVOLUTION and args[0].dim() == 4:

@@ -27,7 +27,8 @@ from .trace import Recording, Trace, one_attention, record
 SENTENCES = ("A gripping, very long film!", "It rained.")
 
 STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-"""Finite differences are taken with each: too small a step drowns in rounding, too large a one in curvature."""
+"""Finite differences are taken with each: too small a step drowns in rounding (some models compute in float32 inside,
+whatever their parameters), too large a one in curvature."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def _finite_difference(bench: _Bench) -> Measured:
         return float(moved.logits.detach() @ share.to(state.device))
 
     numeric = [(value(step) - value(-step)) / (2 * step) for step in STEPS]
-    return min(abs(n - slope) / max(abs(slope), 1e-12) for n in numeric), 1e-3
+    return min(abs(n - slope) / max(abs(slope), 1e-12) for n in numeric), 5e-3
 
 
 def _untouched(bench: _Bench) -> Measured:

@@ -51,10 +51,21 @@ def eager_forward(model: nn.Module, arguments: dict[str, Tensor]) -> tuple[list[
         return timm_forward(copy.deepcopy(model.timm_model), arguments["pixel_values"])
     if not hasattr(model, "config"):
         return timm_forward(copy.deepcopy(model), arguments["pixel_values"])
-    twin = copy.deepcopy(model)
-    twin.set_attn_implementation("eager")
+    twin = eager_twin(model)
     output = twin(**arguments, output_hidden_states=True, output_attentions=True)
     return list(output.hidden_states[: len(output.attentions)]), list(output.attentions), output
+
+
+def eager_twin(model: Any) -> Any:
+    """A copy of a transformers model that computes attention in plain operations."""
+    if hasattr(model, "set_attn_implementation"):
+        twin = copy.deepcopy(model)
+        twin.set_attn_implementation("eager")
+        return twin
+    # Before 4.53 the choice is made when a model is built.
+    twin = type(model)._from_config(copy.deepcopy(model.config), attn_implementation="eager")
+    twin.load_state_dict(model.state_dict())
+    return twin.eval()
 
 
 def timm_forward(model: Any, pixels: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:

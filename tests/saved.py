@@ -71,7 +71,9 @@ def save_image(folder: Path) -> Path:
     """ViT of 4 x 4 patches."""
     config = transformers.ViTConfig(image_size=32, patch_size=8, id2label={0: "cat", 1: "dog", 2: "1"}, **_SMALL)
     redraw(transformers.ViTForImageClassification(config)).save_pretrained(folder)
-    transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    # Its name before transformers 5 was without the suffix.
+    processor = getattr(transformers, "ViTImageProcessorPil", transformers.ViTImageProcessor)
+    processor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 
 

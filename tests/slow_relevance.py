@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.fx
 import torch.nn.functional as F
+from reference import eager_twin
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -115,7 +116,7 @@ def propagate(model: nn.Module, adapter: Any, arguments: dict[str, Tensor], targ
 
     Chefer's relevance starts from 1, AttnLRP's from the logit itself. One example, without padding.
     """
-    twin = eager_twin(model).double()
+    twin = plain_twin(model).double()
     blocks = type(adapter)(twin, adapter.processor).blocks
     arguments = {n: v.double() if v.is_floating_point() else v for n, v in arguments.items()}
     if not hasattr(twin, "score"):  # without padding there is nothing to mask; only GPT-2 asks what is padding
@@ -181,11 +182,10 @@ def _back(
 # -- twins -----------------------------------------------------------------------------------------------------------
 
 
-def eager_twin(model: nn.Module) -> nn.Module:
+def plain_twin(model: nn.Module) -> nn.Module:
     """A copy whose attention is a softmax between two products, and whose activations are single operations."""
-    twin = copy.deepcopy(model)
-    if hasattr(twin, "set_attn_implementation") and not hasattr(twin, "timm_model"):
-        twin.set_attn_implementation("eager")
+    of_transformers = hasattr(model, "config") and not hasattr(model, "timm_model")
+    twin = eager_twin(model) if of_transformers else copy.deepcopy(model)
     for module in twin.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False

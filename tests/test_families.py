@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from reference import plain_attcat
+from reference import eager_twin, plain_attcat
 from torch import nn
 from zoo import BLOCKS, CLASSES, EVERY, FAMILIES, TEXT
 
@@ -289,8 +289,8 @@ def test_pre_layer_norm_models_lose_the_last_block(name: str) -> None:
 def test_eager_attention_gives_the_same_scores(name: str) -> None:
     family, explain = FAMILIES[name], explainer(name)
     model = copy.deepcopy(explain.adapter.model)
-    if hasattr(model, "set_attn_implementation") and name != "timm-wrapper":
-        model.set_attn_implementation("eager")
+    if hasattr(model, "config") and name != "timm-wrapper":
+        model = eager_twin(model)
     else:
         for module in model.modules():
             if hasattr(module, "fused_attn"):

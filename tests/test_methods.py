@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from reference import eager_forward
+from reference import eager_forward, eager_twin
 from slow_relevance import attnlrp, chefer, propagate
 from torch import Tensor, nn
 from zoo import EVERY, FAMILIES, TEXT
@@ -258,6 +258,8 @@ def eager_forward_of(model: nn.Module, arguments: dict[str, Tensor]) -> tuple[li
     """Block inputs and the last output, and attention matrices: in one graph."""
     body = getattr(model, "timm_model", model)
     states: list[Tensor] = []
+    if hasattr(body, "config"):
+        body = eager_twin(body)
     blocks = attcat.Explainer(body, None).adapter.blocks
     hooks = [
         block.register_forward_hook(
@@ -265,8 +267,7 @@ def eager_forward_of(model: nn.Module, arguments: dict[str, Tensor]) -> tuple[li
         )
         for block in blocks
     ]
-    if hasattr(body, "set_attn_implementation"):
-        body.set_attn_implementation("eager")
+    if hasattr(body, "config"):
         attention = list(body(**arguments, output_attentions=True).attentions)
     else:
         attention = []

@@ -28,7 +28,8 @@ def test_every_family_keeps_its_promises(name: str) -> None:
     assert [check.name for check in checks] == list(CHECKS)
     incomplete = isinstance(family, Unseen) and family.incomplete
     failed = [check.name for check in checks if check.passed is False]
-    assert failed == (["complete under libra"] if incomplete else []), [str(check) for check in checks]
+    allowed = ["complete under libra"] if incomplete else []
+    assert [name for name in failed if name not in allowed] == [], [str(check) for check in checks]
     not_asked = {check.name for check in checks if check.passed is None}
     assert ("grid times patch size is the picture" in not_asked) == family.text
     assert ("offsets rebuild the text" in not_asked) == (not family.text)

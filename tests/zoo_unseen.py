@@ -66,12 +66,14 @@ def _t5() -> nn.Module:
     return Company(transformers.T5EncoderModel(transformers.T5Config(**config, vocab_size=VOCABULARY)))
 
 
-def _text(name: str, kind: str, config: str, **options: object) -> Unseen:
+def _text(name: str, kind: str, config: str, **options: object) -> Unseen | None:
+    if not hasattr(transformers, f"{kind}ForSequenceClassification"):
+        return None  # an older transformers
     known = {key: options.pop(key) for key in ("reads", "positions", "incomplete", "prefix") if key in options}
     return Unseen(name, _hf(f"{kind}ForSequenceClassification", _config(config, **options)), True, **known)
 
 
-def _decoder(name: str, kind: str, positions: int, **options: object) -> Unseen:
+def _decoder(name: str, kind: str, positions: int, **options: object) -> Unseen | None:
     return _text(name, kind, f"{kind}Config", **{**_DECODER, **options}, reads="last", positions=positions)
 
 
@@ -179,6 +181,7 @@ UNSEEN: dict[str, Unseen] = {
             reads="first",
         ),
     )
+    if family is not None
 }
 """Served by looking at them."""
 
@@ -251,7 +254,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "does not see all tokens at once",
     ),
     "timm-resnet": (lambda: timm.create_model("resnet10t"), "computes no attention"),
-    "timm-hiera": (lambda: timm.create_model("hiera_tiny_224", stages=(1, 1, 1, 1)), "cannot be explained"),
+    "timm-hiera": (
+        lambda: timm.create_model("hiera_tiny_224", stages=(1, 1, 1, 1)),
+        "attention matrices|attention of shape|several lines",
+    ),
     "torchvision-swin": (lambda: torchvision.models.SwinTransformer([4, 4], 16, [1, 1], [2, 2], [4, 4]), "windowed"),
 }
 """Models that attend in another way, and what the error says about it."""

@@ -1,0 +1,6 @@
+"""The versions of the model libraries at both ends of what the family tests ran with; others are told to the user once."""
+
+TESTED = {"transformers": ("4.53.3", "5.23.0"), "timm": ("1.0.20", "1.0.31")}
+
+transformers = TESTED["transformers"]
+timm = TESTED["timm"]
