@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +63,7 @@ class Call:
         """
         query = self.query[:, :, rows]
         wide = torch.promote_types(query.dtype, torch.float32)
-        key = self.key.repeat_interleave(query.shape[1] // self.key.shape[1], dim=1)
+        key = _per_head(self.key, query.shape[1])
         scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
         products = product(query.to(wide) * scale, key.to(wide).transpose(-2, -1))
         if self.mask is not None:
@@ -74,7 +75,7 @@ class Call:
         weights = products.softmax(-1)
         return weights if self.mask is None else weights.nan_to_num(0.0)  # a padding query may see no key at all
 
-    def received(self, query_weights: Tensor, chunk: int | None = None) -> Tensor:
+    def received(self, query_weights: Tensor, counted: Sequence[int] | None = None, chunk: int | None = None) -> Tensor:
         """How much attention each token receives: the weighted mean over queries, the plain mean over heads.
 
             w_i = 1/H sum_h sum_q c_q a^h_{q,i}
@@ -83,6 +84,7 @@ class Call:
 
         Args:
             query_weights: c, `[B, T]`, summing to 1; queries of weight 0 do not count.
+            counted: the queries, in order, whose weight is not 0 in every row; looked up if it is not known.
             chunk: how many weights are held at once; by default `CHUNK`.
 
         Returns:
@@ -90,7 +92,7 @@ class Call:
         """
         batch, heads, _, keys = self.shape
         query_weights = query_weights.to(torch.promote_types(self.query.dtype, torch.float32))
-        counted = query_weights.any(0).nonzero().squeeze(-1)
+        counted = counting(query_weights) if counted is None else counted
         total = query_weights.new_zeros(batch, keys)
         for rows in _chunks(counted, max(1, (chunk or CHUNK) // (batch * heads * keys))):
             total = total + (query_weights[:, None, None, rows] @ self.weights(rows)).sum((1, 2))
@@ -108,15 +110,24 @@ def mix(weights: Tensor, value: Tensor, product: Callable[[Tensor, Tensor], Tens
     Returns:
         `[B, H, T, d]` in the values' dtype.
     """
-    repeated = value.repeat_interleave(weights.shape[1] // value.shape[1], dim=1)
-    return product(weights.to(value.dtype), repeated)
+    return product(weights.to(value.dtype), _per_head(value, weights.shape[1]))
 
 
-def _chunks(positions: Tensor, size: int) -> Iterator[slice]:
+def _per_head(grouped: Tensor, heads: int) -> Tensor:
+    """Keys or values `[B, G, S, d]`, repeated for the heads that share them: `[B, H, S, d]`."""
+    groups = grouped.shape[1]
+    return grouped if groups == heads else grouped.repeat_interleave(heads // groups, dim=1)
+
+
+def counting(query_weights: Tensor) -> list[int]:
+    """The queries that count in some row of `[B, T]`."""
+    counted: list[int] = query_weights.any(0).nonzero().squeeze(-1).tolist()
+    return counted
+
+
+def _chunks(wanted: Sequence[int], size: int) -> Iterator[slice]:
     """Slices of at most `size` that cover the positions from the first to the last, without gaps of more than `size`."""
-    wanted = positions.tolist()
     while wanted:
-        stop = wanted[0] + size
-        within = [position for position in wanted if position < stop]
-        yield slice(wanted[0], within[-1] + 1)
-        wanted = wanted[len(within) :]
+        within = bisect_left(wanted, wanted[0] + size)
+        yield slice(wanted[0], wanted[within - 1] + 1)
+        wanted = wanted[within:]

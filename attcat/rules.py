@@ -15,6 +15,7 @@ architectures, and leaves nothing behind.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -145,6 +146,7 @@ def make_rule(name: str) -> Rule:
 # -- replacements ----------------------------------------------------------------------------------------------------
 
 
+@cache
 def named(*names: str) -> list[TorchFunction]:
     """Every spelling of an operation: `torch.f`, `torch.nn.functional.f`, `Tensor.f`, `Tensor.__f__`."""
     places = (torch, F, Tensor)

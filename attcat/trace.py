@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .attention import Call
+from .attention import Call, counting
 from .errors import CaptureError, InputError
 from .rules import Rule, named, varies
 from .wrappers import CHECKPOINTING, is_compiled
@@ -195,7 +195,8 @@ class Recording:
     def _received(self, queries: Queries) -> tuple[Tensor, ...]:
         counted = (self.mask if queries == "mean" else self.read & self.mask).float()
         weights = counted / counted.sum(-1, keepdim=True)
-        return tuple(_received(index, block, weights) * self.mask for index, block in enumerate(self.blocks))
+        rows = counting(weights)
+        return tuple(_received(index, block, weights, rows) * self.mask for index, block in enumerate(self.blocks))
 
 
 def _differentiate(value: Tensor, wanted: Sequence[Tensor], keep: bool) -> tuple[Tensor | None, ...]:
@@ -243,8 +244,6 @@ def record(
         raise CaptureError(
             "gradients cannot be computed inside torch.inference_mode(): call AttCAT outside of it (torch.no_grad() is fine)"
         )
-    if any(parameter.is_inference() for parameter in adapter.model.parameters()):
-        raise CaptureError("the model was made inside torch.inference_mode(), so it has no gradients: make it outside")
     blocks: list[Block] = []
     open_blocks: list[Block] = []
     ones = torch.ones(len(encoding.tokens), device=adapter.device, requires_grad=True) if biases else None
@@ -276,12 +275,16 @@ def record(
 @contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, eager, without checkpoints, a scratch random state; afterwards every flag and the state are as before."""
-    training = [module for module in model.modules() if module.training]
-    flags = [(m, name) for m in model.modules() for name in CHECKPOINTING if vars(m).get(name) is True]
-    devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
+    modules = tuple(model.modules())  # walked once: in small models these walks are a good part of the cost
+    training = [module for module in modules if module.training]
+    flags = [(m, name) for m in modules for name in CHECKPOINTING if vars(m).get(name) is True]
+    parameters = [p for module in modules for p in module._parameters.values() if p is not None]
+    if any(p.is_inference() for p in parameters):
+        raise CaptureError("the model was made inside torch.inference_mode(), so it has no gradients: make it outside")
+    devices = {p.device.index or 0 for p in parameters if p.is_cuda}
     with ExitStack() as undo:
         undo.enter_context(torch.random.fork_rng(devices=sorted(devices)))
-        if any(map(is_compiled, model.modules())):
+        if any(map(is_compiled, modules)):
             undo.enter_context(torch.compiler.set_stance("force_eager"))
         try:
             if training:
@@ -381,18 +384,18 @@ class Interception(TorchFunctionMode):
             self.positions_first = before
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if type(func) is types.MethodWrapperType or not torch.is_grad_enabled():
+            return func(*args, **kwargs)  # a tensor's property; or below the first block, where there is nothing to see
         if func in COMPOSITES:
             with self, self._positions_first(func is F.multi_head_attention_forward and args[0].dim() == 3):
                 return COMPOSITES[func](*args, **kwargs)  # what happens inside has to be seen as well
-        if not torch.is_grad_enabled() or getattr(func, "__name__", "") in ("__get__", "__set__"):
-            return func(*args, **kwargs)  # below the first block there is nothing to see
         # Parameters become constants, so that only the hidden states are differentiated.
-        args = tuple([a.detach() if isinstance(a, nn.Parameter) else a for a in args])
+        args = tuple([_constant(a) for a in args])
         if kwargs:
-            kwargs = {name: a.detach() if isinstance(a, nn.Parameter) else a for name, a in kwargs.items()}
+            kwargs = {name: _constant(a) for name, a in kwargs.items()}
         if func is F.scaled_dot_product_attention:
             return self._attend(*args, **kwargs)
         if self.ones is not None:
@@ -422,6 +425,11 @@ class Interception(TorchFunctionMode):
         if output is not None:
             return output
         return self._call(F.scaled_dot_product_attention, (query, key, value, *args), kwargs)
+
+
+def _constant(x: Any) -> Any:
+    """A parameter without its gradient. Most calls get none, and asking for their type is cheaper than `isinstance`."""
+    return x.detach() if type(x) is not Tensor and isinstance(x, Tensor) and isinstance(x, nn.Parameter) else x
 
 
 _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
@@ -512,11 +520,11 @@ def _output(block: Block) -> Tensor:
     return block.output
 
 
-def _received(index: int, block: Block, query_weights: Tensor) -> Tensor:
+def _received(index: int, block: Block, query_weights: Tensor, counted: Sequence[int]) -> Tensor:
     """The attention that the tokens of one block receive, `[B, T]` float32 or wider."""
     attention = one_attention(index, block)
     if isinstance(attention, Call):
-        return attention.received(query_weights)
+        return attention.received(query_weights, counted)
     wide = attention.to(torch.promote_types(attention.dtype, torch.float32))
     return torch.einsum("bq,bhqk->bk", query_weights.to(wide.dtype), wide.nan_to_num(0.0)) / wide.shape[1]
 

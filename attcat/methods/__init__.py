@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -78,7 +79,7 @@ class Method:
         }
         return ", ".join(name for name, needed in wanted.items() if needed) or "nothing"
 
-    @property
+    @cached_property
     def several(self) -> bool:
         """Whether the function runs the model again (its second parameter is `passes`)."""
         return "passes" in inspect.signature(self.function).parameters
