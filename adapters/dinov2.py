@@ -1,7 +1,7 @@
 """DINOv2 (Oquab et al. 2023), with or without registers, in transformers: the head reads `[CLS]` and the mean patch."""
 
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -18,6 +18,10 @@ class Dinov2Adapter(ViTAdapter):
         "dinov2_with_registers.encoder.layer",
         "dinov2_with_registers.layers",
     )
+
+    def call(self, encoding: Encoding) -> Any:
+        """The model interpolates its position embeddings by itself."""
+        return self.model(**encoding.arguments)
 
     @cached_property
     def prefix(self) -> tuple[str, ...]:  # type: ignore[override]

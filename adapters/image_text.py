@@ -19,6 +19,8 @@ from attcat.adapter import Adapter, Encoding, TextAdapter, VisionAdapter
 from attcat.errors import InputError, ProcessorError
 from attcat.heads import Activation, Head
 
+from .vit import resized
+
 
 @dataclass(frozen=True)
 class PairEncoding(Encoding):
@@ -46,7 +48,8 @@ class SimilarityHead(Head):
 
     def call(self, encoding: Encoding) -> Any:
         """Run both towers; of the similarities of all pictures with all texts, `[B, B]`, the diagonal is explained."""
-        output = super().call(encoding)
+        model: Any = self.adapter.model
+        output = model(**encoding.arguments, **resized(encoding, model.config.vision_config.image_size))
         output.logits = output.logits_per_image.diagonal()[:, None]
         return output
 
@@ -79,6 +82,10 @@ class TextTower(TextAdapter):
 
     def cost(self, value: Any) -> int:
         return Adapter.cost(self, value)
+
+    @property
+    def can_batch(self) -> bool:
+        return self.image_side is None or self.image_side.can_batch
 
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """The pairs, with the tokens of their texts."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attcat.adapter import Encoding, VisionAdapter
-from attcat.errors import UnsupportedModelError
+from attcat.errors import ProcessorError, UnsupportedModelError
 
 
 class TimmVisionTransformerAdapter(VisionAdapter):
@@ -19,6 +19,7 @@ class TimmVisionTransformerAdapter(VisionAdapter):
 
     def call(self, encoding: Encoding) -> Any:
         """timm's models take the pixels alone."""
+        check_size(self.model, encoding)
         return self.model(encoding.arguments["pixel_values"])
 
     @property
@@ -75,6 +76,19 @@ def class_names(model: Any) -> tuple[str, ...] | None:
         return None
     info = ImageNetInfo(subset)
     return tuple(info.index_to_description(index) for index in range(info.num_classes()))
+
+
+def check_size(model: Any, encoding: Encoding) -> None:
+    """Refuse pictures of another size than the model was made for, and say how to make it for others."""
+    height, width = encoding.arguments["pixel_values"].shape[-2:]
+    native = model.patch_embed.img_size
+    if native is None or (height, width) == tuple(native) or not model.patch_embed.strict_img_size:
+        return
+    raise ProcessorError(
+        f"the model does not take pictures of {height} x {width} pixels, but of {native[0]} x {native[1]}: "
+        f"call model.set_input_size(img_size=({height}, {width})), make it with timm.create_model(..., dynamic_img_size=True), "
+        "or give a transform that ends in its size"
+    )
 
 
 def evaluation_transform(model: nn.Module) -> Any:

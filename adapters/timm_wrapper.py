@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from attcat.adapter import Encoding, config_labels, find_adapter
 from attcat.errors import UnsupportedModelError
 
-from .timm_vit import TimmVisionTransformerAdapter
+from .timm_vit import TimmVisionTransformerAdapter, check_size
 
 
 class TimmWrapperAdapter(TimmVisionTransformerAdapter):
@@ -26,6 +26,7 @@ class TimmWrapperAdapter(TimmVisionTransformerAdapter):
 
     def call(self, encoding: Encoding) -> Any:
         """The wrapper takes transformers' arguments."""
+        check_size(self.inner.model, encoding)
         return self.model(**encoding.arguments)
 
     @property

@@ -1,9 +1,9 @@
 """ViT (Dosovitskiy et al. 2021) in transformers: pre-LayerNorm, the head reads `[CLS]`."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from attcat.adapter import VisionAdapter
+from attcat.adapter import Encoding, VisionAdapter
 
 
 class ViTAdapter(VisionAdapter):
@@ -11,8 +11,18 @@ class ViTAdapter(VisionAdapter):
     block_paths: ClassVar[tuple[str, ...]] = ("vit.layers", "vit.encoder.layer")
     prefix: tuple[str, ...] = ("[CLS]",)
 
+    def call(self, encoding: Encoding) -> Any:
+        """Position embeddings are interpolated for pictures of another size than the model was trained with."""
+        return self.model(**encoding.arguments, **resized(encoding, self.model.config.image_size))  # type: ignore[union-attr]
+
     @property
     def patch_size(self) -> tuple[int, int]:
         """Height and width of a patch, from the configuration."""
         size: int | Sequence[int] = self.model.config.patch_size  # type: ignore[union-attr, assignment]
         return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def resized(encoding: Encoding, native: Any) -> dict[str, bool]:
+    """The argument that a transformers model needs for pictures of another size than its `native` one."""
+    expected = (native, native) if isinstance(native, int) else tuple(native)
+    return {} if encoding.arguments["pixel_values"].shape[-2:] == expected else {"interpolate_pos_encoding": True}

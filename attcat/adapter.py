@@ -615,6 +615,20 @@ class VisionAdapter(Adapter):
             )
         return result
 
+    @property
+    def can_batch(self) -> bool:
+        """Not if the processor keeps the aspect ratio, so that pictures come out in different sizes."""
+        return self._one_size
+
+    @cached_property
+    def _one_size(self) -> bool:
+        from PIL import Image
+
+        if self.processor is None:
+            return True
+        wide, tall = (self.preprocess(Image.new("RGB", size)) for size in ((96, 64), (64, 96)))
+        return wide.shape == tall.shape
+
     @cached_property
     def _view(self) -> Callable[[int, int], tuple[View, tuple[int, int]]]:
         from .picture import Observer

@@ -366,3 +366,14 @@ def test_an_explanation_fits_its_picture():
         replace(made, source=made.source.transpose(1, 0, 2))
     with pytest.raises(ValueError, match="tokens have none"):
         replace(text(), source=made.source)
+
+
+def test_files_from_before_there_were_other_tasks_are_read(tmp_path):
+    path = text(target=1).save(tmp_path / "old.json")
+    record = json.loads(path.read_text())
+    for name in ("task", "activation", "rest", "position", "answers", "windows"):
+        del record[name]
+    path.write_text(json.dumps(record))
+    loaded = load(path)
+    assert (loaded.task, loaded.activation, loaded.windows) == ("classification", "softmax", ())
+    assert torch.equal(loaded.probabilities, text(target=1).probabilities)

@@ -480,3 +480,11 @@ def test_several_measured_values_have_no_predicted_one() -> None:
         explain(SHORT)
     assert explain(SHORT, target="y").label.startswith("y = ")
     assert len(explain(SHORT, target="all")) == 2
+
+
+def test_libra_is_complete_on_every_head(task: Any) -> None:
+    """Gradient x input at the first block and the bias terms make up the logit, alone and in a padded batch."""
+    explain = task.explainer(method="input_x_gradient", rule="libra", completeness=True)
+    for explanation in explain(list(task.inputs), token=list(task.tokens)):
+        assert abs(explanation.completeness) < 1e-4 * max(1.0, abs(explanation.value))
+        assert explanation.value == pytest.approx(float(explanation.logits[explanation.target]), abs=1e-5)

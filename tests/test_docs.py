@@ -1,0 +1,61 @@
+"""The examples of docs/tasks.md run: with small random models in place of those that a user loads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+from tasks_zoo import TAGS, make, tokenizer
+from test_image_text import make as make_pair
+from test_image_text import processor
+
+import attcat
+
+PAGE = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")
+EXAMPLES = {
+    f"{number} {section.splitlines()[0]}": code
+    for number, (section, code) in enumerate(
+        (section, code)
+        for section in PAGE.split("\n## ")[1:]
+        for code in re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    )
+}
+MODELS = {
+    "AutoModelForSequenceClassification": ("Bert", "ForSequenceClassification", {"id2label": {0: "bad", 1: "good"}}),
+    "AutoModelForTokenClassification": ("Bert", "ForTokenClassification", {"id2label": TAGS}),
+    "AutoModelForQuestionAnswering": ("Bert", "ForQuestionAnswering", {}),
+    "AutoModelForMaskedLM": ("Bert", "ForMaskedLM", {}),
+    "AutoModelForCausalLM": ("GPT2", "LMHeadModel", {}),
+}
+
+
+class Loaded:
+    """Has `from_pretrained`."""
+
+    def __init__(self, made: Any) -> None:
+        self.made = made
+
+    def from_pretrained(self, name: str) -> Any:
+        return self.made
+
+
+@pytest.mark.parametrize("example", list(EXAMPLES))
+def test_the_example_runs(example: str) -> None:
+    code = EXAMPLES[example]
+    names: dict[str, Any] = {"attcat": attcat, "model": "", "tokenizer": "", "long_text": "a gripping film, " * 9}
+    names["picture"] = np.full((40, 40, 3), 99, dtype=np.uint8)
+    for name, (family, head, options) in MODELS.items():
+        assert hasattr(transformers, name)
+        if name in code:
+            names[name] = Loaded(make(family, head, **options))
+            names["AutoTokenizer"] = Loaded(tokenizer(family))
+    names["AutoModel"], names["AutoProcessor"] = Loaded(make_pair("clip")), Loaded(processor("clip"))
+    exec(code, names)
+
+
+def test_every_section_has_an_example() -> None:
+    assert len(EXAMPLES) == 8
