@@ -81,8 +81,9 @@ def class_names(model: Any) -> tuple[str, ...] | None:
 def check_size(model: Any, encoding: Encoding) -> None:
     """Refuse pictures of another size than the model was made for, and say how to make it for others."""
     height, width = encoding.arguments["pixel_values"].shape[-2:]
-    native = model.patch_embed.img_size
-    if native is None or (height, width) == tuple(native) or not model.patch_embed.strict_img_size:
+    embed = getattr(model, "patch_embed", None)
+    native = getattr(embed, "img_size", None)
+    if native is None or (height, width) == tuple(native) or not getattr(embed, "strict_img_size", False):
         return
     raise ProcessorError(
         f"the model does not take pictures of {height} x {width} pixels, but of {native[0]} x {native[1]}: "
