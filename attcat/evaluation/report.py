@@ -86,7 +86,7 @@ table{border-collapse:collapse;font-size:.9em;margin:1em 0}
 td,th{padding:.2em .8em .2em 0;text-align:left;font-variant-numeric:tabular-nums;white-space:nowrap}
 tr+tr td{border-top:1px solid rgba(128,128,128,.25)}
 .wide{overflow-x:auto}
-svg{width:100%;max-width:34rem;height:auto;font:12px system-ui,sans-serif}
+svg{width:100%;max-width:38rem;height:auto;font:12px system-ui,sans-serif}
 svg text{fill:currentColor}
 figure{display:inline-block;margin:.5em 1em .5em 0;vertical-align:top;max-width:100%}
 """
@@ -170,5 +170,5 @@ def _chart(results: Results, side: str, caption: str) -> str:
         parts.append(f'<text x="{left + width + 40}" y="{line + 4}">{escape(method)}</text>')
     tall = max(top + height + 22, top + 15 * len(methods) + 8)
     label = f"mean probability of the predicted class while tokens are removed, {caption}"
-    drawing = f'<svg viewBox="0 0 540 {tall}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    drawing = f'<svg viewBox="0 0 600 {tall}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
     return f"<figure>{drawing}<figcaption>{caption}; probability over the share of tokens removed</figcaption></figure>"
