@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 
 from torch import nn
 
-from .adapter import names_of
+from .wrappers import names_of
 
 ENTRY_POINTS = "attcat.tested"
 """Entry points called like a library, that hold the oldest and the newest version tested."""

@@ -10,11 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from .adapter import names_of
 from .errors import UnsupportedModelError
 
 CHECKPOINTING = ("gradient_checkpointing", "grad_checkpointing")
 """Flags by which models compute a block a second time in the backward pass, where no gradient rule would see it."""
+
+
+def names_of(model: nn.Module) -> list[str]:
+    """`package.ClassName` of the model's class and its base classes, the nearest first."""
+    return [f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(model).__mro__]
 
 
 def unwrap(model: Any, processor: Any = None) -> tuple[nn.Module, Any]:

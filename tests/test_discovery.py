@@ -175,7 +175,7 @@ def test_what_is_ambiguous_shows_the_adapter_to_write() -> None:
         assert type(adapter) is space["OddAdapter"]
         assert len(adapter.blocks) == BLOCKS
     finally:
-        from attcat.adapter import _registered
+        from attcat.adapter.registry import _registered
 
         del _registered[f"{package}.Odd"]
 
@@ -235,9 +235,9 @@ def test_token_types_are_left_out_where_the_model_has_none() -> None:
 
 def test_the_guides_adapters_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """The code of docs/adapters.md, as it stands there."""
-    from attcat import adapter
+    from attcat.adapter import registry
 
-    monkeypatch.setattr(adapter, "_registered", {})
+    monkeypatch.setattr(registry, "_registered", {})
     guide = (Path(__file__).parent.parent / "docs" / "adapters.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     text, vision, check = blocks

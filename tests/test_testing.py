@@ -61,9 +61,9 @@ class Wrong(attcat.TextAdapter):
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch):
     """Register an adapter for `Bert` for one test, and give back a model and its checks."""
-    from attcat import adapter
+    from attcat.adapter import registry
 
-    monkeypatch.setattr(adapter, "_registered", dict(adapter._registered))
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
 
     def check(kind: type[Bert] = Bert, served: type[attcat.Adapter] = Wrong) -> list[str]:
         attcat.register(attcat.adapter.names_of(kind(nn.Identity()))[0])(served)

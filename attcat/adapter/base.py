@@ -1,0 +1,186 @@
+"""What the core asks about a model: the interface that every adapter fills in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import OptionError, UnsupportedModelError
+from ..heads import Head
+from ..wrappers import main_device
+from .encoding import Encoding
+
+GUIDE = "https://github.com/attcat/attcat/blob/main/README.md#write-an-adapter"
+
+
+class Adapter(ABC):
+    """What the core asks about a model.
+
+    Args:
+        model: the model, left exactly as it is.
+        processor: tokenizer, image processor or transform; None if inputs come as model arguments.
+    """
+
+    family: ClassVar[str]
+    """Name for people, as `BERT`."""
+    block_paths: ClassVar[tuple[str, ...]] = ()
+    """Where the list of blocks is, as `bert.encoder.layer`; the first that exists is taken (names change between releases)."""
+
+    def __init__(self, model: nn.Module, processor: Any = None) -> None:
+        self.model = model
+        self.processor = processor
+
+    # -- asked by the core ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """The blocks in order.
+
+        Raises:
+            UnsupportedModelError: if the model has none of `block_paths`.
+        """
+        for path in self.block_paths:
+            found = _follow(self.model, path)
+            if isinstance(found, (nn.ModuleList, nn.Sequential)) and len(found):
+                return tuple(found)
+        raise UnsupportedModelError(
+            f"{type(self.model).__name__} has no blocks at {' or '.join(self.block_paths)}: "
+            f"the {type(self).__name__} does not fit this version of the model; see {GUIDE}"
+        )
+
+    @abstractmethod
+    def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
+        """Turn inputs into one batch for the model.
+
+        Raises:
+            InputError: if an input cannot be used.
+            ProcessorError: if the processor does not fit.
+        """
+
+    @abstractmethod
+    def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
+        """Name the tokens of ready-made model arguments.
+
+        Raises:
+            InputError: if the arguments are not those of the model.
+        """
+
+    @abstractmethod
+    def read(self, encoding: Encoding) -> Tensor:
+        """Which tokens a classifier's head reads, bool `[B, T]`; other heads know it themselves, see `attcat.heads`."""
+
+    def cost(self, value: Any) -> int:
+        """About how many tokens an input has, without encoding it; inputs of like cost share a batch."""
+        return 256
+
+    def describe(self) -> str:
+        """What is known about the model, in one line."""
+        return f"{type(self.model).__name__}: {self.family} ({type(self).__name__}), {len(self.blocks)} blocks"
+
+    removals: ClassVar[tuple[str, ...]] = ()
+    """The ways in which `remove` takes tokens out; the first is used when none is named."""
+
+    def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
+        """The batch with tokens taken out.
+
+        Args:
+            encoding: the batch.
+            removed: bool `[B, T]`; by default every token that is neither special nor padding.
+            how: one of `removals`.
+
+        Raises:
+            OptionError: if there is no such way.
+            UnsupportedModelError: if this adapter cannot.
+        """
+        raise UnsupportedModelError(f"{type(self).__name__} does not say how to take tokens out: override remove()")
+
+    def removal(self, how: str | None) -> str:
+        """The name of a way to take tokens out, checked.
+
+        Raises:
+            OptionError: if there is no such way.
+        """
+        if how is None and self.removals:
+            return self.removals[0]
+        if how not in self.removals:
+            known = ", ".join(self.removals) or "none"
+            raise OptionError(f"no removal {how!r} for {type(self.model).__name__}: use one of {known}")
+        return how
+
+    def call(self, encoding: Encoding) -> Any:
+        """Run the model."""
+        return self.model(**encoding.arguments)
+
+    def logits(self, output: Any) -> Tensor:
+        """The class logits `[B, C]` in the model's output.
+
+        Raises:
+            UnsupportedModelError: if there are none.
+        """
+        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has no class logits [B, C]: load the model with its head "
+                "(AutoModelForSequenceClassification, AutoModelForImageClassification, ...ForTokenClassification, "
+                "...ForQuestionAnswering, ...ForMaskedLM, ...ForCausalLM)"
+            )
+        return logits
+
+    @cached_property
+    def head(self) -> Head:
+        """What the numbers in the model's output stand for, and where they are read."""
+        return Head(self)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of the classes, as far as the model knows them."""
+        return config_labels(self.model)
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether the model takes several examples at once."""
+        return True
+
+    @property
+    def towers(self) -> tuple[Adapter, ...]:
+        """The adapters that explain an input: this one; for a model of pictures and texts, one for each, pictures first."""
+        return (self,)
+
+    # -- for adapters ----------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs go."""
+        return main_device(self.model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's floating point type."""
+        return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+
+    def place(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Move tensors to the model's device, floating point ones to its type."""
+        return {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
+            if isinstance(value, Tensor)
+            else value
+            for name, value in arguments.items()
+        }
+
+
+def config_labels(model: nn.Module) -> tuple[str, ...] | None:
+    """The class names in a transformers configuration."""
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    return tuple(str(names[index]) for index in sorted(names)) if names else None
+
+
+def _follow(module: nn.Module, path: str) -> Any:
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found

@@ -1,0 +1,81 @@
+"""Finding the adapter of a model: by the names in its class's ancestry, through entry points and `register`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+from torch import nn
+
+from ..errors import UnsupportedModelError
+from ..wrappers import names_of
+from .base import GUIDE, Adapter
+
+ENTRY_POINTS = "attcat.adapters"
+
+AdapterType = TypeVar("AdapterType", bound=type[Adapter])
+_registered: dict[str, type[Adapter]] = {}
+
+
+def register(*names: str) -> Callable[[AdapterType], AdapterType]:
+    """Class decorator: this adapter serves the models whose class, or a base class, has one of these names.
+
+    Args:
+        names: `package.ClassName`, the top-level package and the class, as `transformers.BertPreTrainedModel`.
+    """
+    if not names or not all(isinstance(name, str) and "." in name for name in names):
+        raise TypeError('register takes names like "my_package.MyModel": the top-level package and the class')
+
+    def add(adapter: AdapterType) -> AdapterType:
+        if not (inspect.isclass(adapter) and issubclass(adapter, Adapter)):
+            raise TypeError(f"{adapter!r} is not a subclass of attcat.Adapter")
+        _registered.update(dict.fromkeys(names, adapter))
+        return adapter
+
+    return add
+
+
+def supported_models() -> dict[str, str]:
+    """The model classes that are served, and where the adapter is: `{"transformers.BertPreTrainedModel": "..."}`."""
+    found = {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
+    found.update({name: f"{cls.__module__}:{cls.__qualname__}" for name, cls in _registered.items()})
+    return found
+
+
+def known_adapter(model: nn.Module) -> type[Adapter] | None:
+    """The adapter for a model, by the names in its class's ancestry; what the user registered comes first.
+
+    `package.*` is served after all of the names: it stands for every class of a package.
+    """
+    installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    names = names_of(model)
+    for name in (*names, *dict.fromkeys(f"{name.partition('.')[0]}.*" for name in names)):
+        if name in _registered:
+            return _registered[name]
+        if name in installed:
+            adapter: type[Adapter] = installed[name].load()
+            return adapter
+    return None
+
+
+def find_adapter(model: nn.Module) -> type[Adapter]:
+    """As `known_adapter`.
+
+    Raises:
+        UnsupportedModelError: if there is none.
+    """
+    adapter = known_adapter(model)
+    if adapter is None:
+        raise no_adapter(model, "")
+    return adapter
+
+
+def no_adapter(model: nn.Module, reason: str) -> UnsupportedModelError:
+    """The error for a model that no adapter serves, and why it cannot be explained without."""
+    supported = ", ".join(sorted(supported_models()))
+    return UnsupportedModelError(
+        f"no adapter for {names_of(model)[0]}{reason and ', and '}{reason}. Supported without a look at the model: "
+        f"{supported or 'none (is AttCAT installed?)'}. An adapter is a few lines: {GUIDE}"
+    )

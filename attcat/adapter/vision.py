@@ -1,0 +1,176 @@
+"""Models that read `pixel_values`, with an image processor or a transform."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, OptionError, ProcessorError
+from ..tokens import Tokens, View
+from .base import Adapter
+from .encoding import Encoding, content_of, first_of
+
+
+class VisionAdapter(Adapter):
+    """A model that reads `pixel_values`, with an image processor or a transform."""
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> tuple[int, int]:
+        """Height and width of a patch, in the model's pixels."""
+
+    @property
+    @abstractmethod
+    def prefix(self) -> tuple[str, ...]:
+        """Names of the tokens before the patches, as `[CLS]`; they are special."""
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches for an input of this size."""
+        rows, columns = self.patch_size
+        return height // rows, width // columns
+
+    def read(self, encoding: Encoding) -> Tensor:
+        """The first token."""
+        return first_of(encoding.mask)
+
+    def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
+        """Preprocess pictures (`read_picture` says in which forms); see `Adapter.encode`."""
+        from ..picture import read_picture, to_pixels
+
+        pictures = [read_picture(value) for value in inputs]
+        pixels = [self.preprocess(picture) for picture in pictures]
+        if len({tuple(p.shape) for p in pixels}) > 1:
+            raise InputError("the processor gives pictures of different sizes: explain them one by one")
+        batch = self.place({"pixel_values": torch.stack(pixels)})
+        views = [self._view(*picture.size) for picture in pictures]
+        tokens = tuple(self._tokens(height, width, view) for view, (height, width) in views)
+        return self._encoding(batch, tokens, tuple(to_pixels(picture) for picture in pictures))
+
+    def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
+        """Name the patches of `pixel_values` `[B, 3, H, W]` (or `[3, H, W]`); see `Adapter.encode_arguments`."""
+        pixels = arguments.get("pixel_values")
+        if not isinstance(pixels, Tensor) or pixels.dim() not in (3, 4) or not pixels.is_floating_point():
+            given = ", ".join(f"{n}: {tuple(getattr(v, 'shape', ()))}" for n, v in arguments.items())
+            raise InputError(
+                f"model arguments for a vision model need float 'pixel_values' [B, 3, H, W], got {given or 'none'}"
+            )
+        placed = self.place({**arguments, "pixel_values": pixels[None] if pixels.dim() == 3 else pixels})
+        batch, _, height, width = placed["pixel_values"].shape
+        tokens = (self._tokens(height, width, None),) * batch
+        return self._encoding(placed, tokens, (None,) * batch)
+
+    removals = ("zero", "mean", "blur", "drop")
+
+    def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
+        """Other pixels in place of removed patches: 0 (the mean colour of the training pictures, for normalised input),
+        the picture's own mean colour, or a Gaussian blur of it (standard deviation: half a patch).
+
+        `drop` takes tokens out before the first block, not out of the picture: `attcat.metrics` does it while the model
+        runs. See `Adapter.remove`.
+        """
+        how = self.removal(how)
+        if how == "drop":
+            raise OptionError("patch tokens are dropped while the model runs: use attcat.metrics.Ablation")
+        pixels = encoding.arguments["pixel_values"]
+        area = self._area(encoding, content_of(encoding) if removed is None else removed)
+        if how == "zero":
+            instead = torch.zeros_like(pixels)
+        elif how == "mean":
+            instead = pixels.mean((-2, -1), keepdim=True).expand_as(pixels)
+        else:
+            instead = _blurred(pixels, (self.patch_size[0] / 2, self.patch_size[1] / 2))
+        arguments = {**encoding.arguments, "pixel_values": torch.where(area[:, None], instead, pixels)}
+        return replace(encoding, arguments=arguments)
+
+    def _area(self, encoding: Encoding, removed: Tensor) -> Tensor:
+        """The pixels of removed tokens, bool `[B, H, W]`; the same grid for every row, as they share a tensor."""
+        tokens = encoding.tokens[0]
+        height, width = encoding.arguments["pixel_values"].shape[-2:]
+        patches = removed[:, ~torch.tensor(tokens.special, device=removed.device)]
+        patches = patches.reshape(len(removed), *(tokens.grid or ()))
+        rows, columns = self.patch_size
+        covered = patches.repeat_interleave(rows, 1).repeat_interleave(columns, 2)[:, :height, :width]
+        area = covered.new_zeros(len(removed), height, width)
+        area[:, : covered.shape[1], : covered.shape[2]] = covered
+        return area
+
+    def preprocess(self, picture: Any) -> Tensor:
+        """Send one RGB picture through the processor: float `[3, H, W]`.
+
+        Raises:
+            ProcessorError: if there is no processor, or it makes something else.
+        """
+        processor = self.processor
+        if processor is None:
+            raise ProcessorError(
+                "a picture needs an image processor or a transform: Explainer(model, processor); without one, give model "
+                'arguments {"pixel_values": ...}'
+            )
+        if hasattr(processor, "convert_ids_to_tokens"):
+            raise ProcessorError(
+                f"{type(self.model).__name__} sees pictures, but the processor is a tokenizer ({type(processor).__name__})"
+            )
+        is_transformers = hasattr(processor, "model_input_names") or hasattr(processor, "preprocess")
+        result = (
+            processor(images=picture, return_tensors="pt")["pixel_values"][0] if is_transformers else processor(picture)
+        )
+        if not isinstance(result, Tensor) or result.dim() != 3 or not result.is_floating_point():
+            shape = tuple(result.shape) if isinstance(result, Tensor) else ""
+            raise ProcessorError(
+                f"the processor turns a picture into {type(result).__name__} {shape}: expected a float tensor [3, H, W] "
+                "(does the transform end with ToTensor and Normalize?)"
+            )
+        return result
+
+    @property
+    def can_batch(self) -> bool:
+        """Not if the processor keeps the aspect ratio, so that pictures come out in different sizes."""
+        return self._one_size
+
+    @cached_property
+    def _one_size(self) -> bool:
+        from PIL import Image
+
+        if self.processor is None:
+            return True
+        wide, tall = (self.preprocess(Image.new("RGB", size)) for size in ((96, 64), (64, 96)))
+        return wide.shape == tall.shape
+
+    @cached_property
+    def _view(self) -> Callable[[int, int], tuple[View, tuple[int, int]]]:
+        from ..picture import Observer
+
+        return Observer(self.preprocess)
+
+    def _tokens(self, height: int, width: int, view: View | None) -> Tokens:
+        """Name the tokens of an input of `height` x `width` model pixels, which shows `view` of the picture."""
+        rows, columns = self.grid(height, width)
+        # Pixels that fill no whole patch are cut off (or padded): the grid covers less (or more) than the model's input.
+        down, across = rows * self.patch_size[0] / height, columns * self.patch_size[1] / width
+        view = view or View(width, height, (0, 0, width, height))
+        left, top, right, bottom = view.box
+        box = (left, top, left + (right - left) * across, top + (bottom - top) * down)
+        patches = tuple(f"{row},{column}" for row in range(rows) for column in range(columns))
+        special = (True,) * len(self.prefix) + (False,) * len(patches)
+        return Tokens(self.prefix + patches, special, grid=(rows, columns), view=View(view.width, view.height, box))
+
+    def _encoding(self, arguments: dict[str, Tensor], tokens: tuple[Tokens, ...], sources: tuple[Any, ...]) -> Encoding:
+        mask = torch.ones(len(tokens), len(tokens[0]), dtype=torch.bool, device=self.device)
+        return Encoding(arguments, mask, tokens, sources)
+
+
+def _blurred(pixels: Tensor, sigma: tuple[float, float]) -> Tensor:
+    """Gaussian blur of `[B, 3, H, W]`."""
+    import cv2
+
+    rows = [
+        cv2.GaussianBlur(row.permute(1, 2, 0).float().cpu().numpy(), (0, 0), sigmaX=sigma[1], sigmaY=sigma[0])
+        for row in pixels
+    ]
+    return torch.stack([torch.from_numpy(row).permute(2, 0, 1) for row in rows]).to(pixels)
