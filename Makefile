@@ -9,7 +9,7 @@ SENTENCE := A gripping, beautifully acted film, though the ending is a mess.
 DATA ?= data
 PHOTO ?= dog
 
-.PHONY: help demo test lint format train pictures clean
+.PHONY: help demo test lint format train pictures bench clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ pictures: $(READY)  ## draw the README's photograph anew
 	$(BIN)/attcat explain demos/images/$(PHOTO).jpg --output docs/$(PHOTO).png
 	@# A palette keeps it small enough for a repository.
 	$(BIN)/python -c "from PIL import Image; name = 'docs/$(PHOTO).png'; p = Image.open(name).convert('RGB'); p.quantize(256, palette=p.quantize(256), dither=1).save(name, optimize=True)"
+
+bench: $(READY)  ## measure what an explanation costs: docs/benchmarks.md
+	$(BIN)/python tests/benchmarks/speed.py --write $(if $(wildcard $(DATA)/sst2/dev.tsv),--data "$(DATA)")
 
 clean:  ## remove everything that make and pip made
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
