@@ -4,7 +4,8 @@
     python tests/benchmarks/isolated.py flat COUNT
 
 `peak`: on the small Llama, the peak of resident memory above what was resident when model and explainer stood ready (the
-kernel's `ru_maxrss`, so one process for each), the median seconds of the repeats after it, and with `--largest` the most elements of any tensor made.
+kernel's `ru_maxrss`, so one process for each), the median seconds of the repeats after it, and with `--largest` the most
+elements of any tensor made.
 `flat`: the resident memory at each of so many explanations of a tiny model.
 """
 
@@ -56,7 +57,11 @@ def peak(name: str, tokens: int, repeats: int, largest: bool) -> dict[str, float
     # Made for every work, so that what the look at the model leaves behind counts for none of them.
     explainer = attcat.Explainer(model, None, method=name if name in attcat.METHODS else "attcat")
     first = explainer.adapter.blocks[0]
-    works = {"floor": partial(floor, model, first), "plain": partial(plain, model), "captum": partial(integrated, model)}
+    works = {
+        "floor": partial(floor, model, first),
+        "plain": partial(plain, model),
+        "captum": partial(integrated, model),
+    }
     work = works.get(name, explainer)
     work(ids(1, 32))  # what torch sets up once
     before = resident()

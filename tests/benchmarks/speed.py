@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from floor import CASES, Case, bert, floor, ids, integrated, plain, ratios, rounds, seconds, seeded, vit
+from floor import CASES, Case, bert, floor, ids, integrated, plain, ratios, rounds, seeded
 from PIL import Image
 from scipy.stats import spearmanr
 from torch import nn
@@ -150,7 +150,10 @@ def photograph() -> Image.Image:
 def captum(effort: Effort) -> Iterator[Figure]:
     """Integrated gradients with 50 steps."""
     model, arguments = seeded(bert), ids(1, 128)
-    works = {"captum": partial(integrated, model, arguments), "attcat": partial(attcat.Explainer(model, None), arguments)}
+    works = {
+        "captum": partial(integrated, model, arguments),
+        "attcat": partial(attcat.Explainer(model, None), arguments),
+    }
     found = ratios(rounds(works, effort.rounds), "captum", "attcat")
     yield Figure.median("BERT-base 1x128: captum LayerIntegratedGradients, 50 steps / AttCAT", found, 28.0, True)
 
@@ -194,7 +197,9 @@ def isolated(*arguments: object) -> dict[str, float]:
         [sys.executable, str(ISOLATED), *map(str, arguments)], capture_output=True, text=True, timeout=600, check=False
     )
     if done.returncode:
-        raise RuntimeError(f"isolated.py {' '.join(map(str, arguments))}: {(done.stderr.splitlines() or ['killed'])[-1]}")
+        raise RuntimeError(
+            f"isolated.py {' '.join(map(str, arguments))}: {(done.stderr.splitlines() or ['killed'])[-1]}"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -203,10 +208,14 @@ def memory(effort: Effort) -> Iterator[Figure]:
     for tokens in effort.tokens:
         base, ours = isolated("peak", "floor", tokens), isolated("peak", "attcat", tokens, "--largest")
         told = f"{ours['peak'] / 2**20:.0f} MiB over {base['peak'] / 2**20:.0f} MiB"
-        yield Figure(f"Llama shape, {tokens} tokens: peak memory / floor's", ours["peak"] / base["peak"], 1.10, note=told)
+        yield Figure(
+            f"Llama shape, {tokens} tokens: peak memory / floor's", ours["peak"] / base["peak"], 1.10, note=told
+        )
         whole = 4 * tokens * tokens
         told = f"{ours['largest']:,} elements; H x T x T would be {whole:,}"
-        yield Figure(f"Llama shape, {tokens} tokens: largest tensor / H x T x T", ours["largest"] / whole, 0.5, note=told)
+        yield Figure(
+            f"Llama shape, {tokens} tokens: largest tensor / H x T x T", ours["largest"] / whole, 0.5, note=told
+        )
 
 
 def quadratic(effort: Effort) -> Iterator[Figure]:
