@@ -70,8 +70,8 @@ class Call:
             mask = self.mask[..., rows, :] if self.mask.shape[-2] > 1 else self.mask
             products = products.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else products + mask
         if self.causal:
-            hidden = torch.ones(self.shape[2:], dtype=torch.bool, device=products.device).triu(1)
-            products = products.masked_fill(hidden[rows], -torch.inf)
+            queries, keys = (torch.arange(length, device=products.device) for length in self.shape[2:])
+            products = products.masked_fill(keys > queries[rows, None], -torch.inf)
         weights = products.softmax(-1)
         return weights if self.mask is None else weights.nan_to_num(0.0)  # a padding query may see no key at all
 
