@@ -1,12 +1,12 @@
 """Is there a better recipe than AttCAT's? Search on one half of the data, report on the other.
 
-    python -m attcat.demos.recipes DATA --limit 200
+    python -m attcat.demos.recipes DATA --search 64
 
 DATA holds ``sst2/dev.tsv`` and ``cifar10.zip``. AttCAT is one point of a grid: which gradient rule, whose hidden states,
 which queries weigh a token (or none), which blocks count, whether negative contributions do, and whether the runner-up
-class is subtracted. Every recipe of the grid is scored by ABPC on the first half of the inputs, on the embedded models
-for text and for pictures. The best of each, and the best on average over both, then meet AttCAT on the second half, which
-played no part in the choice, with paired bootstrap intervals. Prints Markdown.
+class is subtracted. Every recipe of the grid is scored by ABPC on inputs of the first half of the data, on the embedded
+models for text and for pictures. The best of each, and the three best on average over both, then meet AttCAT on the second half,
+which played no part in the choice, with paired bootstrap intervals. Prints Markdown.
 
 One recorded forward pass per rule serves every recipe; what takes time is removing tokens.
 """
@@ -167,42 +167,46 @@ def main(arguments: Sequence[str] | None = None, recipes: Sequence[Recipe] = GRI
     """Search, report; returns the winners: of each modality, and of both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder that contains sst2/dev.tsv and cifar10.zip")
-    parser.add_argument("--limit", type=int, default=200, help="inputs of each kind, half of them to search on")
+    parser.add_argument("--search", type=int, default=64, help="inputs of each kind to search on")
+    parser.add_argument("--report", type=int, help="inputs of each kind to report on [default: all of the other half]")
     given = parser.parse_args(arguments)
 
-    tasks = {kind: (adapter, inputs, how) for kind, adapter, inputs, how in _tasks(given.data, given.limit)}
-    found = {kind: search(a, inputs[::2], how, recipes) for kind, (a, inputs, how) in tasks.items()}
+    tasks = {kind: (adapter, inputs, how) for kind, adapter, inputs, how in _tasks(given.data)}
+    found = {
+        kind: search(a, spread(inputs[::2], given.search), how, recipes) for kind, (a, inputs, how) in tasks.items()
+    }
     joint = {recipe: sum(scores[recipe] for scores in found.values()) / len(found) for recipe in recipes}
     winners: dict[str, list[Recipe]] = {}
     for kind, scores in {**found, "both": joint}.items():
         winners[kind] = sorted(scores, key=lambda recipe: -scores[recipe])[:3]
-        print(
-            f"\nBest of {len(recipes)} on the first half, {kind} (ABPC at {', '.join(f'{s:.0%}' for s in COARSE)}):\n"
-        )
+        shares = ", ".join(f"{share:.0%}" for share in COARSE)
+        print(f"\nBest of {len(recipes)} on {given.search} inputs of the first half, {kind} (ABPC at {shares}):\n")
         for recipe in dict.fromkeys([*winners[kind], ATTCAT]):
             print(f"- {scores[recipe]:.3f} {name(recipe)}")
     for kind, (adapter, inputs, how) in tasks.items():
-        shown = dict.fromkeys([ATTCAT, Recipe("plain"), winners[kind][0], winners["both"][0]])
-        print(f"\nSecond half, {kind}, {len(inputs[1::2])} inputs, removal by {how}:\n")
+        shown = dict.fromkeys([ATTCAT, Recipe("plain"), winners[kind][0], *winners["both"]])
+        others = spread(inputs[1::2], given.report)
+        print(f"\nSecond half, {kind}, {len(others)} inputs, removal by {how}:\n")
         print("| recipe | AOPC | minus AttCAT | ABPC | minus AttCAT |\n|---|---|---|---|---|")
-        for label, row in report(adapter, inputs[1::2], how, list(shown)).items():
+        for label, row in report(adapter, others, how, list(shown)).items():
             print(f"| {label} | {' | '.join(row)} |", flush=True)
     return winners
 
 
-def _tasks(data: Path, limit: int) -> list[tuple[str, Adapter, list[Any], str]]:
+def spread(inputs: Sequence[Any], count: int | None) -> list[Any]:
+    """So many of the inputs, evenly spread, as pictures come sorted by class; all if no count is given."""
+    count = min(count or len(inputs), len(inputs))
+    return [inputs[index * len(inputs) // count] for index in range(count)]
+
+
+def _tasks(data: Path) -> list[tuple[str, Adapter, list[Any], str]]:
     lines = (data / "sst2" / "dev.tsv").read_text(encoding="utf-8").splitlines()
-    sentences = [line.partition("\t")[0] for line in lines[:limit]]
+    sentences = [line.partition("\t")[0] for line in lines]
     pictures = [picture for picture, _ in read(data / "cifar10.zip", "cifar10/test")]
     model, _ = objects()
     return [
         ("text", attcat.Explainer(*sentiment()).adapter, sentences, "pad"),
-        (
-            "pictures",
-            attcat.Explainer(model, objects_processor(PIXELS)).adapter,
-            pictures[:: max(1, len(pictures) // limit)][:limit],
-            "mean",
-        ),
+        ("pictures", attcat.Explainer(model, objects_processor(PIXELS)).adapter, pictures, "mean"),
     ]
 
 

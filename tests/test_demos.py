@@ -83,7 +83,7 @@ def test_faithfulness(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_recipes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The search runs end to end, and a recipe gives what an Explainer with the same options gives."""
     some = [recipes.ATTCAT, recipes.Recipe(queries="none", part="positive"), recipes.Recipe("plain", hidden="output")]
-    winners = recipes.main([str(data), "--limit", "2"], some)
+    winners = recipes.main([str(data), "--search", "1", "--report", "1"], some)
     assert set(winners) == {"text", "pictures", "both"}
     out = capsys.readouterr().out
     assert "| AttCAT |" in out

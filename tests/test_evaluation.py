@@ -24,7 +24,7 @@ from attcat.errors import InputError, OptionError
 from attcat.evaluation import Plan, read_dataset, run
 from attcat.evaluation import run as run_evaluation
 from attcat.evaluation.data import Columns, Dataset, Example
-from attcat.evaluation.report import page, table, to_json
+from attcat.evaluation.report import markdown, page, table, to_json
 from attcat.evaluation.statistics import compare, estimate
 
 TEXTS = [
@@ -316,6 +316,13 @@ def test_report(tmp_path: Path) -> None:
     assert [row[0] for row in rows] == list(plan.methods)
     assert len(bold) == 2
     assert all(row != 2 for row, _ in bold)  # chance is never the best
+    summary, paired = markdown(results).rstrip().split("\n\n")
+    by_aopc = sorted(results.estimates, key=lambda name: -results.estimates[name]["aopc"].mean)
+    assert [line.split("`")[1] for line in summary.splitlines()[2:]] == by_aopc
+    assert summary.count("**") == 2 * 2
+    pair = results.comparisons["aopc"]["attcat", "random"]
+    assert paired.splitlines()[0] == "| `attcat` minus | aopc \u2191 | lodds \u2193 |"
+    assert f"| `random` | {pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}] |" in paired
     html = page(results)
     assert "&lt;small&gt;" in html
     assert "<small>" not in html
@@ -357,8 +364,30 @@ def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert out[-1] == f"wrote {tmp_path / 'out' / 'report.html'}"
     record = json.loads((tmp_path / "out" / "results.json").read_text())
     assert record["settings"]["removal"] == "pad"
+    assert "| `attention` |" in (tmp_path / "out" / "table.md").read_text()
     assert set(record["sanity"]) == {"attcat+plain", "attention", "random"}
     assert "Sanity" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_references_are_drawn_from_where_it_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "films.tsv", "".join(f"{text} and the film was not gripping\n" for text in TEXTS))
+    given = ["evaluate", data, "--model", str(folder), "--methods", "contrast_cat", "--metrics", "aopc", "--output"]
+    assert command([*given, str(tmp_path / "a")]) == 2
+    assert "name other data by --references" in capsys.readouterr().err
+    said = []
+    for name, text in (("one.tsv", "not boring\n"), ("two.tsv", "unwatchable, not gripping!\n")):
+        assert command([*given, str(tmp_path / name[:3]), "--references", write(tmp_path / name, text)]) == 0
+        record = json.loads((tmp_path / name[:3] / "results.json").read_text())
+        said.append(record["methods"]["contrast_cat"]["values"]["aopc"])
+    assert said[0] != said[1]
+    assert command([*given, str(tmp_path / "one"), "--references", str(tmp_path / "two.tsv")]) == 2
+    assert "holds an evaluation with other settings (references)" in capsys.readouterr().err
+    (tmp_path / "pictures" / "cat").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "cat" / "a.png")
+    assert command([*given, str(tmp_path / "b"), "--references", str(tmp_path / "pictures")]) == 2
+    assert "one holds texts, the other pictures" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +52,12 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     sanity: Annotated[bool, typer.Option("--sanity", help="Also run the sanity checks.")] = False,
+    references: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="Where contrast_cat's references are drawn from [default: what --limit leaves]."
+        ),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(min=1, metavar="PIXELS", help="Another size of the model's input, where it takes one.")
     ] = None,
@@ -66,18 +72,22 @@ def evaluate(
     """Measure which explanations are faithful: methods on the same examples, random always among them."""
     from ..evaluation import Plan, read_dataset, run
     from ..evaluation.data import Columns
-    from ..evaluation.report import page, table, to_json
+    from ..evaluation.report import markdown, page, table, to_json
 
-    plan = Plan(model or "embedded", _names(methods), _names(metrics), removal, limit, seed, truncation)
+    conditions = {"image_size": image_size, "references": references}
+    told = {name: value for name, value in conditions.items() if value is not None}
+    plan = Plan(model or "embedded", _names(methods), _names(metrics), removal, limit, seed, truncation, told)
     for name in plan.methods:
         find_method(name.partition("+")[0])  # told before a model is loaded
     place, folder = device_named(device), Path(output)
     if folder.is_file():
         raise OptionError(f"--output {output} is a file: give a folder")
-    dataset = read_dataset(data, Columns(text_column, pair_column, label_column, span_column), split=split)
+    columns = Columns(text_column, pair_column, label_column, span_column)
+    dataset = read_dataset(data, columns, split=split)
+    others = None if references is None else read_dataset(references, columns, split=split)
     network, processor = load_model(model, dataset.pictures)
     processor = processor if image_size is None else _resized(processor, image_size)
-    make = _maker(network.to(place), processor, plan, dataset)
+    make = _maker(network.to(place), processor, plan, dataset, others)
     check_kind(make("random"), Item(Path("picture") if dataset.pictures else "text"))
     total = len(plan.methods) * min(len(dataset.examples), limit or len(dataset.examples))
     try:
@@ -91,16 +101,20 @@ def evaluate(
         print_table(
             ["method", *next(iter(checks.values()))], [[m, *by.values()] for m, by in checks.items()], head=True
         )
-    write_file(folder / "results.json", lambda path: write_atomically(path, to_json(results, checks)))
-    write_file(folder / "report.html", lambda path: write_atomically(path, page(results, checks).encode()))
-    print(f"wrote {folder / 'results.json'}\nwrote {folder / 'report.html'}")
+    for name, content in (
+        ("results.json", to_json(results, checks)),
+        ("table.md", markdown(results).encode()),
+        ("report.html", page(results, checks).encode()),
+    ):
+        write_file(folder / name, partial(write_atomically, data=content))
+        print(f"wrote {folder / name}")
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _maker(network: Any, processor: Any, plan: Plan, data: Dataset) -> Make:
+def _maker(network: Any, processor: Any, plan: Plan, data: Dataset, others: Dataset | None) -> Make:
     """Explainers by name, each with what its method cannot do without."""
 
     @cache
@@ -108,24 +122,31 @@ def _maker(network: Any, processor: Any, plan: Plan, data: Dataset) -> Make:
         method = find_method(name.partition("+")[0])
         options: dict[str, Any] = {"seed": plan.seed} if "seed" in method.defaults else {}
         if "references" in method.required:
-            options["references"] = _references(plan, data)
+            options["references"] = _references(plan, data, others)
         return Explainer(network, processor, method=name, **options)
 
     return make
 
 
-def _references(plan: Plan, data: Dataset) -> list[Any]:
-    """Inputs that are not evaluated.
+def _references(plan: Plan, data: Dataset, others: Dataset | None) -> list[Any]:
+    """Inputs that are not evaluated: of the data named for it, or what the limit leaves.
 
     Raises:
-        OptionError: if all are.
+        OptionError: if there are none, or if they are of another kind.
     """
     from ..evaluation.runner import choose
 
-    rest = choose(plan.seed, len(data.examples))[plan.limit :] if plan.limit else []
+    source = data if others is None else others
+    if source.pictures != data.pictures:
+        raise OptionError(f"--references {source.name} and {data.name}: one holds texts, the other pictures")
+    rest = choose(plan.seed, len(source.examples))
+    rest = rest if others is not None else rest[plan.limit :] if plan.limit else []
     if not rest:
-        raise OptionError("contrast_cat needs references that are not evaluated: give a --limit smaller than the data")
-    return [data.examples[index].value for index in rest[:REFERENCES]]
+        raise OptionError(
+            "contrast_cat needs references that are not evaluated: name other data by --references, such as the "
+            "training data, or give a --limit smaller than the data"
+        )
+    return [source.examples[index].value for index in rest[:REFERENCES]]
 
 
 def _resized(processor: Any, size: int) -> Any:

@@ -1,4 +1,4 @@
-"""What a run found, for people and for programs: table cells, `results.json`, a page with the curves."""
+"""What a run found, for people and for programs: table cells, `table.md`, `results.json`, a page with the curves."""
 
 from __future__ import annotations
 
@@ -36,6 +36,33 @@ def table(results: Results) -> tuple[list[str], list[list[str]], set[tuple[int, 
 def number_with_interval(value: Estimate) -> str:
     """As `0.573 [0.540, 0.606]`."""
     return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]" if value.count else "-"
+
+
+def markdown(results: Results) -> str:
+    """The summary for a report, the best of the first metric on top; below it, the first method minus each other."""
+    names, rows, bold = table(results)
+    metrics, methods = results.plan.metrics, results.plan.methods
+    sign = 1 if find_metric(metrics[0]).better == "lower" else -1
+
+    def place(row: int) -> tuple[bool, float]:
+        value = results.estimates[methods[row]][metrics[0]]
+        return not value.count, sign * value.mean if value.count else 0.0
+
+    told = [[f"`{row[0]}`", *row[1:]] for row in rows]
+    for row, column in bold:
+        told[row][column] = f"**{told[row][column]}**"
+    pairs = [
+        [f"`{other}`", *(_difference(results.comparisons[name], methods[0], other) for name in metrics)]
+        for other in methods[1:]
+    ]
+    parts = [_markdown(names, [told[row] for row in sorted(range(len(told)), key=place)])]
+    if pairs:
+        parts.append(_markdown([f"`{methods[0]}` minus", *names[1 : 1 + len(metrics)]], pairs))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [names, ["---"] * len(names), *rows])
 
 
 def to_json(results: Results, sanity: Mapping[str, Any] | None = None) -> bytes:
@@ -123,13 +150,24 @@ def _paired(results: Results) -> list[list[str]]:
     rows = []
     for name, pairs in results.comparisons.items():
         best = results.best(name)
-        for (first, second), c in pairs.items():
-            if best in (first, second):
-                other = second if best == first else first
-                value = c if best == first else Comparison(-c.difference, -c.high, -c.low, c.p)
-                told = f"{value.difference:+.3f} [{value.low:+.3f}, {value.high:+.3f}]"
-                rows.append([name, str(best), other, told, f"{value.p:.4f}"])
+        for other in results.plan.methods:
+            if best is not None and (pair := _oriented(pairs, best, other)):
+                rows.append([name, best, other, _difference(pairs, best, other), f"{pair.p:.4f}"])
     return rows
+
+
+def _oriented(pairs: Mapping[tuple[str, str], Comparison], first: str, second: str) -> Comparison | None:
+    """`first` minus `second`; a pair is kept in one order only."""
+    if (first, second) in pairs:
+        return pairs[first, second]
+    turned = pairs.get((second, first))
+    return turned and Comparison(-turned.difference, -turned.high, -turned.low, turned.p)
+
+
+def _difference(pairs: Mapping[tuple[str, str], Comparison], first: str, second: str) -> str:
+    """As `+0.109 [+0.082, +0.135]`."""
+    pair = _oriented(pairs, first, second)
+    return "-" if pair is None else f"{pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}]"
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]], bold: set[tuple[int, int]]) -> str:

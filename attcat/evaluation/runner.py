@@ -55,6 +55,7 @@ class Plan:
         limit: how many examples; None for all.
         seed: of the choice of examples, of `random`, of mosaics and of the bootstrap.
         truncation: accept that texts are cut.
+        conditions: what else the numbers depend on, by name, as the size of the model's input.
 
     Raises:
         OptionError: if a metric does not exist, or nothing is asked for.
@@ -67,6 +68,7 @@ class Plan:
     limit: int | None = None
     seed: int = 0
     truncation: bool = False
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.metrics:
@@ -332,6 +334,7 @@ def _settings(plan: Plan, data: Dataset, removal: str) -> dict[str, Any]:
         "removal": removal,
         "seed": plan.seed,
         "truncation": plan.truncation,
+        **plan.conditions,
     }
 
 
