@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 22
-"""How many attention weights are held at once: 16 MiB in float32."""
+CHUNK = 1 << 20
+"""How many attention weights are held at once: 4 MiB in float32, which a processor's cache still holds."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,22 @@ class Call:
             product: how q k^T is computed, for rules that differentiate it in their own way.
 
         Returns:
-            `[B, H, len(rows), S]` in the queries' dtype, at least float32. Rows whose keys are all masked are 0.
+            `[B, H, len(rows), S']` in the queries' dtype, at least float32. Rows whose keys are all masked are 0. S' is S;
+            of a causal call less where `rows` end early, as no query sees a later key.
         """
         query = self.query[:, :, rows]
         wide = torch.promote_types(query.dtype, torch.float32)
-        key = _per_head(self.key, query.shape[1])
+        key = _per_head(self.key[:, :, : self._seen(rows)], query.shape[1])
         scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
         products = product(query.to(wide) * scale, key.to(wide).transpose(-2, -1))
         if self.mask is not None:
             mask = self.mask[..., rows, :] if self.mask.shape[-2] > 1 else self.mask
+            mask = mask[..., : key.shape[2]]
             products = products.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else products + mask
         if self.causal:
-            hidden = torch.ones(self.shape[2:], dtype=torch.bool, device=products.device).triu(1)
-            products = products.masked_fill(hidden[rows], -torch.inf)
+            first = rows.indices(self.shape[2])[0]
+            hidden = torch.ones(products.shape[2:], dtype=torch.bool, device=products.device).triu(1 + first)
+            products = products.masked_fill(hidden, -torch.inf)
         weights = products.softmax(-1)
         return weights if self.mask is None else weights.nan_to_num(0.0)  # a padding query may see no key at all
 
@@ -94,8 +97,13 @@ class Call:
         counted = counting(query_weights) if counted is None else counted
         total = query_weights.new_zeros(batch, keys)
         for rows in _chunks(counted, max(1, CHUNK // (batch * heads * keys))):
-            total = total + (query_weights[:, None, None, rows] @ self.weights(rows)).sum((1, 2))
+            total[:, : self._seen(rows)] += (query_weights[:, None, None, rows] @ self.weights(rows)).sum((1, 2))
         return total / heads
+
+    def _seen(self, rows: slice) -> int:
+        """How many keys these queries can see at most."""
+        _, _, queries, keys = self.shape
+        return min(keys, rows.indices(queries)[1]) if self.causal else keys
 
 
 def mix(weights: Tensor, value: Tensor, product: Callable[[Tensor, Tensor], Tensor] = torch.matmul) -> Tensor:
