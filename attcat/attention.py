@@ -94,11 +94,34 @@ class Call:
         """
         batch, heads, _, keys = self.shape
         query_weights = query_weights.to(torch.promote_types(self.query.dtype, torch.float32))
-        counted = counting(query_weights) if counted is None else counted
         total = query_weights.new_zeros(batch, keys)
-        for rows in _chunks(counted, max(1, CHUNK // (batch * heads * keys))):
+        for rows in self._chunks(counting(query_weights) if counted is None else counted):
             total[:, : self._seen(rows)] += (query_weights[:, None, None, rows] @ self.weights(rows)).sum((1, 2))
         return total / heads
+
+    def pulled_back(self, gradient: Tensor, groups: int) -> Tensor:
+        """The gradient at the values for one at the output, with constant attention, in chunks of queries like `received`.
+
+            dy/dv_j = sum_q a_{q,j} dy/do_q
+
+        Args:
+            gradient: dy/do, `[B, H, T, d]`.
+            groups: G, the heads of the values.
+
+        Returns:
+            dy/dv, `[B, G, S, d]`, in the gradient's dtype; summed up in float32 at least.
+        """
+        batch, heads, queries, keys = self.shape
+        wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        total = wide.new_zeros(batch, heads, keys, gradient.shape[-1])
+        for rows in self._chunks(range(queries)):
+            total[:, :, : self._seen(rows)] += self.weights(rows).transpose(-2, -1) @ wide[:, :, rows]
+        return total.unflatten(1, (groups, heads // groups)).sum(2).to(gradient.dtype)
+
+    def _chunks(self, queries: Sequence[int]) -> Iterator[slice]:
+        """Slices of these queries, of `CHUNK` weights at most."""
+        batch, heads, _, keys = self.shape
+        return _chunks(queries, max(1, CHUNK // (batch * heads * keys)))
 
     def _seen(self, rows: slice) -> int:
         """How many keys these queries can see at most."""

@@ -158,8 +158,28 @@ def _attention(
     function: TorchFunction, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
 ) -> Tensor:
     """sum_j a_ij v_j with constant a."""
-    result: Tensor = function(query.detach(), key.detach(), value, *args, **options)
+    call = Call.of(query.detach(), key.detach(), value, *args, **options)
+    if value.device.type != "cpu":
+        fused: Tensor = function(call.query, call.key, value, *args, **options)
+        return fused
+    # On a CPU the fused backward pass costs more than twice the forward pass, and most of it goes to queries and keys.
+    with torch.no_grad():
+        output = function(call.query, call.key, value, *args, **options)
+    result: Tensor = _ConstantAttention.apply(value, output, call)
     return result
+
+
+class _ConstantAttention(torch.autograd.Function):
+    """An output that was computed elsewhere, whose gradient goes to the values only."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, output: Tensor, call: Call) -> Tensor:
+        ctx.call, ctx.groups = call, value.shape[1]
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return ctx.call.pulled_back(gradient, ctx.groups), None, None
 
 
 def _constant_result(function: TorchFunction, *args: Any, **options: Any) -> Tensor:
