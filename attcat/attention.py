@@ -1,10 +1,15 @@
-"""Attention weights from queries and keys, only as much of them as a method asks for."""
+"""Attention weights from queries and keys, only as much of them as a method asks for.
+
+What a method reads is made when it reads it: the sum over queries in chunks, or the matrix of one block at a time. Between
+the forward pass and the method only queries, keys and values are kept, whose memory grows with the sequence.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -23,6 +28,8 @@ class Call:
         mask: boolean (True takes part) or additive, broadcastable to `[B, H, T, S]`.
         causal: whether a query sees only keys up to its own position.
         scale: factor of the products; None means 1 / sqrt(d).
+        value: `[B, G, S, d]`, kept if the gradient of the weights is asked for.
+        output: what the call returned, `[B, H, T, d]`, in the graph; kept with `value`.
     """
 
     query: Tensor
@@ -30,6 +37,8 @@ class Call:
     mask: Tensor | None = None
     causal: bool = False
     scale: float | None = None
+    value: Tensor | None = None
+    output: Tensor | None = None
 
     @classmethod
     def of(
@@ -116,7 +125,22 @@ class Call:
         total = wide.new_zeros(batch, heads, keys, gradient.shape[-1])
         for rows in self._chunks(range(queries)):
             total[:, :, : self._seen(rows)] += self.weights(rows).transpose(-2, -1) @ wide[:, :, rows]
-        return total.unflatten(1, (groups, heads // groups)).sum(2).to(gradient.dtype)
+        return total.view(batch, groups, heads // groups, keys, -1).sum(2).to(gradient.dtype)
+
+    def weight_gradient(self, gradient: Tensor) -> Tensor:
+        """The gradient at the attention weights for one at the output: `dy/da_{q,j} = dy/do_q . v_j`.
+
+        Args:
+            gradient: dy/do, `[B, H, T, d]`.
+
+        Returns:
+            dy/da, `[B, H, T, S]`, at least float32.
+        """
+        if self.value is None:
+            raise ValueError("the call was recorded without its values: record(..., attention=True)")
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        value = _per_head(self.value, gradient.shape[1])
+        return gradient.to(wide) @ value.to(wide).transpose(-2, -1)
 
     def _chunks(self, queries: Sequence[int]) -> Iterator[slice]:
         """Slices of these queries, of `CHUNK` weights at most."""
@@ -127,6 +151,26 @@ class Call:
         """How many keys these queries can see at most."""
         _, _, queries, keys = self.shape
         return min(keys, rows.indices(queries)[1]) if self.causal else keys
+
+
+class Matrices(Sequence[Tensor]):
+    """A matrix `[B, H, T, T]` for each block, made when it is asked for: one pass over them holds one at a time."""
+
+    def __init__(self, makers: Sequence[Callable[[], Tensor]] = ()) -> None:
+        self._makers = tuple(makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    @overload
+    def __getitem__(self, block: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, block: slice) -> Matrices: ...
+    def __getitem__(self, block: int | slice) -> Tensor | Matrices:
+        if isinstance(block, slice):
+            return Matrices(self._makers[block])
+        with torch.no_grad():
+            return self._makers[block]()
 
 
 def mix(weights: Tensor, value: Tensor, product: Callable[[Tensor, Tensor], Tensor] = torch.matmul) -> Tensor:

@@ -65,7 +65,9 @@ def time(options: Options) -> Iterator[Figure]:
     for kind, values in medians.items():
         bound = 1.05 if kind == "libra" else None
         mean = statistics.geometric_mean(values)
-        yield Figure("time", f"geometric mean, {kind} / floor", mean, min(values), max(values), len(values), at_most=bound)
+        yield Figure(
+            "time", f"geometric mean, {kind} / floor", mean, min(values), max(values), len(values), at_most=bound
+        )
 
 
 def _works(case: w.Case, explainers: list[attcat.Explainer]) -> dict[str, Callable[[], object]]:
@@ -101,9 +103,7 @@ def _pair(
 def scaling(options: Options) -> Iterator[Figure]:
     """Time and memory over the number of tokens, each curve in a process of its own."""
     lengths = [n for n in LENGTHS if n <= (1024 if options.quick else 8192)]
-    curves = {
-        name: child(SCALING, name, *(str(n) for n in lengths if n <= limit)) for name, limit in UP_TO.items()
-    }
+    curves = {name: child(SCALING, name, *(str(n) for n in lengths if n <= limit)) for name, limit in UP_TO.items()}
     options.extra["scaling"] = curves
     for at in lengths:
         if at >= min(4096, lengths[-1]):
@@ -215,4 +215,3 @@ def _photographs(data: Path | None, count: int) -> list[Image.Image]:
 ROWS: dict[str, Row] = {
     row.__name__: row for row in (time, captum, scaling, matrix, lists, flat, imports, command, half)
 }
-

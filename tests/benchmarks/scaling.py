@@ -1,6 +1,6 @@
 """One curve: seconds and peak memory over the number of tokens, in this process. Prints JSON.
 
-    python tests/benchmarks/scaling.py {floor,explain,plain,captum,bert:METHOD} 64 128 ...
+python tests/benchmarks/scaling.py {floor,explain,plain,captum,bert:METHOD} 64 128 ...
 """
 
 from __future__ import annotations
