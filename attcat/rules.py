@@ -150,15 +150,19 @@ def named(*names: str) -> list[TorchFunction]:
     return [function for function in found if function is not None]
 
 
+RECOMPUTED_ON: tuple[str, ...] = ("cpu",)
+"""Where constant attention weights are computed again for the backward pass: on a CPU the fused kernel's own takes more than
+twice the time of its forward pass, and most of that for queries and keys."""
+
+
 def _attention(
     function: TorchFunction, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
 ) -> Tensor:
     """sum_j a_ij v_j with constant a."""
     call = Call.of(query.detach(), key.detach(), value, *args, **options)
-    if value.device.type != "cpu":
+    if value.device.type not in RECOMPUTED_ON:
         fused: Tensor = function(call.query, call.key, value, *args, **options)
         return fused
-    # On a CPU the fused backward pass costs more than twice the forward pass, and most of it goes to queries and keys.
     with torch.no_grad():
         output = function(call.query, call.key, value, *args, **options)
     result: Tensor = _ConstantAttention.apply(value, output, call)

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import workloads as w
 from measure import peak, seconds
 from torch import Tensor
@@ -60,9 +59,9 @@ def main() -> None:
         found = [peak(lambda a=arguments: work(a))]
         times = [seconds(lambda a=arguments: work(a)) for _ in range(5 if length <= 512 and name != "captum" else 1)]
         curve[str(length)] = {"peak": found[0], "seconds": statistics.median(times)}
-    if name == "explain":
-        with Matrices(1024) as seen:
-            work(w.ids(1, 1024))
+    if name == "explain" and 2048 in lengths:
+        with Matrices(2048) as seen:
+            work(w.ids(1, 2048))
         curve["matrices"] = seen.found
     print(json.dumps(curve))
 

@@ -149,7 +149,22 @@ def sentences(data: Path | None, count: int) -> tuple[list[str], str]:
         found = [s for name in ("dev", "train") for s in read(data / "sst2" / f"{name}.tsv")[0] if s.strip()]
         return found[:count], "SST-2"
     drawn = random.Random(0)
-    words = "a the film story is was of and with gripping dull warm wit plot acting never always slow bright it".split()
+    words = (
+        "a",
+        "the",
+        "film",
+        "story",
+        "is",
+        "was",
+        "of",
+        "and",
+        "gripping",
+        "dull",
+        "wit",
+        "plot",
+        "never",
+        "bright",
+    )
     lengths = (max(2, min(48, round(drawn.lognormvariate(2.75, 0.6)))) for _ in range(count))
     return [" ".join(drawn.choices(words, k=length)) for length in lengths], "synthetic sentences"
 
