@@ -17,6 +17,9 @@ from torch import Tensor
 CHUNK = 1 << 20
 """How many attention weights are held at once: 4 MiB in float32, which a processor's cache still holds."""
 
+ROWS = 64
+"""Of long inputs so many queries are taken all the same: matrix products of fewer rows are slow."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -143,9 +146,9 @@ class Call:
         return gradient.to(wide) @ value.to(wide).transpose(-2, -1)
 
     def _chunks(self, queries: Sequence[int]) -> Iterator[slice]:
-        """Slices of these queries, of `CHUNK` weights at most."""
+        """Slices of these queries, of `CHUNK` weights each, but no fewer than `ROWS` queries."""
         batch, heads, _, keys = self.shape
-        return _chunks(queries, max(1, CHUNK // (batch * heads * keys)))
+        return _chunks(queries, max(ROWS, CHUNK // (batch * heads * keys)))
 
     def _seen(self, rows: slice) -> int:
         """How many keys these queries can see at most."""

@@ -25,6 +25,7 @@ def relative(actual: Tensor, expected: Tensor) -> float:
 def force(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """chunked: one query at a time; whole: all at once; fused: the kernel's own backward pass, also under libra."""
     monkeypatch.setattr("attcat.attention.CHUNK", 1 if path == "chunked" else 1 << 40)
+    monkeypatch.setattr("attcat.attention.ROWS", 1)
     if path == "fused":
         monkeypatch.setattr("attcat.rules.RECOMPUTED_ON", ())
 
@@ -78,6 +79,7 @@ CALLS = ["plain", "bool", "additive", "keys only", "causal", "scale"]
 @pytest.mark.parametrize("name", CALLS)
 def test_a_calls_sums_agree_with_autograd(name: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attcat.attention.CHUNK", chunk)
+    monkeypatch.setattr("attcat.attention.ROWS", 1)
     call, value = attention_case(name)
     weights = whole(call).requires_grad_()
     value.requires_grad_()
