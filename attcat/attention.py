@@ -1,16 +1,24 @@
-"""Attention weights from queries and keys, only as much of them as a method asks for."""
+"""Attention weights from queries and keys, only as much of them as a method asks for.
+
+What a method reads is made when it reads it: the sum over queries in chunks, or the matrix of one block at a time. Between
+the forward pass and the method only queries, keys and values are kept, whose memory grows with the sequence.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 22
-"""How many attention weights are held at once: 16 MiB in float32."""
+CHUNK = 1 << 20
+"""How many attention weights are held at once: 4 MiB in float32, which a processor's cache still holds."""
+
+ROWS = 64
+"""Of long inputs so many queries are taken all the same: matrix products of fewer rows are slow."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,8 @@ class Call:
         mask: boolean (True takes part) or additive, broadcastable to `[B, H, T, S]`.
         causal: whether a query sees only keys up to its own position.
         scale: factor of the products; None means 1 / sqrt(d).
+        value: `[B, G, S, d]`, kept if the gradient of the weights is asked for.
+        output: what the call returned, `[B, H, T, d]`, in the graph; kept with `value`.
     """
 
     query: Tensor
@@ -30,6 +40,8 @@ class Call:
     mask: Tensor | None = None
     causal: bool = False
     scale: float | None = None
+    value: Tensor | None = None
+    output: Tensor | None = None
 
     @classmethod
     def of(
@@ -59,19 +71,21 @@ class Call:
             product: how q k^T is computed, for rules that differentiate it in their own way.
 
         Returns:
-            `[B, H, len(rows), S]` in the queries' dtype, at least float32. Rows whose keys are all masked are 0.
+            `[B, H, len(rows), S']` in the queries' dtype, at least float32. Rows whose keys are all masked are 0. S' is S;
+            of a causal call less where `rows` end early, as no query sees a later key.
         """
         query = self.query[:, :, rows]
         wide = torch.promote_types(query.dtype, torch.float32)
-        key = _per_head(self.key, query.shape[1])
+        key = _per_head(self.key[:, :, : self._seen(rows)], query.shape[1])
         scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
         products = product(query.to(wide) * scale, key.to(wide).transpose(-2, -1))
         if self.mask is not None:
             mask = self.mask[..., rows, :] if self.mask.shape[-2] > 1 else self.mask
+            mask = mask[..., : key.shape[2]]
             products = products.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else products + mask
         if self.causal:
             queries, keys = (torch.arange(length, device=products.device) for length in self.shape[2:])
-            products = products.masked_fill(keys > queries[rows, None], -torch.inf)
+            products = products.masked_fill(keys[: key.shape[2]] > queries[rows, None], -torch.inf)
         weights = products.softmax(-1)
         return weights if self.mask is None else weights.nan_to_num(0.0)  # a padding query may see no key at all
 
@@ -92,11 +106,75 @@ class Call:
         """
         batch, heads, _, keys = self.shape
         query_weights = query_weights.to(torch.promote_types(self.query.dtype, torch.float32))
-        counted = counting(query_weights) if counted is None else counted
         total = query_weights.new_zeros(batch, keys)
-        for rows in _chunks(counted, max(1, (chunk or CHUNK) // (batch * heads * keys))):
-            total = total + (query_weights[:, None, None, rows] @ self.weights(rows)).sum((1, 2))
+        for rows in self._chunks(counting(query_weights) if counted is None else counted, chunk):
+            total[:, : self._seen(rows)] += (query_weights[:, None, None, rows] @ self.weights(rows)).sum((1, 2))
         return total / heads
+
+    def pulled_back(self, gradient: Tensor, groups: int) -> Tensor:
+        """The gradient at the values for one at the output, with constant attention, in chunks of queries like `received`.
+
+            dy/dv_j = sum_q a_{q,j} dy/do_q
+
+        Args:
+            gradient: dy/do, `[B, H, T, d]`.
+            groups: G, the heads of the values.
+
+        Returns:
+            dy/dv, `[B, G, S, d]`, in the gradient's dtype; summed up in float32 at least.
+        """
+        batch, heads, queries, keys = self.shape
+        wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        total = wide.new_zeros(batch, heads, keys, gradient.shape[-1])
+        for rows in self._chunks(range(queries)):
+            total[:, :, : self._seen(rows)] += self.weights(rows).transpose(-2, -1) @ wide[:, :, rows]
+        return total.view(batch, groups, heads // groups, keys, -1).sum(2).to(gradient.dtype)
+
+    def weight_gradient(self, gradient: Tensor) -> Tensor:
+        """The gradient at the attention weights for one at the output: `dy/da_{q,j} = dy/do_q . v_j`.
+
+        Args:
+            gradient: dy/do, `[B, H, T, d]`.
+
+        Returns:
+            dy/da, `[B, H, T, S]`, at least float32.
+        """
+        if self.value is None:
+            raise ValueError("the call was recorded without its values: record(..., attention=True)")
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        value = _per_head(self.value, gradient.shape[1])
+        return gradient.to(wide) @ value.to(wide).transpose(-2, -1)
+
+    def _chunks(self, queries: Sequence[int], chunk: int | None = None) -> Iterator[slice]:
+        """Slices of these queries, of `chunk` weights each; by default `CHUNK`, but no fewer than `ROWS` queries."""
+        batch, heads, _, keys = self.shape
+        row = batch * heads * keys
+        return _chunks(queries, max(ROWS, CHUNK // row) if chunk is None else max(1, chunk // row))
+
+    def _seen(self, rows: slice) -> int:
+        """How many keys these queries can see at most."""
+        _, _, queries, keys = self.shape
+        return min(keys, rows.indices(queries)[1]) if self.causal else keys
+
+
+class Matrices(Sequence[Tensor]):
+    """A matrix `[B, H, T, T]` for each block, made when it is asked for: one pass over them holds one at a time."""
+
+    def __init__(self, makers: Sequence[Callable[[], Tensor]] = ()) -> None:
+        self._makers = tuple(makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    @overload
+    def __getitem__(self, block: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, block: slice) -> Matrices: ...
+    def __getitem__(self, block: int | slice) -> Tensor | Matrices:
+        if isinstance(block, slice):
+            return Matrices(self._makers[block])
+        with torch.no_grad():
+            return self._makers[block]()
 
 
 def mix(weights: Tensor, value: Tensor, product: Callable[[Tensor, Tensor], Tensor] = torch.matmul) -> Tensor:

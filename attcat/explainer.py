@@ -299,8 +299,15 @@ class Explainer:
         """One forward pass under the rule, with what the method reads."""
         rule = make_rule(self.rule or "plain")
         try:
-            needs = self.method.needs
-            return record(self.adapter, encoding, rule, attention=needs.attention, biases=self.completeness)
+            needs = self._needs
+            return record(
+                self.adapter,
+                encoding,
+                rule,
+                attention=needs.attention,
+                biases=self.completeness,
+                gradient=needs.gradient,
+            )
         except (ValueError, AssertionError) as error:  # what transformers and timm raise on another picture size
             pixels = encoding.arguments.get("pixel_values")
             if pixels is None or isinstance(error, AttCATError) or "match" not in str(error):

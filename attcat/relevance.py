@@ -24,14 +24,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import Call, mix
-from .rules import Libra, TorchFunction, named, varies
+from .rules import Explicit, Libra, TorchFunction, named, varies
 
 
-class Relevance(Libra):
+class Relevance(Libra, Explicit):
     """Relevance by the rules of Chefer et al.; see the module's text. Gates and denominators are constants, as in Libra."""
 
     name = "relevance"
-    explicit = True
 
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """Every operation that is more than routing."""

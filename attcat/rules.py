@@ -14,6 +14,7 @@ architectures, and leaves nothing behind.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, ClassVar
@@ -37,32 +38,28 @@ class Rule:
     """
 
     name: ClassVar[str] = "plain"
-    explicit: ClassVar[bool] = False
-    """True if attention has to be computed by `attend`, because the fused kernel does not follow the rule."""
-
-    def attend(self, call: Call, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention with its matrix in the graph.
-
-        Returns:
-            The output `[B, H, T, d]` and the weights `[B, H, T, S]`, with respect to which one can differentiate.
-        """
-        weights = call.weights()
-        return mix(weights, value), weights
 
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """From a torch function to what is called in its place: `replacement(function, *args, **kwargs)`."""
         return {}
 
 
+class Explicit(ABC):
+    """What a rule is too if the fused attention kernel does not follow it: it computes attention by itself."""
+
+    @abstractmethod
+    def attend(self, call: Call, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention with its matrix in the graph.
+
+        Returns:
+            The output `[B, H, T, d]` and the weights `[B, H, T, S]`, with respect to which one can differentiate.
+        """
+
+
 class Libra(Rule):
     """LibraGrad: see the module's text."""
 
     name = "libra"
-
-    def attend(self, call: Call, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Constant weights: a leaf, so that they still have a gradient of their own."""
-        weights = call.weights().detach().requires_grad_()
-        return mix(weights, value), weights
 
     def __init__(self) -> None:
         self._saturating = WeakIdKeyDictionary()  # results of tanh, which become a gate once a constant is added
@@ -108,7 +105,7 @@ class Libra(Rule):
         return result
 
 
-class AttnLRP(Libra):
+class AttnLRP(Libra, Explicit):
     """AttnLRP (Achtibat et al., ICML 2024) in its gradient form: input times this gradient is the relevance.
 
     As LibraGrad, but attention is not constant: softmax is differentiated (deep Taylor expansion, their eq. 13), and the
@@ -117,7 +114,6 @@ class AttnLRP(Libra):
     """
 
     name = "attnlrp"
-    explicit = True
 
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """Libra's, without the constant softmax."""
@@ -154,12 +150,36 @@ def named(*names: str) -> list[TorchFunction]:
     return [function for function in found if function is not None]
 
 
+RECOMPUTED_ON: tuple[str, ...] = ("cpu",)
+"""Where constant attention weights are computed again for the backward pass: on a CPU the fused kernel's own takes more than
+twice the time of its forward pass, and most of that for queries and keys."""
+
+
 def _attention(
     function: TorchFunction, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
 ) -> Tensor:
     """sum_j a_ij v_j with constant a."""
-    result: Tensor = function(query.detach(), key.detach(), value, *args, **options)
+    call = Call.of(query.detach(), key.detach(), value, *args, **options)
+    if value.device.type not in RECOMPUTED_ON:
+        fused: Tensor = function(call.query, call.key, value, *args, **options)
+        return fused
+    with torch.no_grad():
+        output = function(call.query, call.key, value, *args, **options)
+    result: Tensor = _ConstantAttention.apply(value, output, call)
     return result
+
+
+class _ConstantAttention(torch.autograd.Function):
+    """An output that was computed elsewhere, whose gradient goes to the values only."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, output: Tensor, call: Call) -> Tensor:
+        ctx.call, ctx.groups = call, value.shape[1]
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return ctx.call.pulled_back(gradient, ctx.groups), None, None
 
 
 def _constant_result(function: TorchFunction, *args: Any, **options: Any) -> Tensor:

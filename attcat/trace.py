@@ -12,7 +12,8 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -20,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .attention import Call, counting
+from .attention import Call, Matrices, counting
 from .errors import CaptureError, InputError
-from .rules import Rule, named, varies
+from .rules import Explicit, Rule, named, varies
 from .wrappers import CHECKPOINTING, is_compiled
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Needs:
     Args:
         gradient: gradients of the target (with respect to hidden states, and attention if that is read).
         received: the attention that each token receives; linear memory.
-        attention: the attention matrices; memory grows with the square of the sequence.
+        attention: the attention matrices, a block at a time; memory grows with the square of the sequence.
         relevance: the relevance of attention and of the first hidden state (one more forward and backward pass).
     """
 
@@ -57,8 +58,8 @@ class Trace:
         hidden: per block, the hidden state `[B, T, D]`.
         gradient: per block, the gradient of the target's logit with respect to it, `[B, T, D]`.
         received: per block, the attention that each token receives, `[B, T]`; padding receives none.
-        attention: per block, the attention matrix `[B, H, T, T]`, rows are queries.
-        attention_gradient: per block, the gradient of the target with respect to it, `[B, H, T, T]`.
+        attention: per block, the attention matrix `[B, H, T, T]`, rows are queries; made anew whenever it is read.
+        attention_gradient: per block, the gradient of the target with respect to it, `[B, H, T, T]`; made anew likewise.
         attention_relevance: per block, the relevance of it, `[B, H, T, T]`.
         relevance: the relevance of the first block's input, `[B, T, D]`; None if not asked for.
         last: the last block's output, `[B, T, D]`.
@@ -80,8 +81,8 @@ class Trace:
     value: Tensor
     mask: Tensor
     read: Tensor
-    attention: tuple[Tensor, ...] = ()
-    attention_gradient: tuple[Tensor, ...] = ()
+    attention: Sequence[Tensor] = ()
+    attention_gradient: Sequence[Tensor] = ()
     attention_relevance: tuple[Tensor, ...] = ()
     relevance: Tensor | None = None
     last: Tensor | None = None
@@ -146,10 +147,11 @@ class Recording:
             CaptureError: if the value does not depend on a block, or a block's attention was not seen.
         """
         states = tuple(block.input if hidden == "input" else _output(block) for block in self.blocks)
-        matrices = self._matrices() if needs.attention else ()
-        wanted = (*states, *matrices, *(() if self.ones is None else (self.ones,))) if needs.gradient else ()
+        seen = self._seen() if needs.attention else ()
+        mixed = [_mixed(attention) for attention in seen]
+        wanted = (*states, *mixed, *(() if self.ones is None else (self.ones,))) if needs.gradient else ()
         gradient = _differentiate(value, wanted, keep)
-        count, last = len(states), len(states) + len(matrices)
+        count, last = len(states), len(states) + len(mixed)
         lost = [str(block) for block, g in enumerate(gradient[:count]) if g is None]
         if lost:
             raise CaptureError(
@@ -160,8 +162,8 @@ class Recording:
                 hidden=tuple(state.detach() for state in states),
                 gradient=_filled(gradient[:count], states),
                 received=self._received(queries) if needs.received else (),
-                attention=tuple(matrix.detach() for matrix in matrices),
-                attention_gradient=_filled(gradient[count:last], matrices),
+                attention=Matrices([partial(_matrix, attention) for attention in seen]),
+                attention_gradient=_matrix_gradients(seen, gradient[count:last]),
                 last=None if self.blocks[-1].output is None else self.blocks[-1].output.detach(),
                 bias=_filled(gradient[last:], () if self.ones is None else (self.ones,))[0]
                 if gradient[last:]
@@ -178,19 +180,27 @@ class Recording:
 
         The forward pass must have been recorded under the rule `Relevance`, whose backward pass carries it.
         """
-        matrices = self._matrices()
+        matrices = [_mixed(attention) for attention in self._seen()]  # the rule is explicit: matrices
         first, *rest = _differentiate(value, (self.blocks[0].input, *matrices), keep=False)
         if first is None:
             raise CaptureError("the target does not depend on the first block's input: check the adapter's blocks")
         return first, _filled(rest, matrices)
 
     def matrix(self, block: int) -> Tensor:
-        """The attention matrix of a block, `[B, H, T, T]`, in the graph; it has to be recorded with `attention=True`."""
-        return self._matrices()[block]
+        """The attention matrix of a block, `[B, H, T, T]`, without a graph."""
+        with torch.no_grad():
+            return _matrix(one_attention(block, self.blocks[block]))
 
-    def _matrices(self) -> tuple[Tensor, ...]:
-        found = [one_attention(index, block) for index, block in enumerate(self.blocks)]
-        return tuple(matrix for matrix in found if isinstance(matrix, Tensor))
+    def attention_gradient(self, value: Tensor, block: int) -> Tensor:
+        """The gradient of a value `[B]` with respect to one block's attention matrix, `[B, H, T, T]`.
+
+        The forward pass must have been recorded with `attention=True`.
+        """
+        attention = one_attention(block, self.blocks[block])
+        return _matrix_gradients([attention], _differentiate(value, [_mixed(attention)], keep=False))[0]
+
+    def _seen(self) -> tuple[Call | Tensor, ...]:
+        return tuple(one_attention(index, block) for index, block in enumerate(self.blocks))
 
     def _received(self, queries: Queries) -> tuple[Tensor, ...]:
         counted = (self.mask if queries == "mean" else self.read & self.mask).float()
@@ -222,6 +232,7 @@ def record(
     *,
     attention: bool = False,
     biases: bool = False,
+    gradient: bool = True,
     before: Callable[[Tensor], Tensor] | None = None,
     early: int | None = None,
 ) -> Recording:
@@ -231,8 +242,9 @@ def record(
         adapter: of the model.
         encoding: the batch.
         rule: gradient rule, made for this pass.
-        attention: keep the attention matrices in the graph, for methods that read them.
+        attention: keep what attention matrices and their gradients are made from, for methods that read them.
         biases: measure what the bias terms contribute.
+        gradient: build the graph; without it nothing can be differentiated, and less is kept.
         before: replaces the first block's input.
         early: the block whose output the head reads, in place of the last one's.
 
@@ -249,7 +261,7 @@ def record(
     ones = torch.ones(len(encoding.tokens), device=adapter.device, requires_grad=True) if biases else None
     with (
         as_found(adapter.model),
-        _watch(adapter.blocks, blocks, open_blocks, before, early),
+        _watch(adapter.blocks, blocks, open_blocks, gradient, before, early),
         torch.no_grad(),  # until the first block is reached
         Interception(rule, open_blocks, attention=attention, ones=ones),
     ):
@@ -304,6 +316,7 @@ def _watch(
     modules: Sequence[nn.Module],
     blocks: list[Block],
     open_blocks: list[Block],
+    gradient: bool,
     before: Callable[[Tensor], Tensor] | None = None,
     early: int | None = None,
 ) -> Iterator[None]:
@@ -314,9 +327,9 @@ def _watch(
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         place, state = hidden_state(module, args, kwargs)
         if not blocks:
-            torch.set_grad_enabled(True)
+            torch.set_grad_enabled(gradient)
             state = state if before is None else before(state)
-            state = state if state.requires_grad else state.detach().requires_grad_()
+            state = state if state.requires_grad else state.detach().requires_grad_(gradient)
             if isinstance(place, int):
                 args = (*args[:place], state, *args[place + 1 :])
             else:
@@ -360,7 +373,7 @@ class Interception(TorchFunctionMode):
     Args:
         rule: replaces operations so that their gradient follows the rule.
         open_blocks: the blocks that are running; the innermost gets the attention that is seen.
-        attention: note attention matrices, in the graph, instead of the queries and keys that make them.
+        attention: note with the queries and keys what the gradient of the attention matrix is made from.
         ones: a factor for every bias, `[B]`, whose gradient is what the biases contribute.
     """
 
@@ -406,7 +419,7 @@ class Interception(TorchFunctionMode):
         else:
             result = self._call(func, args, kwargs)
         if func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor) and result.dim() == 4:
-            if self.attention and not result.requires_grad:
+            if self.attention and not result.requires_grad and any(map(varies, (*args, *kwargs.values()))):
                 result.requires_grad_()  # constant under the rule, but asked for
             self.open_blocks[-1].attention.append(result)
         return result
@@ -417,14 +430,15 @@ class Interception(TorchFunctionMode):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
         call = Call.of(query, key, value, *args, **kwargs)
-        output, seen = None, call
-        if self.attention or self.rule.explicit:
-            output, seen = self.rule.attend(call, value)  # type: ignore[assignment]
+        seen: Call | Tensor = call
+        if isinstance(self.rule, Explicit):
+            output, seen = self.rule.attend(call, value)
+        else:
+            output = self._call(F.scaled_dot_product_attention, (query, key, value, *args), kwargs)
+            seen = replace(call, value=value, output=output) if self.attention else call
         if self.open_blocks:
             self.open_blocks[-1].attention.append(seen)
-        if output is not None:
-            return output
-        return self._call(F.scaled_dot_product_attention, (query, key, value, *args), kwargs)
+        return output
 
 
 def _constant(x: Any) -> Any:
@@ -527,6 +541,30 @@ def _received(index: int, block: Block, query_weights: Tensor, counted: Sequence
         return attention.received(query_weights, counted)
     wide = attention.to(torch.promote_types(attention.dtype, torch.float32))
     return torch.einsum("bq,bhqk->bk", query_weights.to(wide.dtype), wide.nan_to_num(0.0)) / wide.shape[1]
+
+
+def _mixed(attention: Call | Tensor) -> Tensor:
+    """What the gradient of the matrix is read off: the attention's output, or the matrix itself where it is in the graph."""
+    if isinstance(attention, Tensor):
+        return attention
+    if attention.output is None:
+        raise CaptureError("the forward pass was recorded without its attention: record(..., attention=True)")
+    return attention.output
+
+
+def _matrix(attention: Call | Tensor) -> Tensor:
+    return attention.detach() if isinstance(attention, Tensor) else attention.weights()
+
+
+def _matrix_gradients(seen: Sequence[Call | Tensor], gradient: Sequence[Tensor | None]) -> Matrices:
+    """Of the attention matrices, from gradients at what `_mixed` gives; 0 where the target does not depend on it."""
+    filled = _filled(gradient, [_mixed(attention) for attention in seen]) if gradient else ()
+    return Matrices(
+        [
+            partial(attention.weight_gradient, g) if isinstance(attention, Call) else g.detach
+            for attention, g in zip(seen, filled, strict=False)
+        ]
+    )
 
 
 def one_attention(index: int, block: Block) -> Call | Tensor:

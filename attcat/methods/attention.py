@@ -1,12 +1,13 @@
 """Attention as explanation, alone and weighted by its gradient.
 
 Written with E_h for the mean over heads, + for ReLU, and one row of a matrix for the token that the head reads (the mean
-of the rows, where it reads several).
+of the rows, where it reads several). Of a product of matrices only that row is computed, from the last block to the first,
+so that one block's matrices are held at a time.
 """
 
 from __future__ import annotations
 
-from functools import reduce
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -32,8 +33,11 @@ def rollout(trace: Trace) -> Tensor:
     Returns:
         float32 `[1, B, T]`, not negative. Source: Abnar & Zuidema, ACL 2020, section 3.
     """
-    steps = [_residual(_heads(a) * trace.mask[:, None, :]) for a in trace.attention]
-    return _row(_product([step / step.sum(-1, keepdim=True) for step in steps]), trace)[None]
+    row = _read(trace)
+    for a in reversed(trace.attention):
+        step = _residual(_heads(a) * trace.mask[:, None, :])
+        row = _times(row, step / step.sum(-1, keepdim=True))
+    return (row * trace.mask)[None]
 
 
 def gradients(trace: Trace) -> Tensor:
@@ -79,9 +83,8 @@ def genatt(trace: Trace) -> Tensor:
     Returns:
         float32 `[1, B, T]`, not negative. Source: Chefer et al., ICCV 2021, eq. 5 and 6.
     """
-    pairs = zip(trace.attention, trace.attention_gradient, strict=True)
-    steps = [_heads((gradient.float() * a).clamp(min=0)) * trace.mask[:, None, :] for a, gradient in pairs]
-    return _row(_accumulated(steps), trace)[None]
+    pairs = zip(reversed(trace.attention), reversed(trace.attention_gradient), strict=True)
+    return _accumulated(trace, (_heads((gradient.float() * a).clamp(min=0)) for a, gradient in pairs))[None]
 
 
 def legrad(trace: Trace, passes: Passes) -> Tensor:
@@ -96,8 +99,7 @@ def legrad(trace: Trace, passes: Passes) -> Tensor:
     found = []
     for block in range(len(trace.hidden)):
         recording = passes.record(early=block)
-        matrix = recording.matrix(block)
-        (gradient,) = torch.autograd.grad(passes.value(recording).sum(), matrix)
+        gradient = recording.attention_gradient(passes.value(recording), block)
         found.append(torch.einsum("bq,bqk->bk", queries, _heads(gradient.clamp(min=0))) * trace.mask)
     return torch.stack(found) / len(found)
 
@@ -114,16 +116,20 @@ def tokentm(trace: Trace) -> Tensor:
     Returns:
         float32 `[1, B, T]`, not negative. Source: Wu et al., CVPR 2024, eq. 5 to 9.
     """
+    start = trace.hidden[0].float().norm(dim=-1)
+    return (_accumulated(trace, _transformed(trace)) * start)[None]
+
+
+def _transformed(trace: Trace) -> Iterator[Tensor]:
+    """`A^l diag(w^l)` of `tokentm`, from the last block to the first."""
     states = [*trace.hidden, trace.last] if trace.last is not None else list(trace.hidden)
-    steps = []
-    for block, (a, gradient) in enumerate(zip(trace.attention, trace.attention_gradient, strict=True)):
+    for block in reversed(range(len(trace.attention))):
         before, after = states[block].float(), states[min(block + 1, len(states) - 1)].float()
         correlation = torch.cosine_similarity(before, after, dim=-1).exp() * trace.mask
         weight = after.norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-12) * correlation
         weight = weight / correlation.sum(-1, keepdim=True) * trace.mask.sum(-1, keepdim=True)
-        steps.append(_heads((gradient.float() * a).clamp(min=0)) * (trace.mask * weight)[:, None, :])
-    start = trace.hidden[0].float().norm(dim=-1)
-    return (_row(_accumulated(steps), trace) * start)[None]
+        relevance = trace.attention_gradient[block].float() * trace.attention[block]
+        yield _heads(relevance.clamp(min=0)) * weight[:, None, :]
 
 
 def rolled_relevance(trace: Trace) -> Tensor:
@@ -134,9 +140,8 @@ def rolled_relevance(trace: Trace) -> Tensor:
     Returns:
         float32 `[1, B, T]`, not negative. Source: Chefer et al., CVPR 2021, eq. 13 and 14.
     """
-    pairs = zip(trace.attention_gradient, trace.attention_relevance, strict=True)
-    steps = [_heads((gradient.float() * r).clamp(min=0)) * trace.mask[:, None, :] for gradient, r in pairs]
-    return _row(_accumulated(steps), trace)[None]
+    pairs = zip(reversed(trace.attention_gradient), reversed(trace.attention_relevance), strict=True)
+    return _accumulated(trace, (_heads((gradient.float() * r).clamp(min=0)) for gradient, r in pairs))[None]
 
 
 def partial_lrp(trace: Trace) -> Tensor:
@@ -157,17 +162,31 @@ def _residual(matrix: Tensor) -> Tensor:
     return matrix + torch.eye(matrix.shape[-1], device=matrix.device)
 
 
-def _product(steps: list[Tensor]) -> Tensor:
-    """step^L ... step^1, `[B, T, T]`."""
-    return reduce(lambda rolled, step: step @ rolled, steps)
+def _accumulated(trace: Trace, steps: Iterable[Tensor]) -> Tensor:
+    """The row of `(I + A^L) ... (I + A^1)`, `[B, T]`, without padding.
+
+    Args:
+        trace: of the batch.
+        steps: A^l `[B, T, T]`, from the last block to the first.
+    """
+    # I is never added to a matrix: beside it small relevances would lose their digits.
+    row = _read(trace)
+    found = torch.zeros_like(row)
+    for step in steps:
+        found = found + _times(row + found, step) * trace.mask
+    return row + found
 
 
-def _accumulated(steps: list[Tensor]) -> Tensor:
-    """(I + step^L) ... (I + step^1) - I, without ever adding I, beside which small relevances would lose their digits."""
-    return reduce(lambda found, step: found + step + step @ found, steps)
+def _times(row: Tensor, matrix: Tensor) -> Tensor:
+    return (row[:, None] @ matrix).squeeze(1)
+
+
+def _read(trace: Trace) -> Tensor:
+    """The tokens that the head reads, as weights that sum to 1, `[B, T]`."""
+    read = (trace.read & trace.mask).float()
+    return read / read.sum(-1, keepdim=True)
 
 
 def _row(matrix: Tensor, trace: Trace) -> Tensor:
     """The row of the token that the head reads, `[B, T]`, without padding."""
-    read = (trace.read & trace.mask).float()
-    return torch.einsum("bq,bqk->bk", read / read.sum(-1, keepdim=True), matrix.float()) * trace.mask
+    return _times(_read(trace), matrix.float()) * trace.mask
