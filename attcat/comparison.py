@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
+from .discovery import adapter_of
 from .errors import InputError, OptionError
 from .explainer import Explainer
 from .explanation import Explanation, encode_png, write_atomically
+from .methods import find_method
 from .targets import Target
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Comparison:
 
 
 def compare(
-    model: nn.Module,
+    model: Any,
     processor: Any,
     value: Any,
     methods: Sequence[str] = METHODS_COMPARED,
@@ -117,8 +117,8 @@ def compare(
         attcat.compare(model, tokenizer, "A gripping film.", ["attcat", "rollout", "random"]).show()
 
     Args:
-        model: a classifier of a supported family.
-        processor: its tokenizer, image processor or transform, as for `Explainer`.
+        model: a classifier, as for `Explainer`.
+        processor: its tokenizer, image processor or transform, likewise.
         value: a text, a pair of texts, or a picture.
         methods: names, as for `Explainer`; `name+rule` names the gradient rule as well.
         target: the class that all of them explain; by default the predicted one.
@@ -133,12 +133,12 @@ def compare(
         raise InputError("a comparison is of one input: call it for each")
     if not methods:
         raise OptionError("no methods to compare: name at least one")
+    adapter = adapter_of(model, processor)
     explainers = []
     for name in methods:
-        explainer = Explainer(model, processor, method=name)
-        if "references" in explainer.own_options:
-            explainer = Explainer(model, processor, method=name, references=list(references))
-        explainers.append(explainer)
+        required = find_method(name.partition("+")[0]).required
+        options: dict[str, Any] = {"references": list(references)} if "references" in required else {}
+        explainers.append(Explainer(adapter, method=name, **options))
     explainers[0](value, target, truncation=truncation)  # what is loaded or cached at the first run is no method's cost
     explanations, seconds = [], []
     for explainer in explainers:

@@ -38,9 +38,13 @@ FAILURES = (ValueError, RuntimeError, TypeError, IndexError, KeyError, Attribute
 def adapter_of(model: Any, processor: Any = None) -> Adapter:
     """The registered adapter for a model, or one that is made by looking at it; wrappers are taken off first.
 
+    An adapter is returned as it is, with its own processor.
+
     Raises:
         UnsupportedModelError: if there is none and the model does not tell what is needed.
     """
+    if isinstance(model, Adapter):
+        return model
     model, processor = unwrap(model, processor)
     warn_if_untested(model)
     known = known_adapter(model)

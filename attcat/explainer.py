@@ -30,7 +30,8 @@ class Explainer:
 
     Args:
         model: a classifier of a supported family, or another transformer, which is then looked at in a few forward passes;
-            it is left exactly as it is. Also a transformers pipeline or a cross-encoder, which bring their processor.
+            it is left exactly as it is. Also a transformers pipeline or a cross-encoder, which bring their processor; or
+            the `adapter` of another Explainer, which then is not looked for again.
         processor: its tokenizer, image processor or transform. None for a timm model (its data configuration is used), or
             if inputs are ready-made model arguments.
         method: name of the attribution method, see `attcat.METHODS`; `name+rule` names the rule as well.
@@ -164,8 +165,7 @@ class Explainer:
             explained = self.explain_batch(pointed, [targets[i] for i in positions])
             for row, explanations in zip(positions, explained, strict=True):
                 found[row] = explanations
-        result = found if several else [explanations[0] for explanations in found]
-        return result if many else result[0]
+        return _shaped(found, several, many)
 
     def _windowed(
         self,
@@ -183,8 +183,7 @@ class Explainer:
         check(self.adapter, inputs, token, truncation, size)
         targets, several = _one_per_row(target, len(inputs), many, top_k)
         found = [explain(self, value, wanted, size) for value, wanted in zip(inputs, targets, strict=True)]
-        result = found if several else [explanations[0] for explanations in found]
-        return result if many else result[0]
+        return _shaped(found, several, many)
 
     def _batches(self, inputs: list[Any], truncation: bool) -> Iterator[tuple[list[int], Encoding]]:
         """Batches, and which rows of the result they hold: inputs of like length together."""
@@ -314,6 +313,12 @@ class Explainer:
                 raise
             height, width = pixels.shape[-2:]
             raise ProcessorError(f"the model does not take pictures of {height} x {width} pixels: {error}") from error
+
+
+def _shaped(found: list[list[Explanation]], several: bool, many: bool) -> Any:
+    """By row and target, without the lists that were not asked for."""
+    result = found if several else [explanations[0] for explanations in found]
+    return result if many else result[0]
 
 
 def _side_by_side(image: Any, text: Any) -> Any:

@@ -327,13 +327,10 @@ def _watch(
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         place, state = hidden_state(module, args, kwargs)
         if not blocks:
-            torch.set_grad_enabled(gradient)
+            torch.set_grad_enabled(True)
             state = state if before is None else before(state)
             state = state if state.requires_grad else state.detach().requires_grad_(gradient)
-            if isinstance(place, int):
-                args = (*args[:place], state, *args[place + 1 :])
-            else:
-                kwargs = {**kwargs, place: state}
+            args, kwargs = with_state(place, state, args, kwargs)
         block = Block(state)
         blocks.append(block)
         open_blocks.append(block)
@@ -365,6 +362,15 @@ def hidden_state(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     raise CaptureError(
         f"{type(module).__name__} was called without a hidden state [B, T, D]: its tensors have shapes {shapes}"
     )
+
+
+def with_state(
+    place: int | str, state: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A block's arguments with another hidden state in that place."""
+    if isinstance(place, int):
+        return (*args[:place], state, *args[place + 1 :]), kwargs
+    return args, {**kwargs, place: state}
 
 
 class Interception(TorchFunctionMode):

@@ -9,22 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from .adapter import Adapter, Encoding, TextAdapter
+from .adapter import Adapter, TextAdapter
 from .errors import InputError, OptionError
+from .explainer import Explainer, batches
 from .explanation import Explanation, Window
 from .heads import Head
 from .targets import Goal, Target
 from .tokens import Tokens
-
-if TYPE_CHECKING:
-    from .explainer import Explainer
-
-BUDGET = 4096
-"""Tokens in a batch of windows, where no batch size is given."""
 
 
 def check(adapter: Adapter, inputs: Sequence[Any], token: Any, truncation: bool, size: int | None) -> None:
@@ -61,8 +56,8 @@ def explain(explainer: Explainer, text: Any, targets: Any, size: int | None) -> 
     encoding, whole = adapter.encode_windows(text, size)
     if len(encoding.tokens) == 1:
         return explainer.explain_batch(encoding, [targets])[0]
-    rows = explainer.batch_size or max(1, BUDGET // encoding.mask.shape[1])
-    parts = list(_parts(encoding, rows if adapter.can_batch else 1))
+    rows = batches([encoding.mask.shape[1]] * len(encoding.tokens), explainer.batch_size if adapter.can_batch else 1)
+    parts = [encoding.rows(part) for part in rows]
     logits = torch.cat([explainer.record(part).logits.detach() for part in parts])
     mean = logits.mean(0, keepdim=True)
     labels = adapter.head.labels(encoding, 0, mean.shape[1])
@@ -70,12 +65,6 @@ def explain(explainer: Explainer, text: Any, targets: Any, size: int | None) -> 
     by_window = [row for part in parts for row in explainer.explain_batch(part, [fixed] * len(part.tokens))]
     places = [list(_places(tokens, whole)) for tokens in encoding.tokens]
     return [_join([row[index] for row in by_window], places, whole) for index in range(len(fixed))]
-
-
-def _parts(encoding: Encoding, rows: int) -> Iterator[Encoding]:
-    count = len(encoding.tokens)
-    for start in range(0, count, rows):
-        yield encoding.rows(range(start, min(start + rows, count)))
 
 
 def _fixed(goal: Goal) -> Target:

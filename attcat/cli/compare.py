@@ -11,9 +11,8 @@ from ..comparison import METHODS_COMPARED, Comparison
 from ..comparison import compare as compare_methods
 from ..errors import OptionError
 from ..explainer import Explainer
-from ..methods import find_method
 from ..render.terminal import visible
-from .inputs import check_kind, device_named, load_model, named_class, read
+from .inputs import check_kind, device_named, listed_methods, load_model, named_class, read
 from .output import console_for_results, write_file
 
 
@@ -44,17 +43,15 @@ def compare(
 ) -> None:
     """Compare methods: how each of them explains the same prediction, and how long it takes."""
     item, references = read(value, pair), [read(one, None) for one in reference or ()]
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    for name in names:
-        find_method(name.partition("+")[0])
+    names = listed_methods(methods)
     _check_output(output, item.is_picture)
     network, processor = load_model(model, item.is_picture)
     explainer = Explainer(network.to(device_named(device)), processor)
     for one in (item, *references):
         check_kind(explainer, one)
     comparison = compare_methods(
-        network,
-        processor,
+        explainer.adapter,
+        None,
         item.value,
         names,
         target=named_class(target, explainer),

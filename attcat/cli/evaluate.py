@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..discovery import adapter_of
 from ..errors import AttCATError, OptionError
 from ..explainer import Explainer
 from ..explanation import write_atomically
 from ..methods import find_method
-from .inputs import Item, check_kind, device_named, load_model
+from .inputs import Item, check_kind, device_named, listed, listed_methods, load_model
 from .output import counting, print_table, write_file
 
 if TYPE_CHECKING:
@@ -76,9 +77,7 @@ def evaluate(
 
     conditions = {"image_size": image_size, "references": references}
     told = {name: value for name, value in conditions.items() if value is not None}
-    plan = Plan(model or "embedded", _names(methods), _names(metrics), removal, limit, seed, truncation, told)
-    for name in plan.methods:
-        find_method(name.partition("+")[0])  # told before a model is loaded
+    plan = Plan(model or "embedded", listed_methods(methods), listed(metrics), removal, limit, seed, truncation, told)
     place, folder = device_named(device), Path(output)
     if folder.is_file():
         raise OptionError(f"--output {output} is a file: give a folder")
@@ -110,12 +109,9 @@ def evaluate(
         print(f"wrote {folder / name}")
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def _maker(network: Any, processor: Any, plan: Plan, data: Dataset, others: Dataset | None) -> Make:
     """Explainers by name, each with what its method cannot do without."""
+    adapter = adapter_of(network, processor)
 
     @cache
     def make(name: str) -> Explainer:
@@ -123,7 +119,7 @@ def _maker(network: Any, processor: Any, plan: Plan, data: Dataset, others: Data
         options: dict[str, Any] = {"seed": plan.seed} if "seed" in method.defaults else {}
         if "references" in method.required:
             options["references"] = _references(plan, data, others)
-        return Explainer(network, processor, method=name, **options)
+        return Explainer(adapter, method=name, **options)
 
     return make
 

@@ -32,9 +32,6 @@ SINGLE = (".json", ".safetensors", ".png")
 TOGETHER = 64
 """Inputs that are sorted into batches of like length at once; their results are printed before the next are read."""
 
-LINE = 1_000_000
-"""Columns of a line that is not cut."""
-
 
 def explain(
     inputs: Annotated[
@@ -167,7 +164,7 @@ def _line(item: Item, explanation: Explanation, console: Console) -> Text:
     """Text or path, label, probability; for a text its words highlighted; what else has to be known."""
     from rich.text import Text
 
-    from ..render import highlight
+    from ..render.terminal import LINE, highlight
 
     colour = console.is_terminal and console.color_system is not None and not console.no_color
     words = None if item.is_picture else highlight(explanation, LINE, colour=colour)

@@ -15,6 +15,7 @@ import torch
 from ..adapter import TextAdapter, VisionAdapter
 from ..errors import InputError, LoadError, OptionError
 from ..explainer import Explainer
+from ..methods import find_method
 from ..picture import PICTURES
 from .output import one_line
 
@@ -42,6 +43,23 @@ class Item:
         if isinstance(self.value, Path):
             return self.value.stem
         return "-".join(re.findall(r"\w+", self.name.lower()))[:40].strip("-") or "text"
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Names with commas between them."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def listed_methods(text: str) -> tuple[str, ...]:
+    """Methods, as `attcat+plain,rollout`; that one does not exist is told before a model is loaded.
+
+    Raises:
+        OptionError: if there is no such method.
+    """
+    names = listed(text)
+    for name in names:
+        find_method(name.partition("+")[0])
+    return names
 
 
 def expand(inputs: Sequence[str]) -> Iterator[str]:

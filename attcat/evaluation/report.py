@@ -10,7 +10,7 @@ from typing import Any
 
 from ..metrics import find_metric
 from ..metrics.perturbation import STEPS
-from ..render.html import PAGE, escape
+from ..render.html import escape, framed
 from .runner import Results, versions
 from .statistics import Comparison, Estimate
 
@@ -143,7 +143,7 @@ def page(results: Results, sanity: Mapping[str, Mapping[str, str]] | None = None
     told = {**settings, "seed": results.plan.seed, **versions()}
     body += ["<h2>Settings</h2>", _table(["", ""], [[name, str(value)] for name, value in told.items()], set())]
     title = f"Evaluation: {settings['model']}"
-    return PAGE.format(title=escape(title), heading=escape(title), style=STYLE, body="\n".join(body))
+    return framed("\n".join(body), title, STYLE)
 
 
 def _paired(results: Results) -> list[list[str]]:

@@ -163,18 +163,19 @@ def _residual(matrix: Tensor) -> Tensor:
 
 
 def _accumulated(trace: Trace, steps: Iterable[Tensor]) -> Tensor:
-    """The row of `(I + A^L) ... (I + A^1)`, `[B, T]`, without padding.
+    """The row of `(I + A^L) ... (I + A^1) - I`, `[B, T]`, without padding.
+
+    I is never added to a matrix: beside it small relevances would lose their digits.
 
     Args:
         trace: of the batch.
         steps: A^l `[B, T, T]`, from the last block to the first.
     """
-    # I is never added to a matrix: beside it small relevances would lose their digits.
     row = _read(trace)
     found = torch.zeros_like(row)
     for step in steps:
         found = found + _times(row + found, step) * trace.mask
-    return row + found
+    return found
 
 
 def _times(row: Tensor, matrix: Tensor) -> Tensor:

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Adapter, Encoding, content_of
+from ..adapter import Adapter, Encoding, content_of, first_of
 from ..errors import InputError, UnsupportedModelError
 from ..explainer import Explainer, batches
 from ..explanation import Explanation
 from ..tokens import Tokens
-from ..trace import as_found, hidden_state
+from ..trace import as_found, hidden_state, with_state
 
 Job = tuple[int, Tensor]
 """An example's number, and which of its tokens are taken out: bool `[T]`, specials included."""
@@ -180,7 +180,7 @@ def _without(removed: Tensor, content: Tensor) -> Hook:
     Where no content would be left, over which a head may take the mean, one token with the mean state stays.
     """
     empty = bool((removed | ~content).all())
-    first = content & (content.long().cumsum(-1) == 1)
+    first = first_of(content)
     kept = (~removed | (first if empty else False)).nonzero()[:, 1].reshape(len(removed), -1)
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -190,9 +190,7 @@ def _without(removed: Tensor, content: Tensor) -> Hook:
             mean = (state * share).sum(1, keepdim=True) / share.sum(1, keepdim=True)
             state = torch.where(first[:, :, None], mean, state)
         state = state.gather(1, kept[:, :, None].expand(-1, -1, state.shape[-1]))
-        if isinstance(place, int):
-            return (*args[:place], state, *args[place + 1 :]), kwargs
-        return args, {**kwargs, place: state}
+        return with_state(place, state, args, kwargs)
 
     return hook
 

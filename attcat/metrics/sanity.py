@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..explainer import Explainer
 from ..explanation import Explanation
-from ..trace import hidden_state
+from ..trace import hidden_state, with_state
 from .agreement import kendall_tau
 
 
@@ -73,7 +73,7 @@ def parameter_randomisation(
 def like(explainer: Explainer, model: nn.Module | None = None, *, completeness: bool | None = None) -> Explainer:
     """The same method and options for another model, or measuring what bias terms contribute."""
     return Explainer(
-        explainer.adapter.model if model is None else model,
+        explainer.adapter if model is None else model,
         explainer.adapter.processor,
         method=explainer.method.name,
         rule=explainer.rule,
@@ -215,9 +215,7 @@ def _noise(explainer: Explainer, radius: float, seed: int) -> Iterator[None]:
         place, state = hidden_state(module, args, kwargs)
         noise = torch.rand(state.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
         state = state + (radius * state.detach().float().std() * noise.to(state.device)).to(state.dtype)
-        if isinstance(place, int):
-            return (*args[:place], state, *args[place + 1 :]), kwargs
-        return args, {**kwargs, place: state}
+        return with_state(place, state, args, kwargs)
 
     hook = explainer.adapter.blocks[0].register_forward_pre_hook(disturb, with_kwargs=True)
     try:

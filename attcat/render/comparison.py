@@ -49,7 +49,7 @@ def lines(comparison: Comparison, colour: bool) -> Iterator[tuple[Text, Text, Te
         if explanation.is_image:
             told = Text(terminal.visible(wording.strongest(explanation)))
         else:
-            told = terminal.highlight(explanation, 1_000_000, colour=colour)
+            told = terminal.highlight(explanation, terminal.LINE, colour=colour)
         yield Text(name(explanation)), Text(duration(seconds)), told
 
 

@@ -87,9 +87,9 @@ def page(explanations: Sequence[Explanation], title: str = "AttCAT") -> str:
     return framed("\n".join(f"<article>{_body(explanation)}</article>" for explanation in explanations), title)
 
 
-def framed(body: str, title: str) -> str:
+def framed(body: str, title: str, style: str = STYLE) -> str:
     """A whole page around `body`."""
-    return PAGE.format(title=escape(title), heading=escape(title), style=STYLE, body=body)
+    return PAGE.format(title=escape(title), heading=escape(title), style=style, body=body)
 
 
 def fragment(explanation: Explanation) -> str:

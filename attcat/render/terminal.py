@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 TOLD = 0.25
 """From this strength on a word has a coloured ground; without colour, it carries its score in brackets."""
 
+LINE = 1_000_000
+"""Columns of a line that is not cut."""
+
 WIDEST = 56
 """Columns, and twice the lines, of a picture in the terminal."""
 
