@@ -446,3 +446,10 @@ def test_a_model_that_can_only_read_one_token() -> None:
     patches[0] = 0
     assert patches.abs().argmax() == 3
     assert patches.abs()[3] > 1e3 * patches.abs()[[1, 2, *range(4, 17)]].max()
+
+
+def test_an_explainer_from_anothers_adapter_does_not_look_at_the_model_again() -> None:
+    first = attcat.Explainer(FAMILIES["bert"].model(), None)
+    second = attcat.Explainer(first.adapter, method="rollout")
+    assert second.adapter is first.adapter
+    assert second(FAMILIES["bert"].arguments(1)).method == "rollout"
