@@ -42,6 +42,7 @@ pictures: $(READY)  ## draw the README's photograph anew
 
 bench: $(READY)  ## measure what an explanation costs: docs/benchmarks.md
 	$(BIN)/python tests/benchmarks/speed.py --write $(if $(wildcard $(DATA)/sst2/dev.tsv),--data "$(DATA)")
+	$(BIN)/python tests/benchmarks/scaling.py --write
 
 clean:  ## remove everything that make and pip made
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -15,6 +15,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+MOST = 50
+"""Rounds of what is short."""
+
 Arguments = dict[str, Tensor]
 Work = Callable[[], object]
 
@@ -148,13 +151,19 @@ def seconds(work: Work) -> float:
     return time.perf_counter() - start
 
 
-def rounds(works: Mapping[str, Work], repeats: int) -> list[dict[str, float]]:
-    """Seconds of each work, in `repeats` rounds whose order alternates, after one of each that does not count."""
+def rounds(works: Mapping[str, Work], repeats: int, enough: float = 0.0) -> list[dict[str, float]]:
+    """Seconds of each work, in rounds whose order alternates, after one of each that does not count.
+
+    Args:
+        works: what is timed.
+        repeats: how many rounds at least.
+        enough: go on for so many seconds, at most `MOST` rounds: what is short is disturbed most.
+    """
     for work in works.values():
         work()
-    found = []
-    for index in range(repeats):
-        names = list(works)[:: -1 if index % 2 else 1]
+    found: list[dict[str, float]] = []
+    while len(found) < repeats or (len(found) < MOST and sum(sum(times.values()) for times in found) < enough):
+        names = list(works)[:: -1 if len(found) % 2 else 1]
         found.append({name: seconds(works[name]) for name in names})
     return found
 

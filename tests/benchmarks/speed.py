@@ -2,9 +2,10 @@
 
     python tests/benchmarks/speed.py [--only ROW ...] [--quick] [--data FOLDER] [--write]
 
-Every figure is a ratio within one run, the median of at least five rounds in which the sides take turns. A row that
-cannot be measured is told as failed, and the rest goes on. `--quick` takes fewer rounds and smaller sets, to see whether
-the benchmark works; its figures mean nothing. FOLDER holds sst2/dev.tsv and cifar10.zip.
+Every figure is a ratio within one run, the median of at least five rounds in which the sides take turns (of as many as fill
+twenty seconds, where they are short). A row that cannot be measured is told as failed, and the rest goes on. `--quick` takes
+fewer rounds and smaller sets, to see whether the benchmark works; its figures mean nothing. FOLDER holds sst2/dev.tsv and
+cifar10.zip.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class Effort:
     """How much is measured: the whole, or a quick look."""
 
     rounds: int = 5
-    sentences: int = 200
+    seconds: float = 20.0
+    sentences: int = 1000
     examples: int = 100
     pictures: int = 50
     explanations: int = 10_000
@@ -94,7 +96,15 @@ class Effort:
     data: Path | None = None
 
 
-QUICK = {"rounds": 2, "sentences": 16, "examples": 6, "pictures": 3, "explanations": 200, "tokens": (512,)}
+QUICK = {
+    "rounds": 2,
+    "seconds": 0.0,
+    "sentences": 16,
+    "examples": 6,
+    "pictures": 3,
+    "explanations": 200,
+    "tokens": (512,),
+}
 Row = Callable[[Effort], Iterator[Figure]]
 
 
@@ -114,7 +124,7 @@ def against_floor(name: str, effort: Effort) -> Iterator[Figure]:
         "plain": partial(plain, eager, case.arguments),
         "whole": partial(attcat.Explainer(model, processor), raw),
     }
-    found = rounds(works, effort.rounds)
+    found = rounds(works, effort.rounds, effort.seconds)
     yield Figure.median(f"{name}: AttCAT, libra / floor", ratios(found, "libra", "floor"), 1.10)
     yield Figure.median(f"{name}: AttCAT, plain rule / floor", ratios(found, "published", "floor"), 1.10)
     yield Figure.median(f"{name}: from string or picture to Explanation / floor", ratios(found, "whole", "floor"), 1.15)
