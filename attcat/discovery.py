@@ -22,8 +22,8 @@ from .errors import AttCATError, ProcessorError, UnsupportedModelError
 from .probe import accepted, differ, logits_of, logits_without, ordinary_tokens, picture_size
 from .survey import Survey, Unclear, Visit, blocks_of, survey
 from .tokens import Tokens
-from .trace import hidden_state
 from .versions import warn_if_untested
+from .watching import hidden_state
 from .wrappers import unwrap
 
 log = logging.getLogger("attcat")

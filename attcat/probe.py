@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import Adapter, Encoding, TextAdapter, VisionAdapter
-from .trace import as_found
+from .watching import as_found
 
 
 def logits_of(adapter: Adapter, encoding: Encoding) -> Tensor:

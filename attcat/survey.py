@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .attention import Call
+from .interception import COMPOSITES
 from .rules import named
-from .trace import COMPOSITES, as_found
+from .watching import as_found
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from zoo import BLOCKS, CLASSES, EVERY, FAMILIES, TEXT
 
 import attcat
 from attcat.attention import Call
+from attcat.interception import Interception
 from attcat.rules import make_rule
-from attcat.trace import Interception, record
+from attcat.trace import record
 
 
 def explainer(name: str, **options: object) -> attcat.Explainer:

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attcat.interception import Interception
 from attcat.relevance import Relevance, safe_divide
-from attcat.trace import Block, Interception
+from attcat.watching import Block
 
 DOUBLE = {"dtype": torch.double}
 

@@ -21,7 +21,7 @@ from ..errors import InputError, UnsupportedModelError
 from ..explainer import Explainer, batches
 from ..explanation import Explanation
 from ..tokens import Tokens
-from ..trace import as_found, hidden_state, with_state
+from ..watching import as_found, hidden_state, with_state
 
 Job = tuple[int, Tensor]
 """An example's number, and which of its tokens are taken out: bool `[T]`, specials included."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..explainer import Explainer
 from ..explanation import Explanation
-from ..trace import hidden_state, with_state
+from ..watching import hidden_state, with_state
 from .agreement import kendall_tau
 
 

@@ -1,0 +1,181 @@
+"""Attention, seen where every family computes it, and the gradient rule, applied on the way.
+
+A `TorchFunctionMode` sees each call of `torch.nn.functional.scaled_dot_product_attention` (or, in eager models, the softmax). It
+is per thread, knows no architecture, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .attention import Call
+from .errors import CaptureError
+from .rules import Explicit, Rule, named, varies
+from .watching import Block
+
+
+class Interception(TorchFunctionMode):
+    """Sees every torch call of one forward pass: notes attention, applies the gradient rule.
+
+    Args:
+        rule: replaces operations so that their gradient follows the rule.
+        open_blocks: the blocks that are running; the innermost gets the attention that is seen.
+        attention: note with the queries and keys what the gradient of the attention matrix is made from.
+        ones: a factor for every bias, `[B]`, whose gradient is what the biases contribute.
+    """
+
+    def __init__(
+        self, rule: Rule, open_blocks: list[Block], *, attention: bool = False, ones: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.rule = rule
+        self.replacements = rule.replacements()
+        self.open_blocks = open_blocks
+        self.attention = attention
+        self.ones = ones
+        self.positions_first = False  # whether tensors are [T, B, ...], as inside torch's own attention layer
+
+    @contextmanager
+    def _positions_first(self, inside: bool) -> Iterator[None]:
+        self.positions_first, before = self.positions_first or inside, self.positions_first
+        try:
+            yield
+        finally:
+            self.positions_first = before
+
+    def __torch_function__(
+        self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if type(func) is types.MethodWrapperType or not torch.is_grad_enabled():
+            return func(*args, **kwargs)  # a tensor's property; or below the first block, where there is nothing to see
+        if func in COMPOSITES:
+            with self, self._positions_first(func is F.multi_head_attention_forward and args[0].dim() == 3):
+                return COMPOSITES[func](*args, **kwargs)  # what happens inside has to be seen as well
+        # Parameters become constants, so that only the hidden states are differentiated.
+        args = tuple([_constant(a) for a in args])
+        if kwargs:
+            kwargs = {name: _constant(a) for name, a in kwargs.items()}
+        if func is F.scaled_dot_product_attention:
+            return self._attend(*args, **kwargs)
+        if self.ones is not None:
+            if func in _JOIN:
+                args = (_with_factor(args[0], self.ones), *args[1:])
+            func, args, kwargs, bias = _without_bias(func, args, kwargs)
+            result = _plus(self._call(func, args, kwargs), bias, self.ones, self.positions_first)
+        else:
+            result = self._call(func, args, kwargs)
+        if func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor) and result.dim() == 4:
+            if self.attention and not result.requires_grad and any(map(varies, (*args, *kwargs.values()))):
+                result.requires_grad_()  # constant under the rule, but asked for
+            self.open_blocks[-1].attention.append(result)
+        return result
+
+    def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        replacement = self.replacements.get(func)
+        return func(*args, **kwargs) if replacement is None else replacement(func, *args, **kwargs)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        call = Call.of(query, key, value, *args, **kwargs)
+        seen: Call | Tensor = call
+        if isinstance(self.rule, Explicit):
+            output, seen = self.rule.attend(call, value)
+        else:
+            output = self._call(F.scaled_dot_product_attention, (query, key, value, *args), kwargs)
+            seen = replace(call, value=value, output=output) if self.attention else call
+        if self.open_blocks:
+            self.open_blocks[-1].attention.append(seen)
+        return output
+
+
+def _constant(x: Any) -> Any:
+    """A parameter without its gradient. Most calls get none, and asking for their type is cheaper than `isinstance`."""
+    return x.detach() if type(x) is not Tensor and isinstance(x, Tensor) and isinstance(x, nn.Parameter) else x
+
+
+_SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
+
+
+def _without_bias(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Tensor | None]:
+    """Split the constant that an operation adds to something that depends on the hidden states."""
+    names = {
+        F.linear: ("input", "weight", "bias"),
+        F.layer_norm: ("input", "normalized_shape", "weight", "bias", "eps"),
+    }
+    if func in names:
+        given = {**dict(zip(names[func], args, strict=False)), **kwargs}
+        bias = given.pop("bias", None)
+        if bias is None or not varies(given["input"]):
+            return func, args, kwargs, None
+        first = tuple(given.pop(name) for name in names[func][:2])  # by position, as quantised weights expect them
+        return func, first, given, bias
+    if func is torch.addmm and len(args) == 3 and not kwargs and varies(args[1]):
+        return torch.mm, args[1:], {}, args[0]
+    if func in _ADD and len(args) == 2 and not kwargs and all(isinstance(x, Tensor) for x in args):
+        variable = [x for x in args if varies(x)]
+        if len(variable) == 1 and variable[0].is_floating_point():
+            (constant,) = (x for x in args if x is not variable[0])
+            return func, (variable[0], torch.zeros_like(constant)), {}, constant
+    return func, args, kwargs, None
+
+
+_ADD = set(named("add", "radd"))
+_JOIN = set(named("cat", "concat", "concatenate", "stack"))
+
+
+def _with_factor(parts: Any, ones: Tensor) -> Any:
+    """What is joined to hidden states and does not depend on them, as a class token, with a factor of one per example."""
+    if not isinstance(parts, (tuple, list)) or not any(varies(part) for part in parts):
+        return parts
+    return [
+        _plus(torch.zeros_like(part), part, ones) if part.is_floating_point() and not varies(part) else part
+        for part in parts
+    ]
+
+
+def _plus(result: Any, bias: Tensor | None, ones: Tensor, positions_first: bool = False) -> Any:
+    """result + bias, with a factor of one for each example (rows of a flattened batch belong to it in order)."""
+    if bias is None:
+        return result
+    if positions_first:  # [T, B, ...], or flattened to [T * B, ...]
+        factor = ones.to(result.dtype)
+        flat = result.dim() < 3
+        return result + bias * (factor.repeat(result.shape[0] // len(ones))[:, None] if flat else factor[:, None])
+    if result.shape[0] % len(ones):
+        raise CaptureError(
+            f"cannot tell the examples apart in a tensor of shape {tuple(result.shape)}: completeness=False"
+        )
+    factor = ones.to(result.dtype).repeat_interleave(result.shape[0] // len(ones))
+    return result + bias * factor.view(-1, *(1,) * (result.dim() - 1))
+
+
+def _open_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy of a composite torch function that does its work at once, instead of asking the active modes first."""
+    source: types.FunctionType = function  # type: ignore[assignment]
+    namespace = {
+        **source.__globals__,
+        "has_torch_function": _no,
+        "has_torch_function_unary": _no,
+        "has_torch_function_variadic": _no,
+    }
+    copy = types.FunctionType(source.__code__, namespace, source.__name__, source.__defaults__, source.__closure__)
+    copy.__kwdefaults__ = source.__kwdefaults__
+    return copy
+
+
+def _no(*_: Any) -> bool:
+    return False
+
+
+COMPOSITES = {function: _open_function(function) for function in (F.multi_head_attention_forward, F.normalize)}

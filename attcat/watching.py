@@ -1,0 +1,127 @@
+"""The forward pass, watched: hooks on the blocks note their input and output.
+
+Mode, hooks, training flags and random state are put back whatever happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .attention import Call
+from .errors import CaptureError
+from .wrappers import CHECKPOINTING, is_compiled
+
+
+@dataclass
+class Block:
+    """What was seen of one call of a block."""
+
+    input: Tensor
+    output: Tensor | None = None
+    attention: list[Call | Tensor] = field(default_factory=list)
+
+
+def output_of(block: Block) -> Tensor:
+    """The output of a block, `[B, T, D]`.
+
+    Raises:
+        CaptureError: if it returned no tensor.
+    """
+    if block.output is None:
+        raise CaptureError('a block returned no tensor: use hidden="input"')
+    return block.output
+
+
+@contextmanager
+def as_found(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, eager, without checkpoints, a scratch random state; afterwards every flag and the state are as before."""
+    modules = tuple(model.modules())  # walked once: in small models these walks are a good part of the cost
+    training = [module for module in modules if module.training]
+    flags = [(m, name) for m in modules for name in CHECKPOINTING if vars(m).get(name) is True]
+    parameters = [p for module in modules for p in module._parameters.values() if p is not None]
+    if any(p.is_inference() for p in parameters):
+        raise CaptureError("the model was made inside torch.inference_mode(), so it has no gradients: make it outside")
+    devices = {p.device.index or 0 for p in parameters if p.is_cuda}
+    with ExitStack() as undo:
+        undo.enter_context(torch.random.fork_rng(devices=sorted(devices)))
+        if any(map(is_compiled, modules)):
+            undo.enter_context(torch.compiler.set_stance("force_eager"))
+        try:
+            if training:
+                model.eval()
+            for module, name in flags:
+                setattr(module, name, False)
+            yield
+        finally:
+            for module in training:
+                module.training = True
+            for module, name in flags:
+                setattr(module, name, True)
+
+
+@contextmanager
+def watch(
+    modules: Sequence[nn.Module],
+    blocks: list[Block],
+    open_blocks: list[Block],
+    gradient: bool,
+    before: Callable[[Tensor], Tensor] | None = None,
+    early: int | None = None,
+) -> Iterator[None]:
+    """Hook the blocks: note their input and output, and make the first input a leaf that requires a gradient."""
+
+    def enter(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        place, state = hidden_state(module, args, kwargs)
+        if not blocks:
+            torch.set_grad_enabled(True)
+            state = state if before is None else before(state)
+            state = state if state.requires_grad else state.detach().requires_grad_(gradient)
+            args, kwargs = with_state(place, state, args, kwargs)
+        block = Block(state)
+        blocks.append(block)
+        open_blocks.append(block)
+        return args, kwargs
+
+    def leave(module: nn.Module, args: Any, output: Any) -> Any:
+        block = open_blocks.pop()
+        parts = [output] if isinstance(output, Tensor) else [part for part in output if isinstance(part, Tensor)]
+        block.output = parts[0] if parts else None
+        if early is None or len(blocks) < len(modules):
+            return None
+        state = output_of(blocks[early])  # the head reads an earlier block
+        return state if isinstance(output, Tensor) else type(output)((state, *output[1:]))
+
+    with ExitStack() as hooks:
+        for module in dict.fromkeys(modules):  # a block that is called several times is hooked once
+            hooks.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            hooks.callback(module.register_forward_hook(leave).remove)
+        yield
+
+
+def hidden_state(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:
+    """The first floating point tensor `[B, T, D]` among a block's arguments, and its place."""
+    places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    for place, value in places:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 3:
+            return place, value
+    shapes = [tuple(value.shape) for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    raise CaptureError(
+        f"{type(module).__name__} was called without a hidden state [B, T, D]: its tensors have shapes {shapes}"
+    )
+
+
+def with_state(
+    place: int | str, state: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A block's arguments with another hidden state in that place."""
+    if isinstance(place, int):
+        return (*args[:place], state, *args[place + 1 :]), kwargs
+    return args, {**kwargs, place: state}
