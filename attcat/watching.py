@@ -31,10 +31,10 @@ def output_of(block: Block) -> Tensor:
     """The output of a block, `[B, T, D]`.
 
     Raises:
-        CaptureError: if it returned no tensor.
+        CaptureError: if it returned none.
     """
     if block.output is None:
-        raise CaptureError('a block returned no tensor: use hidden="input"')
+        raise CaptureError('a block returned no hidden state [B, T, D] like its input: use hidden="input"')
     return block.output
 
 
@@ -92,12 +92,16 @@ def watch(
 
     def leave(module: nn.Module, args: Any, output: Any) -> Any:
         block = open_blocks.pop()
-        parts = [output] if isinstance(output, Tensor) else [part for part in output if isinstance(part, Tensor)]
-        block.output = parts[0] if parts else None
+        parts = (output,) if isinstance(output, Tensor) else tuple(output)
+        # A block may return its attention weights as well, in front or behind.
+        alike = [part for part in parts if isinstance(part, Tensor) and part.shape == block.input.shape]
+        block.output = alike[0] if alike else None
         if early is None or len(blocks) < len(modules):
             return None
         state = output_of(blocks[early])  # the head reads an earlier block
-        return state if isinstance(output, Tensor) else type(output)((state, *output[1:]))
+        if isinstance(output, Tensor):
+            return state
+        return type(output)(state if part is block.output else part for part in parts)
 
     with ExitStack() as hooks:
         for module in dict.fromkeys(modules):  # a block that is called several times is hooked once
