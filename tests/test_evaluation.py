@@ -132,6 +132,36 @@ def test_hub_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
         read_dataset("imdb")
 
 
+def test_the_datasets_library_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local repository in the hub's layout, read by the real library: class names, pairs, pictures, and what is not there."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    monkeypatch.chdir(tmp_path)
+    features = datasets.Features(
+        {
+            "premise": datasets.Value("string"),
+            "hypothesis": datasets.Value("string"),
+            "label": datasets.ClassLabel(2, ["no", "yes"]),
+        }
+    )
+    rows = {"premise": ["x", "y"], "hypothesis": ["u", "v"], "label": [1, -1]}
+    (tmp_path / "owner" / "pairs").mkdir(parents=True)
+    datasets.Dataset.from_dict(rows, features=features).to_parquet("owner/pairs/validation.parquet")
+    data = read_dataset("owner/pairs:default")
+    assert [(e.value, e.label) for e in data.examples] == [(("x", "u"), "yes"), (("y", "v"), None)]
+    assert data.fingerprint == read_dataset("owner/pairs:default").fingerprint
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(2, ["cat", "dog"])})
+    rows = {"image": [Image.new("RGB", (8, 6), "red")], "label": [1]}
+    (tmp_path / "owner" / "pictures").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet("owner/pictures/validation.parquet")
+    (example,) = read_dataset("owner/pictures:default").examples
+    assert (example.value.size, example.label) == ((8, 6), "dog")
+    with pytest.raises(InputError, match="the dataset 'owner/pairs:default' cannot be loaded"):
+        read_dataset("owner/pairs:default", split="train")
+
+
 # -- statistics ----------------------------------------------------------------------------------------------------------
 
 
