@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -68,8 +68,15 @@ def low_rank(merged: bool) -> Callable[[nn.Module], nn.Module]:
     return adapt
 
 
+def distributed(model: nn.Module) -> nn.Module:
+    """Wrapped as in training on several machines, of which this process is all there is."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    return nn.parallel.DistributedDataParallel(model)
+
+
 WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "data parallel": nn.DataParallel,
+    "distributed": distributed,
     "compiled": torch.compile,
     "compiled in place": compiled_in_place,
     "compiled blocks": compiled_blocks,
@@ -81,6 +88,13 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "offloaded to memory": offloaded("cpu"),
     "offloaded to disk": offloaded("disk"),
 }
+
+
+@pytest.fixture(autouse=True)
+def no_process_group_is_left() -> Iterator[None]:
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
