@@ -18,9 +18,10 @@ from .errors import (
     UnsupportedModelError,
 )
 from .explainer import Explainer
-from .explanation import Explanation, ImageText, Window, load
+from .explanation import Explanation, ImageText, Window
 from .methods import METHODS, Method, register_method
 from .rules import RULES
+from .saving import load
 from .tokens import Tokens, View, Word
 
 __version__ = "0.1.0"

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from .discovery import adapter_of
 from .errors import InputError, OptionError
 from .explainer import Explainer
-from .explanation import Explanation, encode_png, write_atomically
+from .explanation import Explanation
 from .methods import find_method
+from .saving import encode_png, write_atomically
 from .targets import Target
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import typer
 from ..discovery import adapter_of
 from ..errors import AttCATError, OptionError
 from ..explainer import Explainer
-from ..explanation import write_atomically
 from ..methods import find_method
+from ..saving import write_atomically
 from .inputs import Item, check_kind, device_named, listed, listed_methods, load_model
 from .output import counting, print_table, write_file
 

@@ -13,11 +13,12 @@ import typer
 
 from ..errors import OptionError
 from ..explainer import Explainer
-from ..explanation import Explanation, write_atomically
+from ..explanation import Explanation
 from ..methods import find_method
 from ..render import wording
 from ..render.terminal import visible
 from ..rules import RULES, make_rule
+from ..saving import write_atomically
 from ..trace import Hidden, Queries
 from .inputs import Item, check_kind, device_named, expand, load_model, named_class, read
 from .output import console_for_results, one_line, progress, write_file

@@ -14,7 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..explanation import Explanation, encode_png
+from ..explanation import Explanation
+from ..saving import encode_png
 from . import wording
 from .colour import FAINT, css
 from .wording import Piece
