@@ -160,7 +160,8 @@ def _attention(
 ) -> Tensor:
     """sum_j a_ij v_j with constant a."""
     call = Call.of(query.detach(), key.detach(), value, *args, **options)
-    if value.device.type not in RECOMPUTED_ON:
+    usual = value.dim() == 4 and query.shape[0] == value.shape[0]  # what is not may still stand outside of the blocks
+    if not usual or value.device.type not in RECOMPUTED_ON:
         fused: Tensor = function(call.query, call.key, value, *args, **options)
         return fused
     with torch.no_grad():

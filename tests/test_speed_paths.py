@@ -9,11 +9,14 @@ import pytest
 import torch
 from reference import plain_attcat
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import EVERY, FAMILIES
 
 import attcat
 from attcat.attention import Call, Matrices, mix
+from attcat.interception import Interception
+from attcat.rules import Libra
 
 TOKENS = 600
 
@@ -194,3 +197,18 @@ def longer(name: str, blocks: int = 2) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return type(FAMILIES[name].model())(config).eval()
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 5), (2, 3, 7, 5), (2, 2, 3, 7, 5)])
+def test_libras_attention_of_any_shape_sends_its_gradient_to_the_values_only(shape: tuple[int, ...]) -> None:
+    """As an attention pool behind the blocks may call it, without an axis of heads."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(shape, generator=generator, requires_grad=True) for _ in range(3))
+    with Interception(Libra(), []):
+        output = F.scaled_dot_product_attention(query, key, value)
+    expected = F.scaled_dot_product_attention(query.detach(), key.detach(), value)
+    torch.testing.assert_close(output, expected)
+    towards = torch.randn(shape, generator=generator)
+    found = torch.autograd.grad(output, (query, key, value), towards, allow_unused=True)
+    assert found[:2] == (None, None)
+    torch.testing.assert_close(found[2], torch.autograd.grad(expected, value, towards)[0])
