@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,15 +76,14 @@ def evaluate(
     from ..evaluation.data import Columns
     from ..evaluation.report import markdown, page, table, to_json
 
-    conditions = {"image_size": image_size, "references": references}
-    told = {name: value for name, value in conditions.items() if value is not None}
-    plan = Plan(model or "embedded", listed_methods(methods), listed(metrics), removal, limit, seed, truncation, told)
+    plan = Plan(model or "embedded", listed_methods(methods), listed(metrics), removal, limit, seed, truncation)
     place, folder = device_named(device), Path(output)
     if folder.is_file():
         raise OptionError(f"--output {output} is a file: give a folder")
     columns = Columns(text_column, pair_column, label_column, span_column)
     dataset = read_dataset(data, columns, split=split)
     others = None if references is None else read_dataset(references, columns, split=split)
+    plan = replace(plan, conditions=_conditions(image_size, others))
     network, processor = load_model(model, dataset.pictures)
     processor = processor if image_size is None else _resized(processor, image_size)
     make = _maker(network.to(place), processor, plan, dataset, others)
@@ -107,6 +107,12 @@ def evaluate(
     ):
         write_file(folder / name, partial(write_atomically, data=content))
         print(f"wrote {folder / name}")
+
+
+def _conditions(image_size: int | None, others: Dataset | None) -> dict[str, Any]:
+    """What the numbers depend on beside the plan, as far as it was given."""
+    told: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
+    return told if others is None else {**told, "references": f"{others.name} ({others.fingerprint[:12]})"}
 
 
 def _maker(network: Any, processor: Any, plan: Plan, data: Dataset, others: Dataset | None) -> Make:
