@@ -16,7 +16,7 @@ from .statistics import Comparison, Estimate
 
 ARROWS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}
 COLOURS = ("#c25400", "#0a79be", "#3a8f3a", "#9a4fb5", "#b8860b", "#d1495b", "#2a9d8f", "#6c757d")
-DASHES = ("", "6 3", "2 2")
+DASHES = ("", "6 3", "2 2", "9 3 2 3")  # with eight colours, 32 lines that differ
 
 
 def table(results: Results) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
