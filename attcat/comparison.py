@@ -13,7 +13,7 @@ from .discovery import adapter_of
 from .errors import InputError, OptionError
 from .explainer import Explainer
 from .explanation import Explanation
-from .methods import find_method
+from .methods import method_and_rule
 from .saving import encode_png, write_atomically
 from .targets import Target
 
@@ -137,8 +137,8 @@ def compare(
     adapter = adapter_of(model, processor)
     explainers = []
     for name in methods:
-        required = find_method(name.partition("+")[0]).required
-        options: dict[str, Any] = {"references": list(references)} if "references" in required else {}
+        method, _ = method_and_rule(name)
+        options: dict[str, Any] = {"references": list(references)} if "references" in method.required else {}
         explainers.append(Explainer(adapter, method=name, **options))
     explainers[0](value, target, truncation=truncation)  # what is loaded or cached at the first run is no method's cost
     explanations, seconds = [], []

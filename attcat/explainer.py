@@ -14,7 +14,7 @@ from .adapter import Adapter, Encoding
 from .discovery import adapter_of
 from .errors import AttCATError, InputError, OptionError, ProcessorError, TargetError
 from .explanation import Explanation, ImageText
-from .methods import Method, find_method
+from .methods import Method, method_and_rule
 from .passes import Passes
 from .relevance import Relevance
 from .rules import make_rule
@@ -63,9 +63,8 @@ class Explainer:
         **options: Any,
     ) -> None:
         self.adapter: Adapter = adapter_of(model, processor)
-        name, _, named_rule = method.partition("+")
-        self.method = find_method(name)
-        self.rule = _rule(self.method, rule or named_rule or None)
+        self.method, named_rule = method_and_rule(method)
+        self.rule = _rule(self.method, rule or named_rule)
         self.completeness = completeness
         self.own_options = self.method.with_options(options)
         self.hidden: Hidden = _option("hidden", hidden, Hidden)

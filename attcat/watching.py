@@ -94,14 +94,12 @@ def watch(
         block = open_blocks.pop()
         parts = (output,) if isinstance(output, Tensor) else tuple(output)
         # A block may return its attention weights as well, in front or behind.
-        alike = [part for part in parts if isinstance(part, Tensor) and part.shape == block.input.shape]
-        block.output = alike[0] if alike else None
+        alike = (part for part in parts if isinstance(part, Tensor) and part.shape == block.input.shape)
+        block.output = next(alike, None)
         if early is None or len(blocks) < len(modules):
             return None
-        state = output_of(blocks[early])  # the head reads an earlier block
-        if isinstance(output, Tensor):
-            return state
-        return type(output)(state if part is block.output else part for part in parts)
+        state, own = output_of(blocks[early]), output_of(block)  # the head reads an earlier block
+        return state if isinstance(output, Tensor) else type(output)(state if part is own else part for part in parts)
 
     with ExitStack() as hooks:
         for module in dict.fromkeys(modules):  # a block that is called several times is hooked once

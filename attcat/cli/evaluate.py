@@ -12,7 +12,7 @@ import typer
 from ..discovery import adapter_of
 from ..errors import AttCATError, OptionError
 from ..explainer import Explainer
-from ..methods import find_method
+from ..methods import method_and_rule
 from ..saving import write_atomically
 from .inputs import Item, check_kind, device_named, listed, listed_methods, load_model
 from .output import counting, print_table, write_file
@@ -121,7 +121,7 @@ def _maker(network: Any, processor: Any, plan: Plan, data: Dataset, others: Data
 
     @cache
     def make(name: str) -> Explainer:
-        method = find_method(name.partition("+")[0])
+        method, _ = method_and_rule(name)
         options: dict[str, Any] = {"seed": plan.seed} if "seed" in method.defaults else {}
         if "references" in method.required:
             options["references"] = _references(plan, data, others)

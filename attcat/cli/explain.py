@@ -14,7 +14,7 @@ import typer
 from ..errors import OptionError
 from ..explainer import Explainer
 from ..explanation import Explanation
-from ..methods import find_method
+from ..methods import method_and_rule
 from ..render import wording
 from ..render.terminal import visible
 from ..rules import RULES, make_rule
@@ -91,7 +91,7 @@ def explain(
     """
     items = [read(value, pair) for value in expand(inputs)]
     paths = _plan(output, items)
-    find_method(method.partition("+")[0])  # what is wrong with an option is told before a model is loaded
+    method_and_rule(method)  # what is wrong with an option is told before a model is loaded
     if rule is not None:
         make_rule(rule)
     place = device_named(device)

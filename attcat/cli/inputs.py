@@ -15,7 +15,7 @@ import torch
 from ..adapter import TextAdapter, VisionAdapter
 from ..errors import InputError, LoadError, OptionError
 from ..explainer import Explainer
-from ..methods import find_method
+from ..methods import method_and_rule
 from ..picture import PICTURES
 from .output import one_line
 
@@ -58,7 +58,7 @@ def listed_methods(text: str) -> tuple[str, ...]:
     """
     names = listed(text)
     for name in names:
-        find_method(name.partition("+")[0])
+        method_and_rule(name)
     return names
 
 

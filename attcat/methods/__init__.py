@@ -174,15 +174,16 @@ METHODS: dict[str, Method] = {
 }
 
 
-def find_method(name: str) -> Method:
-    """A method by its name.
+def method_and_rule(name: str) -> tuple[Method, str | None]:
+    """What `name`, or `name+rule`, says; whether there is such a rule is not looked at.
 
     Raises:
         OptionError: if there is no such method.
     """
-    if name not in METHODS:
-        raise OptionError(f"no method {name!r}: use one of {', '.join(METHODS)}")
-    return METHODS[name]
+    method, _, rule = name.partition("+")
+    if method not in METHODS:
+        raise OptionError(f"no method {method!r}: use one of {', '.join(METHODS)}")
+    return METHODS[method], rule or None
 
 
 def register_method(method: Method) -> Method:
