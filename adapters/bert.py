@@ -1,6 +1,6 @@
 """BERT (Devlin et al. 2019) in transformers: post-LayerNorm, the pooler reads `[CLS]`."""
 
-from attcat.adapter import TextAdapter
+from attcat.model import TextAdapter
 
 
 class BertAdapter(TextAdapter):

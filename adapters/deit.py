@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from attcat.adapter import Encoding
+from attcat.model import Encoding
 
 from .vit import ViTAdapter
 

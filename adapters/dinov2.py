@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from attcat.adapter import Encoding
+from attcat.model import Encoding
 
 from .vit import ViTAdapter
 

@@ -1,6 +1,6 @@
 """DistilBERT (Sanh et al. 2019) in transformers: BERT's blocks without token types, the head reads `[CLS]`."""
 
-from attcat.adapter import TextAdapter
+from attcat.model import TextAdapter
 
 
 class DistilBertAdapter(TextAdapter):

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from attcat.adapter import Encoding, TextAdapter, last_of
+from attcat.model import Encoding, TextAdapter, last_of
 
 
 class Gpt2Adapter(TextAdapter):

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attcat.adapter import Adapter, Encoding, TextAdapter, VisionAdapter
 from attcat.errors import InputError, ProcessorError
-from attcat.heads import Activation, Head
+from attcat.model import Adapter, Encoding, TextAdapter, VisionAdapter
+from attcat.model.heads import Head
+from attcat.probabilities import Activation
 
 from .vit import resized
 
@@ -37,39 +38,45 @@ class SimilarityHead(Head):
     """The similarity of each picture with its own text: one measured value, or for SigLIP the logit of a match."""
 
     task = "image-text similarity"
+    activation: Activation = "none"
 
-    def __init__(self, adapter: Adapter, activation: Activation) -> None:
-        super().__init__(adapter)
-        self.similarity = activation
-
-    @property
-    def activation(self) -> Activation:
-        return self.similarity
-
-    def call(self, encoding: Encoding) -> Any:
-        """Run both towers; of the similarities of all pictures with all texts, `[B, B]`, the diagonal is explained."""
-        model: Any = self.adapter.model
-        output = model(**encoding.arguments, **resized(encoding, model.config.vision_config.image_size))
-        output.logits = output.logits_per_image.diagonal()[:, None]
-        return output
+    def logits(self, output: Any) -> Tensor:
+        """Of the similarities of all pictures with all texts, `[B, B]`, the diagonal is explained."""
+        diagonal: Tensor = output.logits_per_image.diagonal()
+        return diagonal[:, None]
 
     def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
         return (f"similarity to {encoding.names[row]}" if isinstance(encoding, PairEncoding) else "similarity",)
+
+
+class MatchHead(SimilarityHead):
+    """The similarity is the logit of a match."""
+
+    activation: Activation = "sigmoid"
+
+
+def _run(model: Any, encoding: Encoding) -> Any:
+    """Run both towers."""
+    return model(**encoding.arguments, **resized(encoding, model.config.vision_config.image_size))
 
 
 class TextTower(TextAdapter):
     """The words of the pair."""
 
     block_paths = ("text_model.encoder.layers",)
-    activation: ClassVar[Activation] = "none"
+    head_type = SimilarityHead
 
     def __init__(self, model: Any, processor: Any = None) -> None:
         super().__init__(model, _part(processor, "tokenizer"))
         self.image_side: ImageTower | None = None  # set by it
 
-    @cached_property
-    def head(self) -> Head:
-        return SimilarityHead(self, self.activation)
+    def like(self, model: nn.Module) -> TextTower:
+        """The text tower of the pair of adapters for that model."""
+        assert self.image_side is not None
+        return self.image_side.like(model).text_side
+
+    def call(self, encoding: Encoding) -> Any:
+        return _run(self.model, encoding)
 
     @property
     def reader(self) -> nn.Module:
@@ -107,9 +114,11 @@ class ImageTower(VisionAdapter):
 
     block_paths: ClassVar[tuple[str, ...]] = ("vision_model.encoder.layers",)
     text_tower: ClassVar[type[TextTower]]
+    head_type = SimilarityHead
 
     def __init__(self, model: Any, processor: Any = None) -> None:
         super().__init__(model, _part(processor, "image_processor"))
+        self.whole_processor = processor
         self.text_side = self.text_tower(model, processor)
         self.text_side.image_side = self
 
@@ -117,9 +126,8 @@ class ImageTower(VisionAdapter):
     def towers(self) -> tuple[Adapter, ...]:
         return (self, self.text_side)
 
-    @cached_property
-    def head(self) -> Head:
-        return SimilarityHead(self, self.text_side.activation)
+    def like(self, model: nn.Module) -> ImageTower:
+        return type(self)(model, self.whole_processor)
 
     @property
     def patch_size(self) -> tuple[int, int]:
@@ -127,7 +135,7 @@ class ImageTower(VisionAdapter):
         return size, size
 
     def call(self, encoding: Encoding) -> Any:
-        return self.head.call(encoding)
+        return _run(self.model, encoding)
 
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """The pairs, with the tokens of their pictures."""
@@ -169,7 +177,7 @@ class SiglipTextTower(TextTower):
     """Texts are padded to one length, and the padding is read like any token: it is shown as special tokens."""
 
     family = "SigLIP (text)"
-    activation = "sigmoid"
+    head_type = MatchHead
 
     def read(self, encoding: Encoding) -> Tensor:
         """The last position."""
@@ -194,6 +202,7 @@ class SiglipAdapter(ImageTower):
 
     family = "SigLIP"
     prefix = ()
+    head_type = MatchHead
     text_tower = SiglipTextTower
 
     def read(self, encoding: Encoding) -> Tensor:

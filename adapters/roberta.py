@@ -1,6 +1,6 @@
 """RoBERTa (Liu et al. 2019) in transformers: BERT's blocks, byte-level BPE, the head reads `<s>`."""
 
-from attcat.adapter import TextAdapter
+from attcat.model import TextAdapter
 
 
 class RobertaAdapter(TextAdapter):

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import nn
 
-from attcat.discovery import DiscoveredText
 from attcat.errors import UnsupportedModelError
+from attcat.model.discovered import DiscoveredText
 
 
 class SparseAdapter(DiscoveredText):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from attcat.discovery import DiscoveredVision
+from attcat.model.discovered import DiscoveredVision
 
 from .timm_vit import class_names, evaluation_transform
 

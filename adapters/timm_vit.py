@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attcat.adapter import Encoding, VisionAdapter
 from attcat.errors import ProcessorError, UnsupportedModelError
+from attcat.model import Encoding, VisionAdapter
 
 
 class TimmVisionTransformerAdapter(VisionAdapter):

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attcat.adapter import Encoding, config_labels, find_adapter
 from attcat.errors import UnsupportedModelError
+from attcat.model import Encoding, config_labels, find_adapter
 
 from .timm_vit import TimmVisionTransformerAdapter, check_size
 

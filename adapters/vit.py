@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from attcat.adapter import Encoding, VisionAdapter
+from attcat.model import Encoding, VisionAdapter
 
 
 class ViTAdapter(VisionAdapter):

@@ -4,7 +4,8 @@ explainer = attcat.Explainer(model, processor)
 explainer("A gripping, beautifully acted film.").show()
 """
 
-from .adapter import Adapter, Encoding, TextAdapter, VisionAdapter, register, supported_models
+from .attribution import Window
+from .capture.rules import RULES
 from .comparison import Comparison, compare
 from .errors import (
     AttCATError,
@@ -18,10 +19,9 @@ from .errors import (
     UnsupportedModelError,
 )
 from .explainer import Explainer
-from .explanation import Explanation, ImageText, Window
+from .explanation import Explanation, ImageText, load
 from .methods import METHODS, Method, register_method
-from .rules import RULES
-from .saving import load
+from .model import Adapter, Encoding, TextAdapter, VisionAdapter, register, supported_models
 from .tokens import Tokens, View, Word
 
 __version__ = "0.1.0"

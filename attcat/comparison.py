@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .discovery import adapter_of
+from . import render
 from .errors import InputError, OptionError
 from .explainer import Explainer
 from .explanation import Explanation
+from .files import encode_png, write_by_suffix
 from .methods import method_and_rule
-from .saving import encode_png, write_atomically
+from .model.discovered import adapter_of
 from .targets import Target
 
 if TYPE_CHECKING:
@@ -60,17 +61,18 @@ class Comparison:
         """True when the input is a picture."""
         return self.explanations[0].is_image
 
+    @property
+    def timed(self) -> tuple[tuple[Explanation, float], ...]:
+        """Each explanation with the seconds that it took."""
+        return tuple(zip(self.explanations, self.seconds, strict=True))
+
     def show(self) -> None:
         """Print a line for each method; in a notebook show them as HTML."""
-        from . import render
-
-        render.show_comparison(self)
+        render.show(self, lambda: render.comparison.show(self.timed))
 
     def to_html(self) -> str:
         """A self-contained HTML page (no network, everything escaped)."""
-        from . import render
-
-        return render.comparison_page(self)
+        return render.comparison.page(self.timed)
 
     def to_image(self) -> Image.Image:
         """One figure with the picture and a heatmap for each method.
@@ -78,14 +80,10 @@ class Comparison:
         Raises:
             InputError: if the input was not a picture, or its pixels are not known.
         """
-        from . import render
-
-        return render.comparison_figure(self)
+        return render.comparison.figure(self.timed)
 
     def _repr_html_(self) -> str:
-        from . import render
-
-        return render.comparison_fragment(self)
+        return render.comparison.fragment(self.timed)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the comparison by suffix: .html, or for a picture .png.
@@ -93,14 +91,8 @@ class Comparison:
         Raises:
             InputError: for another suffix, or .png of a text.
         """
-        path = Path(path)
-        if path.suffix.lower() == ".html":
-            write_atomically(path, self.to_html().encode())
-        elif path.suffix.lower() == ".png":
-            write_atomically(path, encode_png(self.to_image()))
-        else:
-            raise InputError(f"cannot save a comparison as {path.name!r}: use .html, or .png for a picture")
-        return path
+        writers = {".html": lambda: self.to_html().encode(), ".png": lambda: encode_png(self.to_image())}
+        return write_by_suffix(Path(path), writers)
 
 
 def compare(

@@ -3,91 +3,43 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
-import os
-import tempfile
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .attribution import Attribution, Window
 from .errors import InputError
-from .explanation import Explanation, Window
+from .files import decode_png, encode_png
 from .tokens import Tokens, View
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 FORMAT = "attcat-explanation-1"
 
-
-def save(explanation: Explanation, path: Path) -> Path:
-    """See `Explanation.save`.
-
-    Raises:
-        InputError: for a suffix that is not known, or .png of a text.
-    """
-    writers = {
-        ".json": lambda: _to_json(explanation),
-        ".safetensors": lambda: _to_safetensors(explanation),
-        ".html": lambda: explanation.to_html().encode(),
-        ".png": lambda: encode_png(explanation.to_image()),
-    }
-    if path.suffix.lower() not in writers:
-        raise InputError(f"cannot save as {path.name!r}: use one of {', '.join(writers)}")
-    write_atomically(path, writers[path.suffix.lower()]())
-    return path
+Kind = TypeVar("Kind", bound=Attribution)
 
 
-def load(path: str | os.PathLike[str]) -> Explanation:
-    """Read an Explanation back from a .json or .safetensors file written by `Explanation.save`.
+def load(path: Path, kind: type[Kind]) -> Kind:
+    """Read an attribution of some kind back from a .json or .safetensors file.
 
     Raises:
-        InputError: if the file is not one of these.
+        InputError: if the file is not one that was written by `WRITERS`.
         FileNotFoundError: if there is no such file.
     """
-    path = Path(path)
+    readers = {".json": _from_json, ".safetensors": _from_safetensors}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"cannot load {path.name!r}: only {' and '.join(readers)} can be read back")
     data = path.read_bytes()
     try:
-        if path.suffix.lower() == ".json":
-            record = json.loads(data)
-            picture = record["source"].get("png")
-            pixels = None if picture is None else _decode_png(base64.b64decode(picture))
-            return _from_record(record, torch.tensor(record["layers"]), torch.tensor(record["logits"]), pixels)
-        if path.suffix.lower() == ".safetensors":
-            import safetensors
-            import safetensors.torch
-
-            tensors = safetensors.torch.load(data)
-            with safetensors.safe_open(path, framework="pt") as file:
-                record = json.loads(file.metadata()["attcat"])
-            pixels = tensors["picture"].numpy() if "picture" in tensors else None
-            return _from_record(record, tensors["layers"], tensors["logits"], pixels)
-    except (
-        Exception
-    ) as error:  # a damaged file can fail in every way that JSON, safetensors, PNG and our own checks know
+        return kind(**reader(data))
+    except Exception as error:  # a damaged file can fail in every way that JSON, safetensors, PNG and our checks know
         raise InputError(f"{path} is not an explanation that was saved by AttCAT: {error}") from error
-    raise InputError(f"cannot load {path.name!r}: only .json and .safetensors can be read back")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, or an interruption, never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp is private; a result is not
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 # -- the content -------------------------------------------------------------------------------------------------------
@@ -97,7 +49,7 @@ _LATER = ("task", "activation", "rest", "position", "answers")
 """Fields that hold plain values; the later ones are absent from files that were written before there were such tasks."""
 
 
-def _to_record(explanation: Explanation) -> dict[str, Any]:
+def _to_record(explanation: Attribution) -> dict[str, Any]:
     """Everything except the tensors, as plain JSON values."""
     tokens, source = explanation.tokens, explanation.source
     record: dict[str, Any] = {"format": FORMAT, "scores": explanation.scores.tolist()}
@@ -112,7 +64,8 @@ def _to_record(explanation: Explanation) -> dict[str, Any]:
     return record
 
 
-def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels: np.ndarray | None) -> Explanation:
+def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels: np.ndarray | None) -> dict[str, Any]:
+    """The fields of an attribution."""
     if record.get("format") != FORMAT:
         raise ValueError(f"format {record.get('format')!r}, expected {FORMAT!r}")
     described = dict(record["tokens"])
@@ -127,7 +80,7 @@ def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels:
     if later.get("answers") is not None:
         later["answers"] = tuple(None if span is None else (span[0], span[1]) for span in later["answers"])
     later["windows"] = tuple(Window(start, end, tuple(logits)) for start, end, logits in record.get("windows", ()))
-    return Explanation(
+    return dict(
         layers=layers.float(),
         tokens=tokens,
         logits=logits.float(),
@@ -146,7 +99,10 @@ def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels:
     )
 
 
-def _to_json(explanation: Explanation) -> bytes:
+# -- the files ---------------------------------------------------------------------------------------------------------
+
+
+def _to_json(explanation: Attribution) -> bytes:
     record = _to_record(explanation)
     record["layers"], record["logits"] = explanation.layers.tolist(), explanation.logits.tolist()
     if isinstance(explanation.source, np.ndarray):
@@ -154,7 +110,14 @@ def _to_json(explanation: Explanation) -> bytes:
     return json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False).encode()
 
 
-def _to_safetensors(explanation: Explanation) -> bytes:
+def _from_json(data: bytes) -> dict[str, Any]:
+    record = json.loads(data)
+    picture = record["source"].get("png")
+    pixels = None if picture is None else decode_png(base64.b64decode(picture))
+    return _from_record(record, torch.tensor(record["layers"]), torch.tensor(record["logits"]), pixels)
+
+
+def _to_safetensors(explanation: Attribution) -> bytes:
     import safetensors.torch
 
     tensors = {"layers": explanation.layers, "scores": explanation.scores, "logits": explanation.logits}
@@ -164,16 +127,15 @@ def _to_safetensors(explanation: Explanation) -> bytes:
     return safetensors.torch.save(tensors, metadata={"attcat": json.dumps(_to_record(explanation))})
 
 
-def encode_png(picture: Image.Image | np.ndarray) -> bytes:
-    """A picture, or uint8 `[H, W, 3]`, as the content of a PNG file."""
-    from PIL import Image
+def _from_safetensors(data: bytes) -> dict[str, Any]:
+    import safetensors.torch
 
-    buffer = io.BytesIO()
-    (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(buffer, "PNG")
-    return buffer.getvalue()
+    tensors = safetensors.torch.load(data)
+    (length,) = struct.unpack("<Q", data[:8])  # a safetensors file begins with the length of its JSON header
+    record = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["attcat"])
+    pixels = tensors["picture"].numpy() if "picture" in tensors else None
+    return _from_record(record, tensors["layers"], tensors["logits"], pixels)
 
 
-def _decode_png(data: bytes) -> np.ndarray:
-    from PIL import Image
-
-    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+WRITERS: Mapping[str, Callable[[Attribution], bytes]] = {".json": _to_json, ".safetensors": _to_safetensors}
+"""From a suffix to what makes the content of such a file, which `load` reads back."""

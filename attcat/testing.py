@@ -15,13 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapter import Adapter, Encoding, TextAdapter, VisionAdapter
-from .attention import Call
-from .discovery import FAILURES, adapter_of
+from .capture.attention import Call
+from .capture.rules import make_rule
 from .errors import CaptureError, InputError
 from .methods import METHODS
-from .probe import differ, distance, logits_of, logits_without, ordinary_tokens, picture_size, rounding
-from .rules import make_rule
+from .model import Adapter, Encoding, TextAdapter, VisionAdapter
+from .model.discovered import adapter_of
+from .model.discovered.experiments import (
+    FAILURES,
+    differ,
+    distance,
+    logits_of,
+    logits_without,
+    ordinary_tokens,
+    picture_size,
+    rounding,
+)
 from .trace import Recording, Trace, one_attention, record
 
 SENTENCES = ("A gripping, very long film!", "It rained.")

@@ -26,8 +26,8 @@ from PIL import Image
 from transformers import Dinov2ForImageClassification
 
 import attcat
+from attcat.files import encode_png, write_atomically
 from attcat.render import image
-from attcat.saving import encode_png, write_atomically
 
 from .embedded import HERE, objects
 

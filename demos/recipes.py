@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 import attcat
-from attcat.adapter import Adapter, Encoding, content_of
+from attcat.capture.rules import make_rule
 from attcat.evaluation.statistics import compare
 from attcat.methods.cat import attcat as weighted
 from attcat.methods.cat import cat
 from attcat.metrics import Ablation, abpc, aopc, perturbation_curves
 from attcat.metrics.perturbation import TENTHS
-from attcat.rules import make_rule
+from attcat.model import Adapter, Encoding, content_of
 from attcat.targets import Goal
 from attcat.trace import Needs, Trace, record
 

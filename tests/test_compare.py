@@ -84,7 +84,7 @@ def test_a_page_shows_every_method_and_escapes(words: attcat.Comparison) -> None
 
 
 def test_a_figure_has_a_panel_for_each_method(patches: attcat.Comparison) -> None:
-    small, panels = patches.to_image(), list(drawn._panels(patches))
+    small, panels = patches.to_image(), list(drawn._panels(patches.timed))
     assert [caption.partition(",")[0] for _, caption in panels] == [
         "input",
         "attcat+libra",
@@ -109,7 +109,7 @@ def test_pictures_that_are_not_known() -> None:
 def test_in_the_terminal_a_row_for_each(words: attcat.Comparison, patches: attcat.Comparison) -> None:
     for compared, told in ((words, "film"), (patches, "strongest patch")):
         file = io.StringIO()
-        drawn.show(compared, Console(file=file, width=200))
+        drawn.show(compared.timed, Console(file=file, width=200))
         rows = file.getvalue().splitlines()
         assert all(told in row and (" ms " in row or " s " in row) for row in rows[1:-1])
         assert len(rows) == 2 + len(compared.explanations)
@@ -125,7 +125,7 @@ def test_save(words: attcat.Comparison, patches: attcat.Comparison, tmp_path: Pa
     with Image.open(patches.save(tmp_path / "a.png")) as picture:
         assert picture.size == patches.to_image().size
     for path in ("a.json", "a.txt"):
-        with pytest.raises(attcat.InputError, match=r"use \.html"):
+        with pytest.raises(attcat.InputError, match=r"use one of \.html"):
             words.save(tmp_path / path)
     with pytest.raises(attcat.InputError, match="needs a picture"):
         words.save(tmp_path / "b.png")

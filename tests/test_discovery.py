@@ -19,7 +19,7 @@ from zoo import _TIMM, BLOCKS, CLASSES, FAMILIES, WIDTH
 from zoo_unseen import REFUSED, UNSEEN, Company, Torch, Unseen
 
 import attcat
-from attcat.adapter import known_adapter
+from attcat.model import known_adapter
 from attcat.testing import check_adapter, snapshot
 
 
@@ -175,7 +175,7 @@ def test_what_is_ambiguous_shows_the_adapter_to_write() -> None:
         assert type(adapter) is space["OddAdapter"]
         assert len(adapter.blocks) == BLOCKS
     finally:
-        from attcat.adapter.registry import _registered
+        from attcat.model.registry import _registered
 
         del _registered[f"{package}.Odd"]
 
@@ -235,7 +235,7 @@ def test_token_types_are_left_out_where_the_model_has_none() -> None:
 
 def test_the_guides_adapters_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """The code of docs/adapters.md, as it stands there."""
-    from attcat.adapter import registry
+    from attcat.model import registry
 
     monkeypatch.setattr(registry, "_registered", {})
     guide = (Path(__file__).parent.parent / "docs" / "adapters.md").read_text(encoding="utf-8")

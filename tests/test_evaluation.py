@@ -236,9 +236,9 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
         stopped = False
 
         def __call__(self, *given: Any, **options: Any) -> Any:
-            if self.stopped and self.method.name == "attention":
+            if self.stopped and self.settings.method.name == "attention":
                 raise KeyboardInterrupt
-            asked.append(self.method.name)
+            asked.append(self.settings.method.name)
             return super().__call__(*given, **options)
 
     def make(name: str) -> attcat.Explainer:

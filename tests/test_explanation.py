@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from attcat.errors import InputError
-from attcat.explanation import Explanation
-from attcat.saving import load, write_atomically
+from attcat.explanation import Explanation, load
+from attcat.files import write_atomically
 from attcat.tokens import Tokens, View, Word, group_words
 
 OPTIONS = {"rule": "libra", "hidden": "input"}

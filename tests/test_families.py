@@ -11,9 +11,9 @@ from torch import nn
 from zoo import BLOCKS, CLASSES, EVERY, FAMILIES, TEXT
 
 import attcat
-from attcat.attention import Call
-from attcat.interception import Interception
-from attcat.rules import make_rule
+from attcat.capture.attention import Call
+from attcat.capture.rules import make_rule
+from attcat.capture.torch_calls import Interception
 from attcat.trace import record
 
 
@@ -100,7 +100,7 @@ def test_the_head_reads_the_tokens_that_it_is_said_to_read(name: str) -> None:
     encoding = explain.adapter.encode_arguments(family.arguments(2))
     read = explain.adapter.read(encoding)
     with torch.no_grad():
-        before = explain.adapter.logits(explain.adapter.call(encoding))
+        before = explain.adapter.predict(encoding)[1]
         for position in range(encoding.mask.shape[1]):
 
             def disturb(module: nn.Module, args: object, output: object, position: int = position) -> object:
@@ -109,7 +109,7 @@ def test_the_head_reads_the_tokens_that_it_is_said_to_read(name: str) -> None:
                 return state if isinstance(output, torch.Tensor) else (state, *output[1:])
 
             hook = explain.adapter.blocks[-1].register_forward_hook(disturb)
-            after = explain.adapter.logits(explain.adapter.call(encoding))
+            after = explain.adapter.predict(encoding)[1]
             hook.remove()
             for row in range(2):
                 assert bool((before[row] - after[row]).abs().max() > 1e-4) == bool(read[row, position]), (row, position)
@@ -166,7 +166,7 @@ def test_the_model_is_left_as_it_was_found(name: str, fails: str | None, monkeyp
         elif fails == "logits":
             monkeypatch.setattr(explain.adapter, "logits", _broken)
         elif fails == "method":
-            monkeypatch.setattr("attcat.trace.Recording.trace", _broken)
+            monkeypatch.setattr("attcat.trace.recording.Recording.trace", _broken)
         target = (lambda output: _broken()) if fails == "target" else None
         with pytest.raises(ZeroDivisionError):
             explain(batch, target=target)
@@ -198,7 +198,7 @@ def test_the_gradient_agrees_with_a_finite_difference(name: str) -> None:
         for sign in (1.0, -1.0):
             hook = block.register_forward_pre_hook(lambda m, a, k, s=sign: push(m, a, k, s), with_kwargs=True)
             with torch.no_grad():
-                ends.append(explain.adapter.logits(explain.adapter.call(encoding))[0, 1])
+                ends.append(explain.adapter.predict(encoding)[1][0, 1])
             hook.remove()
         numeric = float((ends[0] - ends[1]) / (2 * step))
         assert float((trace.gradient[index] * direction).sum()) == pytest.approx(numeric, rel=1e-5, abs=1e-8)
@@ -246,7 +246,7 @@ def bias_terms(explain: attcat.Explainer, encoding: attcat.Encoding, target: int
             return super().__torch_function__(func, types, args, kwargs)
 
     with WithBiases(make_rule("libra"), []):
-        logit = explain.adapter.logits(explain.adapter.call(encoding))[0, target]
+        logit = explain.adapter.predict(encoding)[1][0, target]
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     gradients = torch.autograd.grad(logit, list(leaves.values()), allow_unused=True)
@@ -305,7 +305,7 @@ def test_eager_attention_gives_the_same_scores(name: str) -> None:
 def test_chunks_of_queries_give_the_same_scores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     explain, batch = explainer(name), FAMILIES[name].arguments(2)
     whole = explain(batch)
-    monkeypatch.setattr("attcat.attention.CHUNK", 1)
-    monkeypatch.setattr("attcat.attention.ROWS", 1)
+    monkeypatch.setattr("attcat.capture.attention.CHUNK", 1)
+    monkeypatch.setattr("attcat.capture.attention.ROWS", 1)
     for a, b in zip(whole, explain(batch), strict=True):
         assert relative(b.layers, a.layers) < 1e-5

@@ -132,7 +132,7 @@ def test_the_tower_reads_the_tokens_that_it_is_said_to_read(kind: str) -> None:
         encoding = tower.encode([value])
         read = tower.read(encoding)[0]
         with torch.no_grad():
-            before = tower.logits(tower.call(encoding))
+            before = tower.predict(encoding)[1]
             for position in range(len(read)):
 
                 def disturb(module: Any, args: Any, output: Any, position: int = position) -> Any:
@@ -141,7 +141,7 @@ def test_the_tower_reads_the_tokens_that_it_is_said_to_read(kind: str) -> None:
                     return state
 
                 hook = tower.blocks[-1].register_forward_hook(disturb)
-                after = tower.logits(tower.call(encoding))
+                after = tower.predict(encoding)[1]
                 hook.remove()
                 assert bool((before - after).abs().max() > 1e-5) == bool(read[position]), (tower.family, position)
 
@@ -161,7 +161,7 @@ def test_the_gradient_agrees_with_a_finite_difference_and_libra_is_complete(kind
         for factor in (1 + step, 1 - step):
             hook = tower.blocks[0].register_forward_pre_hook(lambda module, args, f=factor: (args[0] * f, *args[1:]))
             with torch.no_grad():
-                ends.append(float(tower.logits(tower.call(encoding))))
+                ends.append(float(tower.predict(encoding)[1]))
             hook.remove()
         assert float(explanation.scores.sum()) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-6)
 

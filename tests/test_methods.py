@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from zoo import EVERY, FAMILIES, TEXT
 
 import attcat
+from attcat.capture.rules import Rule
 from attcat.methods import METHODS
-from attcat.rules import Rule
 
 TARGET = 1
 SEED = 8  # of a model in which no method's scores are all zero
@@ -163,7 +163,7 @@ def test_contrast_cat_can_select_references(plain: Plain) -> None:
 def test_occlusion(plain: Plain) -> None:
     def value(arguments: dict[str, Tensor]) -> float:
         with torch.no_grad():
-            return float(plain.adapter.logits(plain.adapter.call(plain.adapter.encode_arguments(arguments)))[0, TARGET])
+            return float(plain.adapter.predict(plain.adapter.encode_arguments(arguments))[1][0, TARGET])
 
     before, expected = value(plain.arguments), []
     tokens = plain.encoding.tokens[0]
@@ -199,7 +199,7 @@ def test_integrated_gradients(plain: Plain) -> None:
             return ((state, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": state})
 
         hook = start.register_forward_pre_hook(put, with_kwargs=True)
-        logit = plain.adapter.logits(plain.adapter.call(plain.encoding))[0, TARGET]
+        logit = plain.adapter.predict(plain.encoding)[1][0, TARGET]
         hook.remove()
         total += float(weight) * torch.autograd.grad(logit, state)[0][0]
     close(plain.scores("integrated_gradients")[0], (total * (end - reference)).sum(-1), 1e-3)
@@ -324,7 +324,7 @@ def test_every_method_says_what_is_true_of_it(name: str) -> None:
         assert all(float(e.layers.min()) >= 0 for e in (*first, *second))
     assert all(torch.equal(e.scores, e.layers.sum(0)) for e in first)
     assert name == "random" or method.paper
-    assert explain.options.get("rule") == method.rule
+    assert explain.settings.options.get("rule") == method.rule
 
 
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.rule and not m.fixed])

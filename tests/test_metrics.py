@@ -207,10 +207,10 @@ def test_texts_are_perturbed_alike_alone_and_in_a_batch(name: str, how: str) -> 
     batch = adapter.encode_arguments(family.arguments(2))
     removed = torch.zeros_like(batch.mask)
     removed[0, 2:4], removed[1, 1] = True, True
-    together = adapter.logits(adapter.call(adapter.remove(batch, removed, how)))
+    together = adapter.predict(adapter.remove(batch, removed, how))[1]
     for row in range(2):
         one = batch.rows([row])
-        alone = adapter.logits(adapter.call(adapter.remove(one, removed[row : row + 1, : one.mask.shape[1]], how)))
+        alone = adapter.predict(adapter.remove(one, removed[row : row + 1, : one.mask.shape[1]], how))[1]
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-5)
     found = adapter.remove(batch, removed, how)
     expected = [7, 6] if how == "delete" else [9, 7]

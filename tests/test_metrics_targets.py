@@ -20,7 +20,6 @@ from attcat.metrics.sanity import (
     batch_invariance,
     completeness_gap,
     label_flip,
-    like,
     max_sensitivity,
     parameter_randomisation,
 )
@@ -203,7 +202,7 @@ def test_completeness_gap() -> None:
     complete = attcat.Explainer(family.model(), None, method="input_x_gradient", rule="libra")
     with pytest.raises(InputError, match="completeness=True"):
         completeness_gap(complete, inputs)
-    assert float(completeness_gap(like(complete, completeness=True), inputs)) < 1e-4
+    assert float(completeness_gap(complete.like(completeness=True), inputs)) < 1e-4
     plain = attcat.Explainer(family.model(), None, method="input_x_gradient", rule="plain", completeness=True)
     assert float(completeness_gap(plain, inputs)) > 0.01
 

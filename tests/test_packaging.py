@@ -60,7 +60,7 @@ def test_every_dependency_is_justified() -> None:
 
 
 def test_the_readme_leads_somewhere() -> None:
-    from attcat.adapter import GUIDE
+    from attcat.model import GUIDE
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     anchors = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", readme, re.MULTILINE)}

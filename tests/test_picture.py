@@ -11,7 +11,7 @@ from timm.data import create_transform
 from torchvision import transforms as tv
 
 import attcat
-from attcat.picture import Observer, read_picture
+from attcat.model.picture import Observer, read_picture
 
 
 def hf(processor):
@@ -116,7 +116,7 @@ def test_exif_rotation_is_honoured(tmp_path) -> None:
 def test_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "large.png"
     Image.new("1", (400, 400)).save(path)
-    monkeypatch.setattr("attcat.picture.MAX_PIXELS", 1000)
+    monkeypatch.setattr("attcat.model.picture.MAX_PIXELS", 1000)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(attcat.InputError, match="400 x 400 pixels"):
         read_picture(path)

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attcat.interception import Interception
-from attcat.relevance import Relevance, safe_divide
-from attcat.watching import Block
+from attcat.capture.blocks import Block
+from attcat.capture.relevance import Relevance, safe_divide
+from attcat.capture.torch_calls import Interception
 
 DOUBLE = {"dtype": torch.double}
 

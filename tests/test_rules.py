@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import attcat
-from attcat.interception import Interception
-from attcat.rules import RULES, make_rule
+from attcat.capture.rules import RULES, make_rule
+from attcat.capture.torch_calls import Interception
 
 torch.manual_seed(0)
 WEIGHT, BIAS = torch.randn(5, dtype=torch.double), torch.randn(5, dtype=torch.double)
@@ -148,7 +148,7 @@ def test_another_thread_sees_no_rule() -> None:
 
 
 def test_multi_head_attention_of_torch_is_seen_inside() -> None:
-    from attcat.watching import Block
+    from attcat.capture.blocks import Block
 
     layer = nn.MultiheadAttention(8, 2, batch_first=True).double().eval()
     x = torch.randn(1, 4, 8, dtype=torch.double, requires_grad=True)

@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import EVERY, FAMILIES
 
 import attcat
-from attcat.attention import Call, Matrices, mix
-from attcat.interception import Interception
-from attcat.rules import Libra
+from attcat.capture.attention import Call, Matrices, mix
+from attcat.capture.rules import Libra
+from attcat.capture.torch_calls import Interception
 
 TOKENS = 600
 
@@ -27,10 +27,10 @@ def relative(actual: Tensor, expected: Tensor) -> float:
 
 def force(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """chunked: one query at a time; whole: all at once; fused: the kernel's own backward pass, also under libra."""
-    monkeypatch.setattr("attcat.attention.CHUNK", 1 if path == "chunked" else 1 << 40)
-    monkeypatch.setattr("attcat.attention.ROWS", 1)
+    monkeypatch.setattr("attcat.capture.attention.CHUNK", 1 if path == "chunked" else 1 << 40)
+    monkeypatch.setattr("attcat.capture.attention.ROWS", 1)
     if path == "fused":
-        monkeypatch.setattr("attcat.rules.RECOMPUTED_ON", ())
+        monkeypatch.setattr("attcat.capture.rules.RECOMPUTED_ON", ())
 
 
 @pytest.mark.parametrize("path", ["chunked", "whole", "fused"])
@@ -81,8 +81,8 @@ CALLS = ["plain", "bool", "additive", "keys only", "causal", "scale"]
 @pytest.mark.parametrize("chunk", [1, 60, 1 << 20])
 @pytest.mark.parametrize("name", CALLS)
 def test_a_calls_sums_agree_with_autograd(name: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attcat.attention.CHUNK", chunk)
-    monkeypatch.setattr("attcat.attention.ROWS", 1)
+    monkeypatch.setattr("attcat.capture.attention.CHUNK", chunk)
+    monkeypatch.setattr("attcat.capture.attention.ROWS", 1)
     call, value = attention_case(name)
     weights = whole(call).requires_grad_()
     value.requires_grad_()
@@ -165,7 +165,7 @@ class Held(TorchDispatchMode):
 @pytest.mark.parametrize("rule", ["libra", "plain"])
 @pytest.mark.parametrize("name", ["gpt2", "distilbert"])
 def test_attcat_never_makes_a_matrix_over_all_tokens(name: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attcat.attention.CHUNK", 1 << 18)
+    monkeypatch.setattr("attcat.capture.attention.CHUNK", 1 << 18)
     explain = attcat.Explainer(longer(name), None, rule=rule)
     with Held() as held:
         explain(tokens())

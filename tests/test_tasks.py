@@ -15,7 +15,7 @@ from tasks_zoo import BLOCKS, LONG, SHORT, TAGS, TASKS, make, tokenizer
 from torch import nn
 
 import attcat
-from attcat.names import Answers, Vocabulary
+from attcat.model.labels import Answers, Vocabulary
 from attcat.render import terminal
 
 
@@ -118,7 +118,7 @@ def test_the_head_reads_the_tokens_that_it_is_said_to_read(task: Any) -> None:
     number = class_number(explain, explanation, task.inputs[0])
     read = adapter.head.read(encoding, torch.tensor([number]))[0]
     with torch.no_grad():
-        before = adapter.logits(adapter.call(encoding))[0, number]
+        before = adapter.predict(encoding)[1][0, number]
         for position in range(len(read)):
 
             def disturb(module: nn.Module, args: object, output: Any, position: int = position) -> Any:
@@ -127,7 +127,7 @@ def test_the_head_reads_the_tokens_that_it_is_said_to_read(task: Any) -> None:
                 return state if isinstance(output, torch.Tensor) else (state, *output[1:])
 
             hook = adapter.blocks[-1].register_forward_hook(disturb)
-            after = adapter.logits(adapter.call(encoding))[0, number]
+            after = adapter.predict(encoding)[1][0, number]
             hook.remove()
             assert bool((before - after).abs() > 1e-4) == bool(read[position]), position
 
@@ -144,7 +144,7 @@ def test_the_gradient_agrees_with_a_finite_difference(task: Any) -> None:
     for factor in (1 + step, 1 - step):
         hook = adapter.blocks[0].register_forward_pre_hook(lambda module, args, f=factor: (args[0] * f, *args[1:]))
         with torch.no_grad():
-            ends.append(float(adapter.logits(adapter.call(encoding))[0, number]))
+            ends.append(float(adapter.predict(encoding)[1][0, number]))
         hook.remove()
     assert float(explanation.scores.sum()) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-6)
 

@@ -61,12 +61,12 @@ class Wrong(attcat.TextAdapter):
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch):
     """Register an adapter for `Bert` for one test, and give back a model and its checks."""
-    from attcat.adapter import registry
+    from attcat.model import registry
 
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
 
     def check(kind: type[Bert] = Bert, served: type[attcat.Adapter] = Wrong) -> list[str]:
-        attcat.register(attcat.adapter.names_of(kind(nn.Identity()))[0])(served)
+        attcat.register(attcat.model.names_of(kind(nn.Identity()))[0])(served)
         return failed(check_adapter(kind(FAMILIES["bert"].model()).eval(), wordpiece()))
 
     return check
@@ -79,7 +79,7 @@ def test_nothing_is_wrong(broken) -> None:
 def test_another_token_than_the_head_reads(broken) -> None:
     class Last(Wrong):
         def read(self, encoding: attcat.Encoding) -> Tensor:
-            return attcat.adapter.last_of(encoding.mask)
+            return attcat.model.last_of(encoding.mask)
 
     assert broken(served=Last) == ["the head reads the tokens that it is said to"]
 

@@ -11,8 +11,8 @@ import pytest
 from zoo import FAMILIES
 
 import attcat
-from attcat import versions
 from attcat.adapters.versions import TESTED
+from attcat.model import versions
 
 ROOT = Path(__file__).parent.parent
 

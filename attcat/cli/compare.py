@@ -76,7 +76,7 @@ def _print(comparison: Comparison) -> None:
 
     console = console_for_results()
     if console.is_terminal:
-        show(comparison, console)
+        show(comparison.timed, console)
         return
-    for row in lines(comparison, colour=False):
+    for row in lines(comparison.timed, colour=False):
         print("\t".join(cell.plain for cell in row))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..discovery import adapter_of
 from ..errors import AttCATError, OptionError
 from ..explainer import Explainer
+from ..files import write_atomically
 from ..methods import method_and_rule
-from ..saving import write_atomically
+from ..model.discovered import adapter_of
 from .inputs import Item, check_kind, device_named, listed, listed_methods, load_model
 from .output import counting, print_table, write_file
 
@@ -170,7 +170,7 @@ def _resized(processor: Any, size: int) -> Any:
 
 def _sanity(results: Results, data: Dataset, make: Make) -> dict[str, dict[str, str]]:
     """A row of checks per method, on a few of the examples; a check that cannot be run says why."""
-    from ..metrics.sanity import CHECKS, like, parameter_randomisation
+    from ..metrics.sanity import CHECKS, parameter_randomisation
 
     records = results.records["random"][:CHECKED]
     inputs = [data.examples[record["example"]].value for record in records]
@@ -179,7 +179,7 @@ def _sanity(results: Results, data: Dataset, make: Make) -> dict[str, dict[str, 
         explainer = make(name)
         row: dict[str, str] = {}
         for check, function in CHECKS.items():
-            used = like(explainer, completeness=True) if check == "completeness_gap" else explainer
+            used = explainer.like(completeness=True) if check == "completeness_gap" else explainer
             row[check] = _told(lambda f=function, e=used: f"{float(f(e, inputs).nanmean()):.2g}")  # type: ignore[misc]
         for cascading in (True, False):
             kind = "cascading" if cascading else "independent"

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..capture.rules import RULES, make_rule
 from ..errors import OptionError
 from ..explainer import Explainer
 from ..explanation import Explanation
+from ..files import write_atomically
 from ..methods import method_and_rule
 from ..render import wording
 from ..render.terminal import visible
-from ..rules import RULES, make_rule
-from ..saving import write_atomically
 from ..trace import Hidden, Queries
 from .inputs import Item, check_kind, device_named, expand, load_model, named_class, read
 from .output import console_for_results, one_line, progress, write_file
@@ -126,7 +126,7 @@ def _explain(
     for picture, group in groupby(items, key=lambda item: item.is_picture):
         same, explainer = list(group), explainer_for(picture)
         wanted = named_class(target, explainer)
-        step = explainer.batch_size or TOGETHER
+        step = explainer.settings.batch_size or TOGETHER
         for start in range(0, len(same), step):
             batch = [item.value for item in same[start : start + step]]
             yield from explainer(batch, wanted, **options)

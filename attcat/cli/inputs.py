@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from ..adapter import TextAdapter, VisionAdapter
 from ..errors import InputError, LoadError, OptionError
 from ..explainer import Explainer
 from ..methods import method_and_rule
-from ..picture import PICTURES
+from ..model import TextAdapter, VisionAdapter
+from ..model.picture import PICTURES
 from .output import one_line
 
 
@@ -120,12 +120,12 @@ def device_named(name: str) -> torch.device:
 def load_model(name: str | None, picture: bool) -> tuple[torch.nn.Module, Any]:
     """The model that was asked for, or the embedded one for this kind of input."""
     if name is not None:
-        from attcat.adapters import hub
+        from ..adapters import hub
 
         found: tuple[torch.nn.Module, Any] = hub.load(name)
         return found
     try:
-        from attcat.demos import embedded
+        from ..demos import embedded
     except ModuleNotFoundError as error:
         raise LoadError(
             f"the embedded models need {error.name}: pip install 'attcat[embedded]'; or give --model"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from itertools import groupby
 
-from ..adapter import supported_models
 from ..methods import METHODS
+from ..model import supported_models
 from .output import print_table
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, OptionError
-from ..picture import PICTURES
+from ..model.picture import PICTURES
 
 TEXT = ("text", "sentence", "sentence1", "premise", "question", "question1", "review", "document")
 PAIR = ("pair", "text2", "sentence2", "hypothesis", "question2", "context")

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from ..passes import Passes
 from ..trace import Trace
+from ..trace.passes import Passes
 
 
 def attention(trace: Trace) -> Tensor:

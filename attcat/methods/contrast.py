@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from ..passes import Passes
 from ..trace import Trace
+from ..trace.passes import Passes
 
 
 def contrast_cat(

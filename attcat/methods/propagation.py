@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from ..passes import Passes
 from ..trace import Trace
+from ..trace.passes import Passes
 from .cat import cat
 
 
@@ -24,7 +24,7 @@ def input_x_gradient(trace: Trace) -> Tensor:
 
 
 def lrp(trace: Trace) -> Tensor:
-    """Relevance propagated to the embeddings, summed over features; the rules are those of `attcat.relevance`.
+    """Relevance propagated to the embeddings, summed over features; the rules are those of `attcat.capture.relevance`.
 
     Returns:
         float32 `[1, B, T]`, signed. Source: Chefer et al., CVPR 2021, baseline "LRP".

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Adapter, Encoding, content_of, first_of
+from ..capture.blocks import hidden_state, with_state
+from ..capture.borrow import as_found
 from ..errors import InputError, UnsupportedModelError
 from ..explainer import Explainer, batches
 from ..explanation import Explanation
+from ..model import Adapter, Encoding, content_of, first_of
 from ..tokens import Tokens
-from ..watching import as_found, hidden_state, with_state
 
 Job = tuple[int, Tensor]
 """An example's number, and which of its tokens are taken out: bool `[T]`, specials included."""
@@ -148,7 +149,7 @@ class Ablation:
         with torch.no_grad(), self._dropping(batch, removed) if self.how == "drop" else nullcontext():
             if self.how != "drop" and removed.any():
                 batch = self.adapter.remove(batch, removed, self.how)
-            found = self.adapter.logits(self.adapter.call(batch)).float().cpu()
+            found = self.adapter.predict(batch)[1].float().cpu()
         if not found.isfinite().all():
             raise InputError(
                 f"the model's logits are not finite when tokens are removed by {self.how}: use another removal"

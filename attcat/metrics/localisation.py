@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..explanation import Explanation
-from ..picture import read_picture
+from ..model.picture import read_picture
 from .plausibility import auprc
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..capture.blocks import hidden_state, with_state
 from ..errors import InputError
 from ..explainer import Explainer
 from ..explanation import Explanation
-from ..watching import hidden_state, with_state
 from .agreement import kendall_tau
 
 
@@ -65,24 +65,9 @@ def parameter_randomisation(
         parameters = dict(model.named_parameters())
         for name in names:
             _redraw(parameters[name], generator)
-        after = like(explainer, model)(list(inputs), targets)
+        after = explainer.like(model)(list(inputs), targets)
         found.append(rank_correlation(before, after))
     return Randomised(tuple(stages), torch.stack(found))
-
-
-def like(explainer: Explainer, model: nn.Module | None = None, *, completeness: bool | None = None) -> Explainer:
-    """The same method and options for another model, or measuring what bias terms contribute."""
-    return Explainer(
-        explainer.adapter if model is None else model,
-        explainer.adapter.processor,
-        method=explainer.method.name,
-        rule=explainer.rule,
-        hidden=explainer.hidden,
-        queries=explainer.queries,
-        batch_size=explainer.batch_size,
-        completeness=explainer.completeness if completeness is None else completeness,
-        **explainer.own_options,
-    )
 
 
 def _redraw(parameter: nn.Parameter, generator: torch.Generator) -> None:

@@ -6,13 +6,13 @@ its own strongest score, and numbers of different methods are not to be compared
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..attribution import Attribution
 from ..errors import InputError
-from ..explanation import Explanation
 from . import html, image, terminal, wording
 
 if TYPE_CHECKING:
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from ..comparison import Comparison
+Timed = Sequence[tuple[Attribution, float]]
+"""Explanations of one input, each with the seconds that it took."""
 
 OWN_SCALE = "Each method is coloured from its own strongest score: colours compare tokens, not methods."
 PANEL, ACROSS = 240, 4
 """Pixels of a panel's longest side, and panels in a row."""
 
 
-def name(explanation: Explanation) -> str:
+def name(explanation: Attribution) -> str:
     """Method and gradient rule, as they are typed: `attcat+libra`."""
     rule = explanation.options.get("rule")
     return f"{explanation.method}+{rule}" if rule and rule != explanation.method else explanation.method
@@ -41,11 +42,11 @@ def duration(seconds: float) -> str:
 # -- terminal --------------------------------------------------------------------------------------------------------
 
 
-def lines(comparison: Comparison, colour: bool) -> Iterator[tuple[Text, Text, Text]]:
+def lines(timed: Timed, colour: bool) -> Iterator[tuple[Text, Text, Text]]:
     """For each method its name, its time, and the words (or the strongest patch)."""
     from rich.text import Text
 
-    for explanation, seconds in zip(comparison.explanations, comparison.seconds, strict=True):
+    for explanation, seconds in timed:
         if explanation.is_image:
             told = Text(terminal.visible(wording.strongest(explanation)))
         else:
@@ -53,7 +54,7 @@ def lines(comparison: Comparison, colour: bool) -> Iterator[tuple[Text, Text, Te
         yield Text(name(explanation)), Text(duration(seconds)), told
 
 
-def show(comparison: Comparison, console: Console | None = None) -> None:
+def show(timed: Timed, console: Console | None = None) -> None:
     """Print what is explained, then a row for each method."""
     from rich.console import Console
     from rich.table import Table
@@ -61,12 +62,12 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
 
     console = console or Console()
     colour = console.color_system is not None and not console.no_color
-    first = comparison.explanations[0]
+    first, _ = timed[0]
     console.print(Text(terminal.visible(wording.headline(first)), "bold"))
     table = Table(box=None, pad_edge=False, show_header=False)
     for column in ("left", "right", "left"):
         table.add_column(justify="right" if column == "right" else "left", overflow="fold")
-    for row in lines(comparison, colour):
+    for row in lines(timed, colour):
         table.add_row(*row)
     console.print(table)
     console.print(Text(OWN_SCALE, "dim"))
@@ -75,50 +76,50 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
 # -- pages -----------------------------------------------------------------------------------------------------------
 
 
-def page(comparison: Comparison, title: str = "AttCAT: methods compared") -> str:
+def page(timed: Timed, title: str = "AttCAT: methods compared") -> str:
     """A self-contained page: no network, no script."""
-    return html.framed(_body(comparison), title)
+    return html.framed(_body(timed), title)
 
 
-def fragment(comparison: Comparison) -> str:
+def fragment(timed: Timed) -> str:
     """What a notebook shows."""
-    return f"<style>{html.STYLE}</style>{_body(comparison)}"
+    return f"<style>{html.STYLE}</style>{_body(timed)}"
 
 
-def _body(comparison: Comparison) -> str:
-    cells = _pictures(comparison) if comparison.is_image else _rows(comparison)
+def _body(timed: Timed) -> str:
+    cells = _pictures(timed) if timed[0][0].is_image else _rows(timed)
     note = f'<p class="origin">{OWN_SCALE}</p>'
-    return f'<div class="attcat">{html.header(comparison.explanations[0], comparison.explanations[0].model)}{cells}{note}</div>'
+    return f'<div class="attcat">{html.header(timed[0][0], timed[0][0].model)}{cells}{note}</div>'
 
 
-def _rows(comparison: Comparison) -> str:
+def _rows(timed: Timed) -> str:
     rows = []
-    for explanation, seconds in zip(comparison.explanations, comparison.seconds, strict=True):
+    for explanation, seconds in timed:
         told = f"<b>{html.escape(name(explanation))}</b><br>{duration(seconds)}"
         apart = f"special tokens {explanation.special_share:.0%}" if explanation.special.any() else ""
         rows.append(f"<tr><td>{told}<br>{apart}</td><td>{html.texts(explanation)}</td></tr>")
-    return f'<table class="methods">{"".join(rows)}</table>{html.key(comparison.explanations[0], scale=False)}'
+    return f'<table class="methods">{"".join(rows)}</table>{html.key(timed[0][0], scale=False)}'
 
 
-def _pictures(comparison: Comparison) -> str:
-    panels = [html.picture(pixels, caption, caption) for pixels, caption in _panels(comparison)]
-    bar = html.key(comparison.explanations[0], scale=False)
+def _pictures(timed: Timed) -> str:
+    panels = [html.picture(pixels, caption, caption) for pixels, caption in _panels(timed)]
+    bar = html.key(timed[0][0], scale=False)
     return f'<div class="pictures">{"".join(panels)}</div>{bar}'
 
 
 # -- figure ----------------------------------------------------------------------------------------------------------
 
 
-def figure(comparison: Comparison) -> Image.Image:
+def figure(timed: Timed) -> Image.Image:
     """The picture, then a heatmap for each method under which its name and its time stand.
 
     Raises:
         InputError: if the input was not a picture, or its pixels are not known.
     """
-    first = comparison.explanations[0]
+    first, _ = timed[0]
     if not isinstance(first.source, np.ndarray):
         raise InputError("one figure needs a picture: save the comparison as .html")
-    panels = [image.panel(pixels, caption) for pixels, caption in _panels(comparison)]
+    panels = [image.panel(pixels, caption) for pixels, caption in _panels(timed)]
     rows = [image.beside(panels[start : start + ACROSS], gap=16) for start in range(0, len(panels), ACROSS)]
     pictures = image.stack(rows, gap=10)
     width = max(pictures.width, 480)
@@ -129,10 +130,10 @@ def figure(comparison: Comparison) -> Image.Image:
     )
 
 
-def _panels(comparison: Comparison) -> Iterator[tuple[np.ndarray, str]]:
+def _panels(timed: Timed) -> Iterator[tuple[np.ndarray, str]]:
     """The picture, if it is known, and the overlays, with captions."""
-    small = [image.sized(explanation, PANEL, PANEL) for explanation in comparison.explanations]
+    small = [image.sized(explanation, PANEL, PANEL) for explanation, _ in timed]
     if isinstance(small[0].source, np.ndarray):
         yield small[0].source, "input"
-    for explanation, seconds in zip(small, comparison.seconds, strict=True):
+    for explanation, seconds in zip(small, (seconds for _, seconds in timed), strict=True):
         yield image.overlay(explanation), f"{name(explanation)}, {duration(seconds)}"

@@ -14,10 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..explanation import Explanation
-from ..saving import encode_png
+from ..attribution import Attribution
+from ..files import encode_png
 from . import wording
 from .colour import FAINT, css
+from .image import BLANK, overlay, sized, tinted
 from .wording import Piece
 
 WIDEST = 640
@@ -78,7 +79,7 @@ article+article{{border-top:1px solid rgba(128,128,128,.4);padding-top:.5em}}
 """
 
 
-def page(explanations: Sequence[Explanation], title: str = "AttCAT") -> str:
+def page(explanations: Sequence[Attribution], title: str = "AttCAT") -> str:
     """A self-contained page: no network, no script, pictures inside; light or dark as the reader prefers.
 
     Args:
@@ -93,7 +94,7 @@ def framed(body: str, title: str, style: str = STYLE) -> str:
     return PAGE.format(title=escape(title), heading=escape(title), style=style, body=body)
 
 
-def fragment(explanation: Explanation) -> str:
+def fragment(explanation: Attribution) -> str:
     """What a notebook shows: one explanation with its own style, in the text colour of its surroundings."""
     return f"<style>{STYLE}</style>{_body(explanation)}"
 
@@ -106,7 +107,7 @@ def escape(text: str) -> str:
 # -- the parts, in reading order -------------------------------------------------------------------------------------
 
 
-def _body(explanation: Explanation) -> str:
+def _body(explanation: Attribution) -> str:
     middle = _pictures(explanation) if explanation.is_image else texts(explanation)
     parts = [
         header(explanation),
@@ -119,7 +120,7 @@ def _body(explanation: Explanation) -> str:
     return f'<div class="attcat">{"".join(parts)}</div>'
 
 
-def header(explanation: Explanation, origin: str | None = None) -> str:
+def header(explanation: Attribution, origin: str | None = None) -> str:
     """The class and its probability, what was predicted if that differs, and how the scores were made."""
     correction = wording.correction(explanation)
     more = f"<span>{escape(correction)}</span>" if correction else ""
@@ -129,7 +130,7 @@ def header(explanation: Explanation, origin: str | None = None) -> str:
     )
 
 
-def texts(explanation: Explanation) -> str:
+def texts(explanation: Attribution) -> str:
     """The text with its words coloured, or its tokens where the words are not known."""
     if not wording.has_words(explanation):
         return f"<p>{_chips(wording.chips(explanation))}</p>"
@@ -166,7 +167,7 @@ def _chips(pieces: Iterable[Piece]) -> str:
     )
 
 
-def key(explanation: Explanation, *, scale: bool = True) -> str:
+def key(explanation: Attribution, *, scale: bool = True) -> str:
     """What the colours mean, and what full strength is."""
     against, supports = wording.sides(explanation)
     full = wording.scale(explanation) if scale else None
@@ -178,8 +179,6 @@ def key(explanation: Explanation, *, scale: bool = True) -> str:
 
 def _bar(against: str, supports: str, full: float | None) -> str:
     """The colours of the overlay on a neutral ground, as `image.tinted` lays them."""
-    from .image import BLANK, tinted
-
     colours = tinted(np.full((1, 33, 3), BLANK), np.linspace(-1, 1, 33)[None])[0].tolist()
     stops = ",".join(f"rgb({red},{green},{blue})" for red, green, blue in colours)
     low, high = (wording.number(-full), wording.number(full)) if full else ("0", "0")
@@ -190,22 +189,22 @@ def _bar(against: str, supports: str, full: float | None) -> str:
     )
 
 
-def _unseen(explanation: Explanation) -> str:
+def _unseen(explanation: Attribution) -> str:
     if not wording.has_blind_area(explanation):
         return ""
     return '<p class="key"><span><span class="unseen"></span>not seen by the model</span></p>'
 
 
-def _apart(explanation: Explanation) -> str:
+def _apart(explanation: Attribution) -> str:
     pieces = wording.apart(explanation)
     return f"<p>{_chips(pieces)}</p>" if pieces else ""
 
 
-def _notes(explanation: Explanation) -> str:
+def _notes(explanation: Attribution) -> str:
     return "".join(f"<p>{escape(note)}</p>" for note in wording.notes(explanation))
 
 
-def _table(explanation: Explanation) -> str:
+def _table(explanation: Attribution) -> str:
     """Every score of a text, for those who cannot use colours or tooltips."""
     if explanation.is_image:
         return ""
@@ -221,10 +220,8 @@ def _table(explanation: Explanation) -> str:
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _pictures(explanation: Explanation) -> str:
+def _pictures(explanation: Attribution) -> str:
     """The input and the overlay; the heatmap alone when the pixels are not known."""
-    from .image import overlay, sized
-
     small = sized(explanation, WIDEST)
     what = f"heatmap of what speaks for and against {explanation.label}; {wording.strongest(explanation)}"
     figures = [picture(overlay(small), what, "what speaks for and against")]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..attribution import Attribution
 from ..errors import InputError
-from ..explanation import Explanation
 from ..tokens import View
 from . import wording
 from .colour import RGB, lookup_table
@@ -42,7 +42,7 @@ BLANK: RGB = (228, 228, 228)
 # -- arrays: what is drawn, uint8 [H, W, 3] --------------------------------------------------------------------------
 
 
-def sized(explanation: Explanation, longest: int = LONGEST, least: int = LEAST, thinnest: int = 8) -> Explanation:
+def sized(explanation: Attribution, longest: int = LONGEST, least: int = LEAST, thinnest: int = 8) -> Attribution:
     """The same explanation of a smaller or larger copy of its picture, fit for drawing.
 
     Args:
@@ -64,7 +64,7 @@ def sized(explanation: Explanation, longest: int = LONGEST, least: int = LEAST, 
     return replace(explanation, source=source, tokens=replace(explanation.tokens, view=View(width, height, box)))
 
 
-def overlay(explanation: Explanation, full: float | None = None) -> np.ndarray:
+def overlay(explanation: Attribution, full: float | None = None) -> np.ndarray:
     """The heatmap over the picture, uint8 `[H, W, 3]` in the picture's own pixels.
 
     The picture loses most of its colour, so that blue and orange mean what the legend says. The stronger a score, the
@@ -116,7 +116,7 @@ def _hatched(ground: np.ndarray) -> np.ndarray:
     return np.where(stripe[..., None], np.uint8(125), np.round(ground * 0.4).astype(np.uint8))
 
 
-def _grid(explanation: Explanation) -> np.ndarray:
+def _grid(explanation: Attribution) -> np.ndarray:
     """Blank paper with the borders of the cells, where those are wide enough to be seen."""
     view = explanation.view
     ground = np.full((view.height, view.width, 3), BLANK, dtype=np.uint8)
@@ -144,7 +144,7 @@ def panel(pixels: np.ndarray, caption: str) -> Image.Image:
     return stack([picture, line(caption, max(picture.width, 190), size=14, ink=PALE)], gap=4)
 
 
-def legend(explanation: Explanation, width: int) -> Image.Image:
+def legend(explanation: Attribution, width: int) -> Image.Image:
     """The colour bar with its numbers, and the notes that belong to them."""
     full = wording.scale(explanation)
     third = width // 3
@@ -158,7 +158,7 @@ def legend(explanation: Explanation, width: int) -> Image.Image:
     return stack(parts, gap=4)
 
 
-def bar(explanation: Explanation, width: int) -> Image.Image:
+def bar(explanation: Attribution, width: int) -> Image.Image:
     """The colours from against to for, and what the two ends mean."""
     from PIL import Image
 
@@ -169,7 +169,7 @@ def bar(explanation: Explanation, width: int) -> Image.Image:
     return stack([ends, Image.fromarray(colours)], gap=4)
 
 
-def unseen(explanation: Explanation, width: int) -> list[Image.Image]:
+def unseen(explanation: Attribution, width: int) -> list[Image.Image]:
     """What the hatching means, if there is any."""
     from PIL import Image
 
@@ -179,7 +179,7 @@ def unseen(explanation: Explanation, width: int) -> list[Image.Image]:
     return [beside([swatch, line("not seen by the model", width - 44, size=14)], gap=8)]
 
 
-def heading(explanation: Explanation, width: int, origin: str | None = None) -> Image.Image:
+def heading(explanation: Attribution, width: int, origin: str | None = None) -> Image.Image:
     """The class and its probability, what was predicted if that differs, and how the scores were made."""
     parts = [line(wording.headline(explanation), width, size=24)]
     correction = wording.correction(explanation)
@@ -189,7 +189,7 @@ def heading(explanation: Explanation, width: int, origin: str | None = None) -> 
     return stack([*parts, *(line(text, width, size=14, ink=PALE) for text in wrap(origin, width))], gap=4)
 
 
-def figure(explanation: Explanation) -> Image.Image:
+def figure(explanation: Attribution) -> Image.Image:
     """The picture, beside it the heatmap laid over it, and a legend.
 
     Returns:

@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
-
-from ..explanation import Explanation
-from . import comparison, terminal
-
-if TYPE_CHECKING:
-    from ..comparison import Comparison
-
-Shown = TypeVar("Shown")
+from typing import Any
 
 
-def show(explanation: Explanation) -> None:
-    """Show an explanation as HTML in a notebook, else print it to the terminal.
-
-    In a terminal a text is printed with its words highlighted, a picture as a small copy with the heatmap over it.
-    """
-    _show(explanation, terminal.show)
-
-
-def show_comparison(compared: Comparison) -> None:
-    """Show a comparison as HTML in a notebook, else print a row for each method."""
-    _show(compared, comparison.show)
-
-
-def _show(result: Shown, printed: Callable[[Shown], None]) -> None:
+def show(result: Any, in_terminal: Callable[[], None]) -> None:
+    """Show a result as HTML in a notebook, which asks it for `_repr_html_`; else call what prints it to the terminal."""
     if in_notebook():
         from IPython.display import display
 
-        display(result)  # type: ignore[no-untyped-call]  # asks it for _repr_html_
+        display(result)  # type: ignore[no-untyped-call]
     else:
-        printed(result)
+        in_terminal()
 
 
 def in_notebook() -> bool:

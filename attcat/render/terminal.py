@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..attribution import Attribution
 from ..errors import InputError
-from ..explanation import Explanation
 from . import wording
 from .colour import FAINT, GREY, hue, mix, readable_on
+from .image import overlay, sized
 from .wording import Piece
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ WIDEST = 56
 """Columns, and twice the lines, of a picture in the terminal."""
 
 
-def show(explanation: Explanation, console: Console | None = None) -> None:
+def show(explanation: Attribution, console: Console | None = None) -> None:
     """Print an explanation; without a terminal, or under NO_COLOR, in plain characters."""
     from rich.console import Console
     from rich.text import Text
@@ -51,7 +52,7 @@ def show(explanation: Explanation, console: Console | None = None) -> None:
         console.print(part, soft_wrap=not console.is_terminal)
 
 
-def highlight(explanation: Explanation, width: int | None = None, *, colour: bool = True) -> Text:
+def highlight(explanation: Attribution, width: int | None = None, *, colour: bool = True) -> Text:
     """The original text, its words coloured by their scores.
 
     Args:
@@ -79,13 +80,11 @@ def highlight(explanation: Explanation, width: int | None = None, *, colour: boo
     return text
 
 
-def picture(explanation: Explanation, columns: int) -> Text:
+def picture(explanation: Attribution, columns: int) -> Text:
     """The overlay in half blocks, two pixels to a character."""
     from rich.color import Color
     from rich.style import Style
     from rich.text import Text
-
-    from .image import overlay, sized
 
     pixels = overlay(sized(explanation, columns, columns, thinnest=1))
     text = Text(no_wrap=True)
@@ -100,7 +99,7 @@ def picture(explanation: Explanation, columns: int) -> Text:
     return text
 
 
-def letters(explanation: Explanation) -> Text:
+def letters(explanation: Attribution) -> Text:
     """The grid of patches in signs: what is left of a heatmap without colours."""
     from rich.text import Text
 
@@ -170,7 +169,7 @@ def _row(pieces: list[Piece], colour: bool) -> Text:
     return Text("  ").join(chips)
 
 
-def _texts(explanation: Explanation, colour: bool) -> list[Text]:
+def _texts(explanation: Attribution, colour: bool) -> list[Text]:
     """One Text per input string."""
     from rich.text import Text
 
@@ -179,7 +178,7 @@ def _texts(explanation: Explanation, colour: bool) -> list[Text]:
     return [Text(" ").join(_pieces([piece], colour) for piece in wording.chips(explanation))]
 
 
-def _passages(explanation: Explanation, colour: bool) -> list[Text]:
+def _passages(explanation: Attribution, colour: bool) -> list[Text]:
     from rich.text import Text
 
     texts = _texts(explanation, colour)
@@ -192,7 +191,7 @@ def _passages(explanation: Explanation, colour: bool) -> list[Text]:
     ]
 
 
-def _header(explanation: Explanation) -> Text:
+def _header(explanation: Attribution) -> Text:
     from rich.text import Text
 
     text = Text(visible(wording.headline(explanation)), "bold")
@@ -203,7 +202,7 @@ def _header(explanation: Explanation) -> Text:
     return text
 
 
-def _key(explanation: Explanation, colour: bool, *, pixels: bool = False) -> Text:
+def _key(explanation: Attribution, colour: bool, *, pixels: bool = False) -> Text:
     """What the colours mean, and what full strength is."""
     from rich.text import Text
 
@@ -220,7 +219,7 @@ def _key(explanation: Explanation, colour: bool, *, pixels: bool = False) -> Tex
     return text
 
 
-def _below(explanation: Explanation, colour: bool) -> list[Text]:
+def _below(explanation: Attribution, colour: bool) -> list[Text]:
     """The tokens that stand apart, and the notes."""
     from rich.text import Text
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..explanation import Explanation
+from ..attribution import Attribution
 from ..tokens import group_words, trim
 from .colour import largest, strength
 
@@ -36,14 +36,14 @@ def number(score: float, digits: int = 3) -> str:
     return f"{score + 0.0:+.{digits}g}"  # + 0.0 turns the negative zero into zero
 
 
-def headline(explanation: Explanation) -> str:
+def headline(explanation: Attribution) -> str:
     """The class that is explained, its probability, and what it is about, as `B-LOC 93.1% · tag of "Paris"`."""
     chance = explanation.probability
     label = explanation.label if chance is None else f"{explanation.label} {chance:.1%}"
     return " · ".join(part for part in (label, subject(explanation)) if part)
 
 
-def subject(explanation: Explanation) -> str:
+def subject(explanation: Attribution) -> str:
     """What a prediction is about, if not the whole input."""
     if explanation.answer is not None:
         return f"characters {explanation.answer.start} to {explanation.answer.end} of the context"
@@ -53,7 +53,7 @@ def subject(explanation: Explanation) -> str:
     return f'{about.get(explanation.task, "tag of")} "{_marked_text(explanation)}"'
 
 
-def correction(explanation: Explanation) -> str | None:
+def correction(explanation: Attribution) -> str | None:
     """What the model predicted, if that is not what is explained; in multi-label models, what else."""
     if explanation.activation == "none":
         return None
@@ -71,12 +71,12 @@ OTHERS = 5
 """Further predicted labels that are told by name."""
 
 
-def origin(explanation: Explanation) -> str:
+def origin(explanation: Attribution) -> str:
     """Method, options and model in one line."""
     return " · ".join(part for part in (explanation.recipe, explanation.model) if part)
 
 
-def sides(explanation: Explanation) -> tuple[str, str]:
+def sides(explanation: Attribution) -> tuple[str, str]:
     """What the two colours mean: against, for."""
     if explanation.activation == "none" and explanation.target is not None and explanation.against is None:
         name = explanation.labels[explanation.target]
@@ -84,7 +84,7 @@ def sides(explanation: Explanation) -> tuple[str, str]:
     return f"speaks against {explanation.label}", f"speaks for {explanation.label}"
 
 
-def scale(explanation: Explanation) -> float:
+def scale(explanation: Attribution) -> float:
     """The score that gets the full colour: the largest absolute one among words, tokens or patches."""
     if explanation.is_image:
         return largest(explanation.grid.flatten().tolist())
@@ -94,7 +94,7 @@ def scale(explanation: Explanation) -> float:
     return largest(score for score, special in pairs if not special)
 
 
-def notes(explanation: Explanation) -> list[str]:
+def notes(explanation: Attribution) -> list[str]:
     """Sentences that keep the reader from a wrong conclusion."""
     told = []
     things = "patch" if explanation.is_image else "word" if has_words(explanation) else "token"
@@ -111,7 +111,7 @@ def notes(explanation: Explanation) -> list[str]:
     return told + _windows(explanation)
 
 
-def _windows(explanation: Explanation) -> list[str]:
+def _windows(explanation: Attribution) -> list[str]:
     """In which parts a long text was read, and what the model said of each."""
     windows, target = explanation.windows, explanation.target
     if not windows:
@@ -137,19 +137,19 @@ SHOWN = 12
 # -- text ------------------------------------------------------------------------------------------------------------
 
 
-def has_words(explanation: Explanation) -> bool:
+def has_words(explanation: Attribution) -> bool:
     """True when the scores can be laid over the characters of the original text."""
     return explanation.tokens.spans is not None and isinstance(explanation.source, str | tuple)
 
 
-def names(explanation: Explanation) -> list[str]:
+def names(explanation: Attribution) -> list[str]:
     """What the input strings are called, where there are two."""
     if len(explanation.texts) == 1:
         return [""]
     return ["question", "context"] if explanation.task == "question answering" else ["first text", "second text"]
 
 
-def _marked(explanation: Explanation) -> tuple[int, int, int] | None:
+def _marked(explanation: Attribution) -> tuple[int, int, int] | None:
     """Text, first and last character of what the prediction is about."""
     if explanation.answer is not None:
         return 1, explanation.answer.start, explanation.answer.end
@@ -161,7 +161,7 @@ def _marked(explanation: Explanation) -> tuple[int, int, int] | None:
     return segment, *trim(explanation.texts[segment], span)
 
 
-def _marked_text(explanation: Explanation) -> str:
+def _marked_text(explanation: Attribution) -> str:
     """The word of the token that the prediction is about; the token itself if it has none."""
     marked = _marked(explanation)
     if marked is not None:
@@ -172,7 +172,7 @@ def _marked_text(explanation: Explanation) -> str:
     return explanation.tokens.labels[explanation.position or 0]
 
 
-def passages(explanation: Explanation) -> list[list[Piece]]:
+def passages(explanation: Attribution) -> list[list[Piece]]:
     """One list of pieces per input string; joined, their texts are that string, character for character."""
     full, words, marked = scale(explanation), explanation.words(), _marked(explanation)
     result = []
@@ -192,24 +192,24 @@ def passages(explanation: Explanation) -> list[list[Piece]]:
     return result
 
 
-def apart(explanation: Explanation) -> list[Piece]:
+def apart(explanation: Attribution) -> list[Piece]:
     """The tokens that no word or patch shows: special ones, and those made of white space alone."""
     return _chips(explanation, _hidden(explanation))
 
 
-def chips(explanation: Explanation) -> list[Piece]:
+def chips(explanation: Attribution) -> list[Piece]:
     """The tokens that are not special, for an explanation whose words are not known."""
     return _chips(explanation, [not special for special in explanation.tokens.special])
 
 
-def _hidden(explanation: Explanation) -> list[bool]:
+def _hidden(explanation: Attribution) -> list[bool]:
     if not has_words(explanation):
         return list(explanation.tokens.special)
     shown = {position for *_, positions in group_words(explanation.tokens, explanation.texts) for position in positions}
     return [position not in shown for position in range(len(explanation.tokens))]
 
 
-def _chips(explanation: Explanation, chosen: list[bool]) -> list[Piece]:
+def _chips(explanation: Attribution, chosen: list[bool]) -> list[Piece]:
     full = scale(explanation)
     every = zip(explanation.tokens.labels, explanation.scores.tolist(), chosen, strict=True)
     return [Piece(label, score, strength(score, full)) for label, score, choose in every if choose]
@@ -218,7 +218,7 @@ def _chips(explanation: Explanation, chosen: list[bool]) -> list[Piece]:
 # -- image -----------------------------------------------------------------------------------------------------------
 
 
-def has_blind_area(explanation: Explanation) -> bool:
+def has_blind_area(explanation: Attribution) -> bool:
     """True when a crop hid a part of the picture from the model."""
     view = explanation.tokens.view
     if view is None:
@@ -228,7 +228,7 @@ def has_blind_area(explanation: Explanation) -> bool:
     return left > 0.5 or top > 0.5 or right < view.width - 0.5 or bottom < view.height - 0.5
 
 
-def strongest(explanation: Explanation) -> str:
+def strongest(explanation: Attribution) -> str:
     """Where the strongest patch is, for readers who cannot see the picture."""
     grid = explanation.grid.numpy()
     row, column = np.unravel_index(int(np.abs(grid).argmax()), grid.shape)

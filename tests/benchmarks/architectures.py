@@ -27,8 +27,8 @@ from zoo import FAMILIES, Family  # noqa: E402
 from zoo_unseen import REFUSED, SERVED, UNSEEN  # noqa: E402
 
 import attcat  # noqa: E402
-from attcat.adapter import known_adapter  # noqa: E402
-from attcat.discovery import DiscoveredText, DiscoveredVision  # noqa: E402
+from attcat.model import known_adapter  # noqa: E402
+from attcat.model.discovered import DiscoveredText, DiscoveredVision  # noqa: E402
 from attcat.testing import CHECKS, check_adapter  # noqa: E402
 
 PAGE = ROOT / "docs" / "architectures.md"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from speed import isolated
 
-from attcat.saving import write_atomically
+from attcat.files import write_atomically
 
 PICTURE = Path(__file__).parents[2] / "docs" / "scaling.svg"
 TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)

@@ -44,7 +44,7 @@ import attcat
 from attcat.demos import embedded
 from attcat.demos.train_objects import read as read_pictures
 from attcat.demos.train_sentiment import read as read_sentences
-from attcat.saving import write_atomically
+from attcat.files import write_atomically
 
 ROOT = Path(__file__).parents[2]
 PAGE, RECORD = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks.json"

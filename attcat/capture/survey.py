@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .attention import Call
-from .interception import COMPOSITES
+from .borrow import as_found
 from .rules import named
-from .watching import as_found
+from .torch_calls import COMPOSITES
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,6 @@ class Survey:
     lookups: list[tuple[Tensor, int]] = field(default_factory=list)
     """Indices and the number of rows of each embedding table."""
     batch: int = 1
-    output: Any = None
 
 
 class Unclear(Exception):  # noqa: N818 - a finding that the caller turns into an error
@@ -97,7 +96,7 @@ def survey(model: nn.Module, run: Callable[[], Any]) -> Survey:
     """Watch one forward pass, without gradient; the model is left as it was found."""
     found = Survey()
     with as_found(model), torch.no_grad(), _visits(model, found) as stack, _Watcher(found, stack):
-        found.output = run()
+        run()
     return found
 
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, OptionError, ProcessorError, TooLongError
-from ..heads import Head, head_of
 from ..tokens import Span, Tokens
-from .base import Adapter
+from .adapter import Adapter
 from .encoding import Encoding, content_of, first_of
 
 
@@ -51,15 +50,6 @@ class TextAdapter(Adapter):
     def cost(self, value: Any) -> int:
         """Four characters to a token, as in English."""
         return 2 + sum(map(len, _parts(_checked_text(value)))) // 4
-
-    @cached_property
-    def head(self) -> Head:
-        """By the name of the model's class: a classifier's, a tagger's, a language model's, ..."""
-        return head_of(self)
-
-    def call(self, encoding: Encoding) -> Any:
-        """Run the model; its head picks the logits `[B, C]` that are explained."""
-        return self.head.call(encoding)
 
     def read(self, encoding: Encoding) -> Tensor:
         """The first real token."""

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..errors import InputError, OptionError, ProcessorError
 from ..tokens import Tokens, View
-from .base import Adapter
+from .adapter import Adapter
 from .encoding import Encoding, content_of, first_of
+from .picture import Observer, read_picture, to_pixels
 
 
 class VisionAdapter(Adapter):
@@ -41,8 +42,6 @@ class VisionAdapter(Adapter):
 
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """Preprocess pictures (`read_picture` says in which forms); see `Adapter.encode`."""
-        from ..picture import read_picture, to_pixels
-
         pictures = [read_picture(value) for value in inputs]
         pixels = [self.preprocess(picture) for picture in pictures]
         if len({tuple(p.shape) for p in pixels}) > 1:
@@ -144,8 +143,6 @@ class VisionAdapter(Adapter):
 
     @cached_property
     def _view(self) -> Callable[[int, int], tuple[View, tuple[int, int]]]:
-        from ..picture import Observer
-
         return Observer(self.preprocess)
 
     def _tokens(self, height: int, width: int, view: View | None) -> Tokens:

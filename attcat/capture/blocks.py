@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import CaptureError
 from .attention import Call
-from .errors import CaptureError
-from .wrappers import CHECKPOINTING, is_compiled
 
 
 @dataclass
@@ -36,33 +35,6 @@ def output_of(block: Block) -> Tensor:
     if block.output is None:
         raise CaptureError('a block returned no hidden state [B, T, D] like its input: use hidden="input"')
     return block.output
-
-
-@contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, eager, without checkpoints, a scratch random state; afterwards every flag and the state are as before."""
-    modules = tuple(model.modules())  # walked once: in small models these walks are a good part of the cost
-    training = [module for module in modules if module.training]
-    flags = [(m, name) for m in modules for name in CHECKPOINTING if vars(m).get(name) is True]
-    parameters = [p for module in modules for p in module._parameters.values() if p is not None]
-    if any(p.is_inference() for p in parameters):
-        raise CaptureError("the model was made inside torch.inference_mode(), so it has no gradients: make it outside")
-    devices = {p.device.index or 0 for p in parameters if p.is_cuda}
-    with ExitStack() as undo:
-        undo.enter_context(torch.random.fork_rng(devices=sorted(devices)))
-        if any(map(is_compiled, modules)):
-            undo.enter_context(torch.compiler.set_stance("force_eager"))
-        try:
-            if training:
-                model.eval()
-            for module, name in flags:
-                setattr(module, name, False)
-            yield
-        finally:
-            for module in training:
-                module.training = True
-            for module, name in flags:
-                setattr(module, name, True)
 
 
 @contextmanager

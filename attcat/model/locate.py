@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .errors import InputError
-from .tokens import Span, Tokens, group_words
+from ..errors import InputError
+from ..tokens import Span, Tokens, group_words
 
 
 def find_token(tokens: Tokens, source: Any, token: str | int | slice) -> int:

@@ -10,12 +10,12 @@ processor, so that a family is mostly data:
         block_paths = ("encoder.layers",)
 """
 
-from ..wrappers import names_of
-from .base import GUIDE, Adapter, config_labels
+from .adapter import GUIDE, Adapter, config_labels
 from .encoding import Encoding, content_of, first_of, last_of
 from .registry import find_adapter, known_adapter, no_adapter, register, supported_models
 from .text import TextAdapter
 from .vision import VisionAdapter
+from .wrappers import names_of
 
 __all__ = [
     "GUIDE",

@@ -8,24 +8,20 @@ there on every task is a classification, with predicted classes, contrasts and p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from .errors import InputError, ProcessorError, UnsupportedModelError
+from ..errors import InputError, ProcessorError, UnsupportedModelError
+from ..probabilities import Activation
+from ..tokens import Span
+from .encoding import Encoding, first_of
+from .labels import Answers, Vocabulary, bounds
 from .locate import find_token, listed_words
-from .names import Answers, Vocabulary, bounds
-from .tokens import Span
-
-if TYPE_CHECKING:
-    from .adapter import Adapter, Encoding
-
-Activation = Literal["softmax", "sigmoid", "none"]
-"""From logits to probabilities: one class of several, each class for itself, or no probabilities (a measured value)."""
 
 Token = str | int | slice | None
 """Which token: a word or piece of the text, the word's number, a slice of characters, or None for the head's own choice."""
@@ -35,24 +31,58 @@ class Head:
     """A classifier's head: a row of class logits for each input. Other heads derive from it.
 
     Args:
-        adapter: of the model.
+        model: the model.
+        processor: its tokenizer, if the task needs one.
+        labels: the names of the classes, as far as they are known.
+        readout: which tokens a classifier reads, bool `[B, T]`, of a batch; by default the first token.
     """
 
     task: ClassVar[str] = "classification"
     kept: ClassVar[int | None] = None
     """How many of the best classes an Explanation keeps; None for all."""
 
-    def __init__(self, adapter: Adapter) -> None:
-        self.adapter = adapter
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any = None,
+        labels: Sequence[str] | None = None,
+        readout: Callable[[Encoding], Tensor] = lambda encoding: first_of(encoding.mask),
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.names = labels
+        self.readout = readout
 
     @property
     def activation(self) -> Activation | None:
         """How logits become probabilities; None if the model does not say."""
-        return config_activation(self.adapter.model)
+        return config_activation(self.model)
 
-    def call(self, encoding: Encoding) -> Any:
-        """Run the model; the output's logits are the rows `[B, C]` that can be explained."""
-        return self.adapter.model(**encoding.arguments)
+    def samples(self) -> list[Any]:
+        """Inputs to check a text model of this task with, of different lengths."""
+        return ["A gripping, very long film!", "It rained."]
+
+    def reading(self, encoding: Encoding) -> AbstractContextManager[None]:
+        """What has to hold while the model runs, so that it computes no more than what is explained."""
+        return nullcontext()
+
+    def logits(self, output: Any) -> Any:
+        """The logits in a model's output, in whatever shape the model gives them; None if there are none."""
+        return output if isinstance(output, Tensor) else getattr(output, "logits", None)
+
+    def rows(self, logits: Any, encoding: Encoding) -> Tensor:
+        """The rows `[B, C]`, of which one number each is explained, in what `logits` gives.
+
+        Raises:
+            UnsupportedModelError: if the model gives something else than this task's logits.
+        """
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has no class logits [B, C]: load the model with its head "
+                "(AutoModelForSequenceClassification, AutoModelForImageClassification, ...ForTokenClassification, "
+                "...ForQuestionAnswering, ...ForMaskedLM, ...ForCausalLM)"
+            )
+        return logits
 
     def point(self, encoding: Encoding, tokens: Sequence[Token]) -> Encoding:
         """The encoding with the token that is explained, for each row.
@@ -61,18 +91,16 @@ class Head:
             InputError: if there is no such token, or the task has none.
         """
         if any(token is not None for token in tokens):
-            raise InputError(
-                f"{type(self.adapter.model).__name__} gives one prediction for the whole input: leave out token="
-            )
+            raise InputError(f"{type(self.model).__name__} gives one prediction for the whole input: leave out token=")
         return encoding
 
     def read(self, encoding: Encoding, classes: Tensor) -> Tensor:
         """Which tokens the head reads for these classes `[B]` (-1 for a function), bool `[B, T]`."""
-        return self.adapter.read(encoding)
+        return self.readout(encoding)
 
     def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
         """The names of the `count` classes of a row."""
-        names = self.adapter.labels
+        names = self.names
         return names if names is not None and len(names) == count else tuple(f"class {index}" for index in range(count))
 
     def position(self, encoding: Encoding, row: int) -> int | None:
@@ -110,16 +138,19 @@ class TokenHead(Head):
     def choose(self, encoding: Encoding, row: int) -> int:
         """The position when the user names none."""
         raise InputError(
-            f"{type(self.adapter.model).__name__} gives a prediction for each token: say which one, as token='word'"
+            f"{type(self.model).__name__} gives a prediction for each token: say which one, as token='word'"
             + listed_words(encoding.tokens[row], encoding.sources[row])
         )
 
-    def call(self, encoding: Encoding) -> Any:
-        """Run the model and keep the row of the token that is explained."""
+    def rows(self, logits: Any, encoding: Encoding) -> Tensor:
+        """The row of the token that is explained, of logits `[B, T, C]`."""
         focus = self._focus(encoding)
-        output = super().call(encoding)
-        output.logits = output.logits[torch.arange(len(focus), device=focus.device), focus]
-        return output
+        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] != encoding.mask.shape[1]:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has no logits [B, T, C], one row for each of its {encoding.mask.shape[1]} "
+                f"tokens: it gives {_shape(logits)}"
+            )
+        return logits[torch.arange(len(focus), device=focus.device), focus]
 
     def read(self, encoding: Encoding, classes: Tensor) -> Tensor:
         """The token whose prediction is explained."""
@@ -154,22 +185,22 @@ class NextTokenHead(TokenHead):
         """The last token, which predicts what follows the text."""
         return len(encoding.tokens[row]) - 1
 
-    def call(self, encoding: Encoding) -> Any:
-        """Run the model with logits `[B, V]` of one position, instead of those of all, `[B, T, V]`."""
-        focus = self._focus(encoding)
-        with _narrowed(self.adapter.model, focus):
-            output = Head.call(self, encoding)
-        if output.logits.shape[1] != 1:
+    def reading(self, encoding: Encoding) -> AbstractContextManager[None]:
+        """Logits of one position are computed, instead of those of all, `[B, T, V]`."""
+        return _narrowed(self.model, self._focus(encoding))
+
+    def rows(self, logits: Any, encoding: Encoding) -> Tensor:
+        """The only position of logits `[B, 1, V]`."""
+        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] != 1:
             raise UnsupportedModelError(
-                f"{type(self.adapter.model).__name__} gives logits {tuple(output.logits.shape)}, expected [B, 1, V]: "
+                f"{type(self.model).__name__} gives logits {_shape(logits)}, expected [B, 1, V]: "
                 "its get_output_embeddings() is not its last layer"
             )
-        output.logits = output.logits.squeeze(1)
-        return output
+        return logits.squeeze(1)
 
     def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
         """The vocabulary, spelled out when asked for."""
-        return Vocabulary(self.adapter.processor, count)
+        return Vocabulary(self.processor, count)
 
 
 class MaskedTokenHead(NextTokenHead):
@@ -177,13 +208,18 @@ class MaskedTokenHead(NextTokenHead):
 
     task = "masked language modeling"
 
+    def samples(self) -> list[Any]:
+        """Each with one mask token."""
+        mask = getattr(self.processor, "mask_token", None) or "it"
+        return [f"A gripping, very long {mask} from France!", f"It {mask}."]
+
     def find(self, encoding: Encoding, row: int, token: str | int | slice) -> int:
         """The token's own position."""
         return TokenHead.find(self, encoding, row, token)
 
     def choose(self, encoding: Encoding, row: int) -> int:
         """The mask token, if there is just one."""
-        processor = self.adapter.processor
+        processor = self.processor
         mask_id, name = getattr(processor, "mask_token_id", None), getattr(processor, "mask_token", None)
         if mask_id is None:
             raise ProcessorError("the tokenizer has no mask token: say which token to explain, as token='word'")
@@ -216,16 +252,27 @@ class SpanHead(Head):
         """One of several classes."""
         return "softmax"
 
-    def call(self, encoding: Encoding) -> Any:
-        """Run the model and add the logits of all candidates, `[B, 1 + T * LONGEST]`; -inf where there is none."""
+    def samples(self) -> list[Any]:
+        """Questions with contexts."""
+        return [("Who directed the film?", "A gripping, very long film by Agnes Varda."), ("What fell?", "It rained.")]
+
+    def logits(self, output: Any) -> Any:
+        """Start and end logits, `[B, T, 2]`; None if the output has none."""
+        start, end = (getattr(output, name, None) for name in ("start_logits", "end_logits"))
+        return torch.stack([start, end], -1) if isinstance(start, Tensor) and isinstance(end, Tensor) else None
+
+    def rows(self, logits: Any, encoding: Encoding) -> Tensor:
+        """The logits of all candidates, `[B, 1 + T * LONGEST]`; -inf where there is none."""
+        if not isinstance(logits, Tensor) or logits.shape != (*encoding.mask.shape, 2):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has no start and end logits [B, T], one for each token: it gives {_shape(logits)}"
+            )
         context = _context(encoding)
-        output = super().call(encoding)
-        start, end = output.start_logits, output.end_logits
+        start, end = logits.unbind(-1)
         ends = F.pad(end, (0, self.LONGEST - 1)).unfold(1, self.LONGEST, 1)  # [B, T, LONGEST], of s, s + 1, ...
         valid = context[:, :, None] & F.pad(context, (0, self.LONGEST - 1)).unfold(1, self.LONGEST, 1)
         spans = (start[:, :, None].expand_as(ends) + ends).masked_fill(~valid, -torch.inf)
-        output.logits = torch.cat([(start[:, 0] + end[:, 0])[:, None], spans.flatten(1)], dim=1)
-        return output
+        return torch.cat([(start[:, 0] + end[:, 0])[:, None], spans.flatten(1)], dim=1)
 
     def read(self, encoding: Encoding, classes: Tensor) -> Tensor:
         """The first and the last token of the answer; every candidate's when a function is explained."""
@@ -256,11 +303,10 @@ HEADS: dict[str, type[Head]] = {
 """The head that a model class of transformers has, by how its name ends."""
 
 
-def head_of(adapter: Adapter) -> Head:
+def head_of(model: nn.Module) -> type[Head]:
     """The head of a transformers model, by the name of its class; a classifier's when the name says nothing else."""
-    names = [cls.__name__ for cls in type(adapter.model).__mro__]
-    found = (head for name in names for end, head in HEADS.items() if name.endswith(end))
-    return next(found, Head)(adapter)
+    names = [cls.__name__ for cls in type(model).__mro__]
+    return next((head for name in names for end, head in HEADS.items() if name.endswith(end)), Head)
 
 
 # -- the model's own ways --------------------------------------------------------------------------------------------
@@ -301,6 +347,10 @@ def config_activation(model: Any) -> Activation | None:
     encoder = getattr(config, "sentence_transformers", None) or {}
     named = str(encoder.get("activation_fn", "") if isinstance(encoder, dict) else "")
     return "sigmoid" if named.endswith("Sigmoid") else "none"
+
+
+def _shape(logits: Any) -> str:
+    return str(tuple(logits.shape)) if isinstance(logits, Tensor) else "none"
 
 
 def _context(encoding: Encoding) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OptionError, UnsupportedModelError
-from ..heads import Head
-from ..wrappers import main_device
 from .encoding import Encoding
+from .heads import Head, head_of
+from .wrappers import main_device
 
 GUIDE = "https://github.com/attcat/attcat/blob/main/README.md#write-an-adapter"
 
@@ -72,7 +72,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def read(self, encoding: Encoding) -> Tensor:
-        """Which tokens a classifier's head reads, bool `[B, T]`; other heads know it themselves, see `attcat.heads`."""
+        """Which tokens a classifier's head reads, bool `[B, T]`; other heads know it themselves, see `attcat.model.heads`."""
 
     def cost(self, value: Any) -> int:
         """About how many tokens an input has, without encoding it; inputs of like cost share a batch."""
@@ -116,25 +116,34 @@ class Adapter(ABC):
         """Run the model."""
         return self.model(**encoding.arguments)
 
-    def logits(self, output: Any) -> Tensor:
-        """The class logits `[B, C]` in the model's output.
+    def logits(self, output: Any) -> Any:
+        """The logits in the model's output, in the shape that the head expects; a classifier's are `[B, C]`."""
+        return self.head.logits(output)
+
+    def predict(self, encoding: Encoding) -> tuple[Any, Tensor]:
+        """Run the model.
+
+        Returns:
+            Its output, and the rows `[B, C]` of which one number each is explained.
 
         Raises:
-            UnsupportedModelError: if there are none.
+            UnsupportedModelError: if the output has no logits of the head's kind.
         """
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-        if not isinstance(logits, Tensor) or logits.dim() != 2:
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__} has no class logits [B, C]: load the model with its head "
-                "(AutoModelForSequenceClassification, AutoModelForImageClassification, ...ForTokenClassification, "
-                "...ForQuestionAnswering, ...ForMaskedLM, ...ForCausalLM)"
-            )
-        return logits
+        with self.head.reading(encoding):
+            output = self.call(encoding)
+        rows = self.head.rows(self.logits(output), encoding)
+        if isinstance(output, MutableMapping):
+            output["logits"] = rows  # what a target function finds there
+        return output, rows
+
+    head_type: ClassVar[type[Head] | None] = None
+    """The head; None to find it by the name of the model's class."""
 
     @cached_property
     def head(self) -> Head:
         """What the numbers in the model's output stand for, and where they are read."""
-        return Head(self)
+        head = self.head_type or head_of(self.model)
+        return head(self.model, self.processor, self.labels, self.read)
 
     @cached_property
     def labels(self) -> tuple[str, ...] | None:
@@ -145,6 +154,10 @@ class Adapter(ABC):
     def can_batch(self) -> bool:
         """Whether the model takes several examples at once."""
         return True
+
+    def like(self, model: nn.Module) -> Adapter:
+        """The same adapter for another model of the same class, as a copy in float64."""
+        return type(self)(model, self.processor)
 
     @property
     def towers(self) -> tuple[Adapter, ...]:

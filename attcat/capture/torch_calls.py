@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..errors import CaptureError
 from .attention import Call
-from .errors import CaptureError
+from .blocks import Block
 from .rules import Explicit, Rule, named, varies
-from .watching import Block
 
 
 class Interception(TorchFunctionMode):

@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 
-from .adapter import Adapter, TextAdapter
-from .errors import InputError, OptionError
-from .explainer import Explainer, batches
-from .explanation import Explanation, Window
-from .heads import Head
-from .targets import Goal, Target
-from .tokens import Tokens
+from ..attribution import Window
+from ..errors import InputError, OptionError
+from ..explanation import Explanation
+from ..model import Adapter, TextAdapter
+from ..model.heads import Head
+from ..targets import Goal, Target
+from ..tokens import Tokens
+from .batch import BatchExplainer
+from .rows import batches
 
 
 def check(adapter: Adapter, inputs: Sequence[Any], token: Any, truncation: bool, size: int | None) -> None:
@@ -42,27 +44,29 @@ def check(adapter: Adapter, inputs: Sequence[Any], token: Any, truncation: bool,
         )
 
 
-def explain(explainer: Explainer, text: Any, targets: Any, size: int | None) -> list[Explanation]:
+def explain(explainer: BatchExplainer, text: Any, targets: Any, size: int | None) -> list[Explanation]:
     """Explain a text in windows, once for each target.
 
     Args:
         explainer: of a classifier.
         text: a string or a pair.
-        targets: as for `Explainer.explain_batch`, of one row.
+        targets: as for `BatchExplainer.explain`, of one row.
         size: tokens in a window, or None for as many as the model takes.
     """
     adapter = explainer.adapter
     assert isinstance(adapter, TextAdapter)
     encoding, whole = adapter.encode_windows(text, size)
     if len(encoding.tokens) == 1:
-        return explainer.explain_batch(encoding, [targets])[0]
-    rows = batches([encoding.mask.shape[1]] * len(encoding.tokens), explainer.batch_size if adapter.can_batch else 1)
+        return explainer.explain(encoding, [targets])[0]
+    rows = batches(
+        [encoding.mask.shape[1]] * len(encoding.tokens), explainer.settings.batch_size if adapter.can_batch else 1
+    )
     parts = [encoding.rows(part) for part in rows]
     logits = torch.cat([explainer.record(part).logits.detach() for part in parts])
     mean = logits.mean(0, keepdim=True)
     labels = adapter.head.labels(encoding, 0, mean.shape[1])
     fixed = [_fixed(Goal.of(mean, [target], [labels])) for target in explainer.listed(targets, mean.shape[1])]
-    by_window = [row for part in parts for row in explainer.explain_batch(part, [fixed] * len(part.tokens))]
+    by_window = [row for part in parts for row in explainer.explain(part, [fixed] * len(part.tokens))]
     places = [list(_places(tokens, whole)) for tokens in encoding.tokens]
     return [_join([row[index] for row in by_window], places, whole) for index in range(len(fixed))]
 

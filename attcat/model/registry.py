@@ -10,8 +10,8 @@ from typing import TypeVar
 from torch import nn
 
 from ..errors import UnsupportedModelError
-from ..wrappers import names_of
-from .base import GUIDE, Adapter
+from .adapter import GUIDE, Adapter
+from .wrappers import names_of
 
 ENTRY_POINTS = "attcat.adapters"
 

@@ -10,10 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import UnsupportedModelError
-
-CHECKPOINTING = ("gradient_checkpointing", "grad_checkpointing")
-"""Flags by which models compute a block a second time in the backward pass, where no gradient rule would see it."""
+from ..errors import UnsupportedModelError
 
 
 def names_of(model: nn.Module) -> list[str]:
@@ -78,8 +75,3 @@ def main_device(model: nn.Module) -> torch.device:
             if device is not None:
                 return torch.device(device)
     return torch.device("cpu")
-
-
-def is_compiled(module: nn.Module) -> bool:
-    """Whether calling a module runs a compiled program."""
-    return module._compiled_call_impl is not None or "_orig_mod" in module._modules

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..errors import OptionError
 from .attention import Call, mix
-from .errors import OptionError
 
 TorchFunction = Callable[..., Any]
 

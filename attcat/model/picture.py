@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .errors import InputError, ProcessorError
-from .tokens import View
+from ..errors import InputError, ProcessorError
+from ..tokens import View
 
 MAX_PIXELS = 1 << 27
 """Pictures beyond this many pixels (134 million) are refused before they are decoded."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, overload
 
-from .errors import TargetError
+from ..errors import TargetError
+from ..targets import Lookup
+from ..tokens import Span, Tokens, trim
 from .locate import occurrences, overlaps
-from .targets import Lookup
-from .tokens import Span, Tokens, trim
 
 
 class _Listing(Lookup):

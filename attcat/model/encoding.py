@@ -22,7 +22,7 @@ class Encoding:
         tokens: what the real tokens stand for, one `Tokens` per example.
         sources: the input to draw on, one per example: a string, a pair, uint8 pixels `[H, W, 3]`, or None.
         dropped: how many tokens were cut from each example.
-        focus: `[B]`, the position whose prediction is explained, where there is one for each token; see `attcat.heads`.
+        focus: `[B]`, the position whose prediction is explained, where there is one for each token; see `attcat.model.heads`.
     """
 
     arguments: Mapping[str, Tensor]

@@ -10,14 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapter import Adapter, Encoding, TextAdapter, VisionAdapter
-from .watching import as_found
+from ...capture.borrow import as_found
+from ..adapter import Adapter
+from ..encoding import Encoding
+from ..text import TextAdapter
+from ..vision import VisionAdapter
+
+FAILURES = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
+"""What other people's forward passes raise on arguments that they do not take."""
 
 
 def logits_of(adapter: Adapter, encoding: Encoding) -> Tensor:
     """The logits `[B, C]` of a plain forward pass."""
     with as_found(adapter.model), torch.no_grad():
-        return adapter.logits(adapter.call(encoding)).detach()
+        return adapter.predict(encoding)[1].detach()
 
 
 def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int]) -> Tensor:

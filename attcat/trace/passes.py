@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adapter import Adapter, Encoding, content_of
-from .errors import InputError
-from .rules import Rule
-from .targets import Goal
-from .tokens import Tokens
-from .trace import Recording, record
+from ..capture.rules import Rule
+from ..errors import InputError
+from ..model import Adapter, Encoding, content_of
+from ..targets import Goal
+from ..tokens import Tokens
+from .recording import Recording, record
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,326 @@
+"""The numbers of one example, unpadded, checked once, immutable. They know their tokens and their input, and need no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .probabilities import Activation, probabilities, settled
+from .tokens import Span, Tokens, View, Word, group_words
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a long text that the model read by itself.
+
+    Args:
+        start: first character of the text (of the second one of a pair).
+        end: one past the last character.
+        logits: the model's output for this part, `[C]`.
+    """
+
+    start: int
+    end: int
+    logits: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Which tokens decided a prediction.
+
+    Args:
+        layers: contribution of every token at every block, float32 `[L, T]` on the CPU.
+        tokens: what the `T` positions stand for.
+        logits: the model's output for this example, float32 `[C]`; of very many classes (a vocabulary, all spans of a
+            text) only the best, the best first.
+        target: the class that is explained, or None when the target was a function of the output.
+        labels: the names of the `C` classes.
+        method: name of the method.
+        options: what the method was run with (`rule`, `hidden`, `queries`, ...).
+        source: the input: a string, a pair of strings, or a picture as uint8 `[H, W, 3]`; None for model arguments.
+        model: class name of the model.
+        dropped: how many tokens were cut from a text that was too long.
+        value: the number that is explained: the target's logit, or what the target function gave.
+        bias: what the model's bias terms contribute to it under the gradient rule, if that was measured.
+        against: the class that `target` is held against, in a contrast.
+        measured: what the method says of its own accuracy, as `convergence_delta` of integrated gradients, in logits.
+        task: what the model was made for, as `classification` or `token classification`.
+        activation: from logits to probabilities: `softmax`, `sigmoid` (each class for itself), or `none` for measured values
+            (regression). None stands for softmax; for a single logit, for sigmoid.
+        rest: log of the sum of exp(logit) over the classes that are not among `logits`, so that probabilities are exact.
+        position: the token whose prediction is explained (a tag, a `[MASK]`, what follows it); None if it is the whole input's.
+        windows: the parts in which a long text was read, in order; then `logits`, `value` and `bias` are means over them, and
+            the score of a token is the mean over those windows that it is in. Empty if the text was read at once.
+        answers: in question answering, for each class the characters of the context that it stands for; None for no answer.
+    """
+
+    layers: Tensor
+    tokens: Tokens
+    logits: Tensor
+    target: int | None
+    labels: tuple[str, ...]
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    source: str | tuple[str, str] | np.ndarray | None = None
+    model: str = ""
+    dropped: int = 0
+    value: float | None = None
+    bias: float | None = None
+    against: int | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
+    task: str = "classification"
+    activation: Activation | None = None
+    rest: float | None = None
+    position: int | None = None
+    answers: tuple[Span | None, ...] | None = None
+    windows: tuple[Window, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "activation", settled(self.activation, self.logits.numel()))
+        if self.layers.dim() != 2 or self.layers.shape[1] != len(self.tokens):
+            raise ValueError(f"layers has shape {tuple(self.layers.shape)}, expected [L, {len(self.tokens)}]")
+        if self.logits.dim() != 1 or len(self.labels) != len(self.logits):
+            raise ValueError(f"{len(self.labels)} labels for logits of shape {tuple(self.logits.shape)}")
+        if self.target is not None and not 0 <= self.target < len(self.labels):
+            raise ValueError(f"target {self.target} is not one of {len(self.labels)} classes")
+        if self.position is not None and not 0 <= self.position < len(self.tokens):
+            raise ValueError(f"position {self.position} is not one of {len(self.tokens)} tokens")
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"activation {self.activation!r} is not one of {', '.join(get_args(Activation))}")
+        if any(len(window.logits) != len(self.labels) for window in self.windows):
+            raise ValueError(f"a window has logits for another number of classes than {len(self.labels)}")
+        if self.answers is not None and len(self.answers) != len(self.labels):
+            raise ValueError(f"{len(self.answers)} answers for {len(self.labels)} labels")
+        if isinstance(self.source, np.ndarray):
+            _check_picture(self.source, self.tokens)
+        elif self.source is not None:
+            _check_spans(self.texts, self.tokens)
+
+    # -- what was predicted ------------------------------------------------------------------------------------------
+
+    @property
+    def probabilities(self) -> Tensor:
+        """float32 `[C]`: softmax of the logits; their sigmoid where each class stands for itself.
+
+        Raises:
+            InputError: if the outputs are measured values (regression), which have none.
+        """
+        return probabilities(self.logits, self._activation, self.rest)
+
+    @property
+    def window_probabilities(self) -> Tensor:
+        """float32 `[W, C]`: what the model said of each window by itself.
+
+        Raises:
+            InputError: if the outputs are measured values, or the text was not read in windows.
+        """
+        if not self.windows:
+            raise InputError("the text was read at once: explain it with window=True to get windows")
+        return probabilities(torch.tensor([window.logits for window in self.windows]), self._activation, self.rest)
+
+    @property
+    def _activation(self) -> Activation:
+        assert self.activation is not None  # settled when the attribution was made
+        return self.activation
+
+    @property
+    def label(self) -> str:
+        """Name of the class that is explained (`custom target` when the target was a function).
+
+        A measured value stands behind its name, as `rating = 3.7`.
+        """
+        if self.target is None:
+            return "custom target"
+        label = self.labels[self.target]
+        if self.against is not None:
+            return f"{label} rather than {self.labels[self.against]}"
+        return f"{label} = {float(self.logits[self.target]):.4g}" if self.activation == "none" else label
+
+    @property
+    def predicted(self) -> int:
+        """Index of the class with the highest logit."""
+        return int(self.logits.argmax())
+
+    @property
+    def predictions(self) -> tuple[int, ...]:
+        """Indices of all predicted classes: the one with the highest logit; in multi-label models all above one half."""
+        if self.activation == "sigmoid" and len(self.logits) > 1:
+            return tuple((self.logits > 0).nonzero().flatten().tolist())
+        return (self.predicted,)
+
+    @property
+    def probability(self) -> float | None:
+        """Probability of the class that is explained; None when the target was a function, or is a measured value."""
+        return None if self.target is None or self.activation == "none" else float(self.probabilities[self.target])
+
+    @property
+    def answer(self) -> Word | None:
+        """The answer that is explained: its text, its characters in the context, and its own summed score.
+
+        None for `(no answer)`, and outside of question answering.
+        """
+        span = None if self.answers is None or self.target is None else self.answers[self.target]
+        if span is None:
+            return None
+        start, end = span
+        score = sum(word.score for word in self.words() if word.segment == 1 and word.start < end and word.end > start)
+        return Word(self.texts[1][start:end], start, end, score, segment=1)
+
+    @property
+    def recipe(self) -> str:
+        """Method and options in one line, as `attcat (rule=libra, hidden=input, queries=mean)`."""
+        options = ", ".join(f"{name}={value}" for name, value in self.options.items())
+        return f"{self.method} ({options})" if options else self.method
+
+    # -- what decided it ---------------------------------------------------------------------------------------------
+
+    @property
+    def scores(self) -> Tensor:
+        """float32 `[T]`: one signed score per token, specials included; the sum of `layers` over blocks."""
+        return self.layers.sum(0)
+
+    @property
+    def special(self) -> Tensor:
+        """bool `[T]`: tokens that stand for no part of the input."""
+        return torch.tensor(self.tokens.special, dtype=torch.bool)
+
+    @property
+    def completeness(self) -> float:
+        """How far the scores and the bias terms are from what they explain: `value - scores.sum() - bias`, in logits.
+
+        0 for `input_x_gradient` under the rule `libra`, which loses nothing; AttCAT's scores are weighted and summed over
+        blocks, and do not add up.
+
+        Raises:
+            InputError: if the bias terms were not measured.
+        """
+        if self.bias is None or self.value is None:
+            raise InputError("the bias terms were not measured: use Explainer(..., completeness=True)")
+        return self.value - float(self.scores.sum()) - self.bias
+
+    @property
+    def special_share(self) -> float:
+        """Share of the total absolute score that fell on special tokens, 0 to 1 (0 when every score is 0)."""
+        magnitude = self.scores.abs()
+        total = float(magnitude.sum())
+        return float(magnitude[self.special].sum()) / total if total else 0.0
+
+    @property
+    def is_image(self) -> bool:
+        """True when the tokens are patches of a picture."""
+        return self.tokens.grid is not None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The strings that were explained: one, or two for a pair.
+
+        Raises:
+            InputError: if the input was a picture or bare model arguments.
+        """
+        if isinstance(self.source, str):
+            return (self.source,)
+        if isinstance(self.source, tuple):
+            return self.source
+        raise InputError("this explanation holds no text: explain a string with a tokenizer to get words")
+
+    def words(self) -> list[Word]:
+        """Words of the original text in reading order, each with the sum of its pieces' scores.
+
+        White space that is a token of its own (byte-level tokenizers) belongs to no word.
+
+        Raises:
+            InputError: if the input was not a text, or the tokenizer gave no character offsets.
+        """
+        if self.tokens.spans is None:
+            raise InputError(
+                "no character offsets: words() needs a text and a fast tokenizer; read .tokens and .scores instead"
+            )
+        texts, scores = self.texts, self.scores
+        return [
+            Word(texts[segment][start:end], start, end, float(scores[positions].sum()), segment)
+            for segment, start, end, positions in group_words(self.tokens, texts)
+        ]
+
+    @property
+    def grid(self) -> Tensor:
+        """float32 `[rows, columns]`: the scores of the patches.
+
+        Raises:
+            InputError: if the input was not a picture.
+        """
+        if self.tokens.grid is None:
+            raise InputError("this explanation is of a text: use words(), not grid or heatmap()")
+        return self.scores[~self.special].reshape(self.tokens.grid)
+
+    @property
+    def view(self) -> View:
+        """Where the grid lies on the picture; when the tokens do not know it, over the whole of it.
+
+        Without a picture, too, a cell is as large as a pixel.
+
+        Raises:
+            InputError: if the input was not a picture.
+        """
+        height, width = self.source.shape[:2] if isinstance(self.source, np.ndarray) else self.grid.shape
+        return self.tokens.view or View(width, height, (0, 0, width, height))
+
+    def heatmap(self) -> np.ndarray:
+        """The patch scores, bilinearly upsampled onto the original picture.
+
+        The processor's resize and crop are undone: a value lies over the pixel that it came from.
+
+        Returns:
+            float32 `[H, W]`, in the original picture's pixels; NaN where the model never looked.
+
+        Raises:
+            InputError: if the input was not a picture.
+        """
+        grid = self.grid.numpy()
+        view = self.view
+        left, top, right, bottom = view.box
+        rows = _interpolation(view.height, top, bottom, grid.shape[0])
+        columns = _interpolation(view.width, left, right, grid.shape[1])
+        return np.asarray(rows @ grid @ columns.T, dtype=np.float32)
+
+
+def _interpolation(pixels: int, start: float, stop: float, cells: int) -> np.ndarray:
+    """Linear interpolation from `cells` values, spread evenly over `[start, stop)`, to the centres of `pixels` pixels.
+
+    Returns:
+        float64 `[pixels, cells]`, rows summing to 1; NaN for pixels outside. The centre of a pixel is at +0.5, the
+        centre of a cell in its middle; beyond the outermost centres the outermost value is kept.
+    """
+    where = (np.arange(pixels) + 0.5 - start) / (stop - start) * cells
+    position = np.clip(where - 0.5, 0, cells - 1)
+    lower = np.minimum(position.astype(int), max(cells - 2, 0))
+    weights = np.zeros((pixels, cells))
+    rows = np.arange(pixels)
+    weights[rows, lower] = 1 - (position - lower)
+    if cells > 1:
+        weights[rows, lower + 1] = position - lower
+    weights[(where < 0) | (where > cells)] = np.nan
+    return weights
+
+
+def _check_picture(picture: np.ndarray, tokens: Tokens) -> None:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise ValueError(f"a picture is uint8 [H, W, 3], got {picture.dtype} {list(picture.shape)}")
+    if tokens.grid is None:
+        raise ValueError("a picture is explained by a grid of patches, but the tokens have none")
+    view = tokens.view
+    if view is not None and (view.height, view.width) != picture.shape[:2]:
+        height, width = picture.shape[:2]
+        raise ValueError(f"the view is of {view.width} x {view.height} pixels, the picture has {width} x {height}")
+
+
+def _check_spans(texts: tuple[str, ...], tokens: Tokens) -> None:
+    for position, span in enumerate(tokens.spans or ()):
+        segment = (tokens.segments[position] if tokens.segments else 0) or 0
+        if span is not None and not (0 <= segment < len(texts) and 0 <= span[0] <= span[1] <= len(texts[segment])):
+            raise ValueError(f"token {position} has the characters {span} of text {segment}, which do not exist")

@@ -1,0 +1,7 @@
+"""Ties model, trace and methods together: settings, the grammar of a call, batches, and long texts in windows."""
+
+from .explainer import Explainer
+from .rows import Input, batches
+from .settings import Settings
+
+__all__ = ["Explainer", "Input", "Settings", "batches"]

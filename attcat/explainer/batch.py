@@ -1,0 +1,165 @@
+"""One batch, one forward pass, many targets: for each of a row's targets one backward pass and one Explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..capture.relevance import Relevance
+from ..capture.rules import make_rule
+from ..errors import InputError, TargetError
+from ..explanation import Explanation
+from ..model import Adapter, Encoding
+from ..targets import Goal, Rank, Target
+from ..trace import Hidden, Passes, Recording, Trace, record
+from .rows import ALL
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class BatchExplainer:
+    """Explains batches of one model, or of one side of a model that has two.
+
+    Args:
+        adapter: of the model, or of the side.
+        settings: how.
+    """
+
+    adapter: Adapter
+    settings: Settings
+
+    def explain(self, encoding: Encoding, targets: Sequence[Sequence[Target]]) -> list[list[Explanation]]:
+        """One forward pass; for each target of a row one backward pass and one Explanation."""
+        recording, head = self.record(encoding), self.adapter.head
+        count = recording.logits.shape[1]
+        labels = [head.labels(encoding, row, count) for row in range(len(encoding.tokens))]
+        every = [self.listed(row, count) for row in targets]
+        rounds = max(map(len, every))
+        by_row: list[list[Explanation]] = [[] for _ in encoding.tokens]
+        for index in range(rounds):
+            goal = Goal.of(recording.logits, [row[index] for row in every], labels)
+            read = replace(recording, read=head.read(encoding, goal.classes))
+            for row, explanation in enumerate(self._once(encoding, read, goal, labels, index < rounds - 1)):
+                by_row[row].append(explanation)
+        return by_row
+
+    def listed(self, targets: Any, count: int) -> list[Any]:
+        """The targets of a row one by one, when there are `count` classes."""
+        head = self.adapter.head
+        if targets is ALL:
+            if head.kept is not None:
+                raise TargetError(f"{count} are too many to explain all of them: use top_k, or a list of targets")
+            return list(range(count))
+        if head.activation == "none" and count > 1 and any(one is None or isinstance(one, Rank) for one in targets):
+            raise TargetError(
+                f"the {count} outputs are measured values, of which none is the predicted one: name the one to explain, "
+                f"as target=0, or use target='all'"
+            )
+        return [one for one in targets if not isinstance(one, Rank) or one.place < count]
+
+    def _once(
+        self, encoding: Encoding, recording: Recording, goal: Goal, labels: list[Sequence[str]], keep: bool
+    ) -> list[Explanation]:
+        trace = self._trace(recording, goal, encoding, keep)
+        passes = Passes(self.adapter, encoding, goal)
+        contributions = self._contributions(trace, passes)
+        mask, head = trace.mask.cpu(), self.adapter.head
+        classes, against = goal.classes.tolist(), goal.against.tolist()
+        chosen = [
+            Chosen.of(logits, [classes[row], against[row]], head.kept)
+            for row, logits in enumerate(trace.logits.float().cpu())
+        ]
+        return [
+            Explanation(
+                layers=contributions[:, row, mask[row]],
+                tokens=tokens,
+                logits=chosen[row].logits,
+                target=chosen[row].place(classes[row]),
+                against=chosen[row].place(against[row]),
+                labels=tuple(labels[row][index] for index in chosen[row].classes),
+                task=head.task,
+                activation=head.activation,
+                rest=chosen[row].rest,
+                position=head.position(encoding, row),
+                answers=head.answers(encoding, row, chosen[row].classes),
+                method=self.settings.method.name,
+                options=self.settings.options,
+                source=encoding.sources[row],
+                model=type(self.adapter.model).__name__,
+                dropped=encoding.dropped[row],
+                value=float(trace.value[row]),
+                bias=None if trace.bias is None else float(trace.bias[row]),
+                measured={name: float(values[row]) for name, values in passes.measured.items()},
+            )
+            for row, tokens in enumerate(encoding.tokens)
+        ]
+
+    def _trace(self, recording: Recording, goal: Goal, encoding: Encoding, keep: bool) -> Trace:
+        with torch.enable_grad():
+            value = goal.value(recording.output, recording.logits)
+        hidden: Hidden = self.settings.hidden if self.settings.method.states else "input"
+        trace = recording.trace(
+            value, goal.classes, needs=self.settings.needs, hidden=hidden, queries=self.settings.queries, keep=keep
+        )
+        if not self.settings.method.needs.relevance:
+            return trace
+        again = record(self.adapter, encoding, Relevance())
+        with torch.enable_grad():
+            relevance, of_attention = again.relevance(goal.value(again.output, again.logits))
+        return replace(trace, relevance=relevance, attention_relevance=of_attention)
+
+    def record(self, encoding: Encoding) -> Recording:
+        """One forward pass under the rule, with what the method reads."""
+        needs = self.settings.needs
+        return record(
+            self.adapter,
+            encoding,
+            make_rule(self.settings.rule or "plain"),
+            attention=needs.attention,
+            biases=self.settings.completeness,
+            gradient=needs.gradient,
+        )
+
+    def _contributions(self, trace: Trace, passes: Passes) -> Tensor:
+        further = (passes,) if self.settings.method.several else ()
+        contributions = self.settings.method.function(trace, *further, **self.settings.own).float().cpu()
+        if not contributions.isfinite().all():
+            raise InputError(
+                f"the {self.settings.method.name} scores are not finite: the gradient overflowed in {self.adapter.dtype}"
+            )
+        return contributions
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The classes that an Explanation keeps, when there are too many to keep all.
+
+    Args:
+        classes: their numbers.
+        logits: their logits, float32 `[K]`.
+        rest: log of the sum of exp(logit) over the others; None if there are none.
+    """
+
+    classes: list[int]
+    logits: Tensor
+    rest: float | None = None
+
+    @classmethod
+    def of(cls, logits: Tensor, named: Sequence[int], kept: int | None) -> Chosen:
+        """All classes in order; or the best `kept` and those that are named (not negative), the best first."""
+        if kept is None or kept >= len(logits):
+            return cls(list(range(len(logits))), logits)
+        best = {*logits.topk(kept).indices.tolist(), *(index for index in named if index >= 0)}
+        classes = sorted((i for i in best if logits[i] > -torch.inf), key=lambda i: float(-logits[i]))
+        others = logits.clone()
+        others[classes] = -torch.inf
+        rest = float(others.logsumexp(0))
+        return cls(classes, logits[classes], rest if rest > -float("inf") else None)
+
+    def place(self, index: int) -> int | None:
+        """Where a class is among those that are kept; None for -1."""
+        return None if index < 0 else self.classes.index(index)

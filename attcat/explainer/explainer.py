@@ -1,0 +1,237 @@
+"""The two-line call: `Explainer(model, processor)(input)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
+from dataclasses import replace
+from typing import Any, Literal, TypedDict, Unpack, overload
+
+from torch import nn
+
+from ..errors import InputError
+from ..explanation import Explanation
+from ..model import Adapter, Encoding
+from ..model.discovered import adapter_of
+from ..targets import Target
+from ..trace import Hidden, Queries
+from . import windows
+from .batch import BatchExplainer
+from .rows import Input, batches, shaped, side_by_side, targets_by_row
+from .settings import Settings
+
+
+class CallOptions(TypedDict, total=False):
+    """The options of a call, as `Explainer.__call__` describes them."""
+
+    token: Any
+    truncation: bool
+    window: bool | int
+
+
+class Explainer:
+    """Explains the predictions of one model.
+
+        explainer = attcat.Explainer(model, tokenizer)
+        explainer("A gripping, beautifully acted film.").show()
+
+    Args:
+        model: a classifier of a supported family, or another transformer, which is then looked at in a few forward passes;
+            it is left exactly as it is. Also a transformers pipeline or a cross-encoder, which bring their processor; or
+            the `adapter` of another Explainer, which then is not looked for again.
+        processor: its tokenizer, image processor or transform. None for a timm model (its data configuration is used), or
+            if inputs are ready-made model arguments.
+        method: name of the attribution method, see `attcat.METHODS`; `name+rule` names the rule as well.
+        rule: gradient rule, `libra` or `plain`. By default that of the method: libra for AttCAT and CAT (`plain` gives the
+            published scores), plain for the methods of others.
+        hidden: read the blocks' `input` (the authors' code) or `output` (the paper's figure).
+        queries: a token's weight is the attention that it receives from all queries (`mean`) or from the tokens that the
+            head reads (`pooled`).
+        batch_size: how many inputs of a list share a forward pass; by default as many as make a few thousand tokens.
+        completeness: also measure what the bias terms contribute, so that `Explanation.completeness` is known.
+        **options: the method's own options, as `steps=20` of `integrated_gradients`.
+
+    Raises:
+        UnsupportedModelError: if no adapter serves the model, and its forward pass does not tell what one would say.
+        OptionError: if a method, rule or option does not exist.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any = None,
+        *,
+        method: str = "attcat",
+        rule: str | None = None,
+        hidden: Hidden = "input",
+        queries: Queries = "mean",
+        batch_size: int | None = None,
+        completeness: bool = False,
+        **options: Any,
+    ) -> None:
+        self.adapter: Adapter = adapter_of(model, processor)
+        self.settings = Settings.of(
+            method,
+            rule,
+            hidden=hidden,
+            queries=queries,
+            batch_size=batch_size,
+            completeness=completeness,
+            own=options,
+        )
+
+    def like(self, model: nn.Module | None = None, **changes: Any) -> Explainer:
+        """The same adapter, method and options for another model of the same class, or with other settings.
+
+        Args:
+            model: as a copy with other weights; by default the same model.
+            **changes: fields of `Settings`.
+        """
+        other = copy(self)
+        other.adapter = self.adapter if model is None else self.adapter.like(model)
+        other.settings = replace(self.settings, **changes)
+        return other
+
+    def describe(self) -> str:
+        """What is known about the model, and what was found by looking at it: blocks, width, tokens, what the head reads."""
+        return self.adapter.describe()
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value}" for name, value in self.settings.options.items())
+        method = f"{self.settings.method.name} ({options})" if options else self.settings.method.name
+        return f"<Explainer of {type(self.adapter.model).__name__}, {self.adapter.family}: {method}>"
+
+    # One input gives one Explanation, a list gives a list; several targets give a list for each input.
+    @overload
+    def __call__(
+        self, inputs: list[Any], target: Any = ..., *, top_k: int, **options: Unpack[CallOptions]
+    ) -> list[list[Explanation]]: ...
+    @overload
+    def __call__(
+        self, inputs: Input, target: None = ..., *, top_k: int, **options: Unpack[CallOptions]
+    ) -> list[Explanation]: ...
+    @overload
+    def __call__(
+        self, inputs: list[Any], target: Literal["all"], **options: Unpack[CallOptions]
+    ) -> list[list[Explanation]]: ...
+    @overload
+    def __call__(self, inputs: list[Any], target: Any = ..., **options: Unpack[CallOptions]) -> list[Explanation]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # "all" is a string, too
+        self, inputs: Input, target: Literal["all"] | list[Any], **options: Unpack[CallOptions]
+    ) -> list[Explanation]: ...
+    @overload
+    def __call__(self, inputs: Input, target: Target = ..., **options: Unpack[CallOptions]) -> Explanation: ...
+    def __call__(
+        self,
+        inputs: Any,
+        target: Any = None,
+        *,
+        token: Any = None,
+        top_k: int | None = None,
+        truncation: bool = False,
+        window: bool | int = False,
+    ) -> Any:
+        """Explain one input, or a list of them.
+
+        Args:
+            inputs: a text, a pair of texts (tuple), a picture (path, PIL image, array, tensor), model arguments (a dict with
+                `input_ids` or `pixel_values`), or a list of these. A dict that holds several rows gives a list.
+            target: None for the predicted class; a class index; a label; two of them in a tuple for a contrast (why the
+                first rather than the second); a function from the model's output to one number per row. For a list of
+                inputs also a list with one of these each. For one input a list of these, or `"all"`, gives a list of
+                explanations, which share the forward pass. For a language model a token of its vocabulary, as `" Paris"`;
+                in question answering an answer, by its text or as a slice of the context's characters.
+            token: whose prediction is explained, for taggers and language models: a word of the text, its number among
+                the words, or a slice of characters. By default a masked model's `[MASK]`, and what follows a causal
+                model's text. For a list of inputs also one each; for one input a list gives a list.
+            top_k: explain the most probable classes, in order; gives a list for each input.
+            truncation: accept that a text is cut to what the model takes; the Explanation records how much.
+            window: read a text that is longer than the model takes in overlapping windows (of so many tokens, if a number is
+                given), see `attcat.explainer.windows`. Of a pair the second text is cut.
+
+        Returns:
+            An Explanation; or a list of them, for a list of inputs or of targets (for both, a list of lists). A model that
+            compares a picture and a text, as `(picture, text)`, gives an `ImageText` of two in place of each.
+
+        Raises:
+            InputError: if an input cannot be explained (empty, too long, not a picture, ...).
+            ProcessorError: if the processor does not fit the model.
+            TargetError: if the target does not exist.
+            CaptureError: if the forward pass did not show what the method needs.
+        """
+        sides = [BatchExplainer(tower, self.settings) for tower in self.adapter.towers]
+        found = [_explain(side, inputs, target, token, top_k, truncation, window) for side in sides]
+        return found[0] if len(found) == 1 else side_by_side(*found)
+
+
+def _explain(
+    side: BatchExplainer,
+    inputs: Any,
+    target: Any,
+    token: Any,
+    top_k: int | None,
+    truncation: bool,
+    window: bool | int,
+) -> Any:
+    if isinstance(token, list) and not isinstance(inputs, list):
+        inputs = [inputs] * len(token)
+    many = isinstance(inputs, list)
+    listed: list[Any] = inputs if many else [inputs]
+    if window is not False:
+        return _windowed(side, listed, target, many, top_k, token, truncation, None if window is True else window)
+    encodings: Iterable[tuple[list[int], Encoding]]
+    if any(isinstance(value, Mapping) for value in listed):
+        encodings = list(_ready_made(side, listed, truncation))  # a dict may hold several rows
+        rows = sum(len(positions) for positions, _ in encodings)
+    else:
+        encodings, rows = _batches(side, listed, truncation), len(listed)
+    many = many or rows > 1
+    targets, several = targets_by_row(target, rows, many, top_k)
+    tokens = token if isinstance(token, list) else [token] * rows
+    if len(tokens) != rows:
+        raise InputError(f"{len(tokens)} tokens for {rows} inputs: give one, or one per input")
+    found: list[list[Explanation]] = [[] for _ in range(rows)]
+    for positions, encoding in encodings:
+        pointed = side.adapter.head.point(encoding, [tokens[i] for i in positions])
+        explained = side.explain(pointed, [targets[i] for i in positions])
+        for row, explanations in zip(positions, explained, strict=True):
+            found[row] = explanations
+    return shaped(found, several, many)
+
+
+def _windowed(
+    side: BatchExplainer,
+    inputs: list[Any],
+    target: Any,
+    many: bool,
+    top_k: int | None,
+    token: Any,
+    truncation: bool,
+    size: int | None,
+) -> Any:
+    """Each text by itself, in windows."""
+    windows.check(side.adapter, inputs, token, truncation, size)
+    targets, several = targets_by_row(target, len(inputs), many, top_k)
+    found = [windows.explain(side, value, wanted, size) for value, wanted in zip(inputs, targets, strict=True)]
+    return shaped(found, several, many)
+
+
+def _batches(side: BatchExplainer, inputs: list[Any], truncation: bool) -> Iterator[tuple[list[int], Encoding]]:
+    """Batches, and which rows of the result they hold: inputs of like length together."""
+    size = 1 if not side.adapter.can_batch else side.settings.batch_size
+    for batch in batches([side.adapter.cost(value) for value in inputs], size):
+        yield batch, side.adapter.encode([inputs[i] for i in batch], truncation=truncation)
+
+
+def _ready_made(side: BatchExplainer, inputs: list[Any], truncation: bool) -> Iterator[tuple[list[int], Encoding]]:
+    """Model arguments go through as they are, a dict at a time."""
+    row = 0
+    for value in inputs:
+        encoding = (
+            side.adapter.encode_arguments(value)
+            if isinstance(value, Mapping)
+            else side.adapter.encode([value], truncation=truncation)
+        )
+        yield list(range(row, row + len(encoding.tokens))), encoding
+        row += len(encoding.tokens)

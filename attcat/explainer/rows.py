@@ -1,0 +1,76 @@
+"""The grammar of a call: which rows there are, what each is explained for, and in which shape the result is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import TargetError
+from ..explanation import Explanation, ImageText
+from ..targets import Rank
+
+Picture = Any
+"""A path, a `PIL.Image`, an array or a tensor; see `attcat.model.picture.read_picture`."""
+
+Input = str | tuple[str, str] | os.PathLike[str] | np.ndarray | Tensor | Mapping[str, Tensor] | Picture
+"""One input: a text, a pair of texts, a picture, or ready-made model arguments."""
+
+ALL = object()
+"""Every class in turn."""
+
+
+def targets_by_row(target: Any, rows: int, many: bool, top_k: int | None) -> tuple[list[Any], bool]:
+    """For each row the targets that it is explained for, and whether the caller wants a list for each row."""
+    if top_k is not None:
+        if target is not None or top_k < 1:
+            raise TargetError(f"top_k={top_k} with target={target!r}: give a positive top_k, or a target")
+        return [[Rank(place) for place in range(top_k)]] * rows, True
+    if isinstance(target, str) and target == "all":
+        return [ALL] * rows, True
+    if not isinstance(target, list):
+        return [[target]] * rows, False
+    if not many:
+        if not target:
+            raise TargetError("an empty list of targets: there is nothing to explain")
+        return [target], True
+    if len(target) != rows:
+        raise TargetError(f"{len(target)} targets for {rows} inputs: give one, or one per input")
+    return [[one] for one in target], False
+
+
+def shaped(found: list[list[Explanation]], several: bool, many: bool) -> Any:
+    """By row and target, without the lists that were not asked for."""
+    result = found if several else [explanations[0] for explanations in found]
+    return result if many else result[0]
+
+
+def side_by_side(image: Any, text: Any) -> Any:
+    """Two results of like shape as one, of pairs."""
+    if isinstance(image, list):
+        return [side_by_side(*pair) for pair in zip(image, text, strict=True)]
+    return ImageText(image, text)
+
+
+def batches(costs: Sequence[int], size: int | None, budget: int = 4096) -> list[list[int]]:
+    """Group inputs of like length, so that little is padded.
+
+    Args:
+        costs: about how many tokens each input has.
+        size: how many inputs a batch holds; None for as many as `budget` tokens allow, padding included.
+        budget: tokens in a batch.
+
+    Returns:
+        The inputs' positions, batch by batch.
+    """
+    found: list[list[int]] = []
+    for position in sorted(range(len(costs)), key=lambda index: costs[index]):
+        room = size if size is not None else max(1, budget // max(1, costs[position]))
+        if found and len(found[-1]) < room:
+            found[-1].append(position)
+        else:
+            found.append([position])
+    return found

@@ -1,0 +1,92 @@
+"""How an Explainer explains: method, rule and options, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
+
+from ..capture.rules import make_rule
+from ..errors import OptionError
+from ..methods import Method, method_and_rule
+from ..trace import Hidden, Needs, Queries
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `Explainer` was made with.
+
+    Args:
+        method: the attribution method.
+        rule: name of the gradient rule; None if gradients play no part.
+        hidden: which hidden state of a block is read.
+        queries: which queries count in the received attention.
+        batch_size: inputs in a forward pass; None for as many as make a few thousand tokens.
+        completeness: whether the contribution of the bias terms is measured.
+        own: the method's own options.
+
+    Raises:
+        OptionError: if an option does not exist, or contradicts another.
+    """
+
+    method: Method
+    rule: str | None = None
+    hidden: Hidden = "input"
+    queries: Queries = "mean"
+    batch_size: int | None = None
+    completeness: bool = False
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rule", _rule(self.method, self.rule))
+        object.__setattr__(self, "own", self.method.with_options(self.own))
+        for name, allowed in (("hidden", Hidden), ("queries", Queries)):
+            value = getattr(self, name)
+            if value not in get_args(allowed):
+                raise OptionError(f"{name}={value!r} is not one of {', '.join(get_args(allowed))}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise OptionError(f"batch_size is {self.batch_size}, expected at least 1")
+
+    @classmethod
+    def of(cls, method: str, rule: str | None, **others: Any) -> Settings:
+        """The same, with the method by its name, or by `name+rule`.
+
+        Raises:
+            OptionError: if there is no such method, or two different rules are named.
+        """
+        found, named = method_and_rule(method)
+        if named is not None and rule not in (None, named):
+            raise OptionError(f"method={method!r} and rule={rule!r} name two different rules: leave one of them out")
+        return cls(found, rule or named, **others)
+
+    @property
+    def needs(self) -> Needs:
+        """What the trace has to hold."""
+        return replace(self.method.needs, gradient=True) if self.completeness else self.method.needs
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the method runs with, as far as it matters to it; what an Explanation records."""
+        options: dict[str, Any] = {} if self.rule is None else {"rule": self.rule}
+        if self.method.states:
+            options["hidden"] = self.hidden
+        if self.method.needs.received:
+            options["queries"] = self.queries
+        own = {name: f"{len(v)} given" if isinstance(v, (list, tuple)) else v for name, v in self.own.items()}
+        return {**options, **own}
+
+
+def _rule(method: Method, asked: str | None) -> str | None:
+    """The gradient rule to use: what was asked for, or the method's own.
+
+    Raises:
+        OptionError: if there is no such rule, or the method's cannot be chosen.
+    """
+    if asked is None or asked == method.rule:
+        return method.rule
+    make_rule(asked)
+    if method.rule is None:
+        raise OptionError(f"{method.name} uses no gradient rule: leave out rule={asked!r}")
+    if method.fixed:
+        raise OptionError(f"{method.name} is defined by its rule {method.rule!r}: it cannot run under {asked!r}")
+    return asked

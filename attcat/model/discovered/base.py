@@ -1,0 +1,146 @@
+"""What is found about any model: its blocks, in one watched forward pass; and the adapter to write when that does not do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from ...capture.survey import Survey, Unclear, Visit, blocks_of, survey
+from ...errors import AttCATError, UnsupportedModelError
+from ..adapter import GUIDE, Adapter
+from ..encoding import Encoding
+from ..heads import Head
+from ..vision import VisionAdapter
+from ..wrappers import names_of
+from .experiments import FAILURES, accepted
+
+log = logging.getLogger("attcat")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found about a model.
+
+    Args:
+        blocks: the blocks in the order of their calls.
+        first: name of the first block within the model.
+        last: name of the last.
+        width: D of the hidden state.
+        length: T of the hidden state in the forward pass that was watched.
+    """
+
+    blocks: tuple[nn.Module, ...]
+    first: str
+    last: str
+    width: int
+    length: int
+
+    @classmethod
+    def of(cls, visits: list[Visit]) -> Found:
+        """From the calls of the blocks."""
+        state = visits[0].state
+        assert state is not None
+        modules = tuple(visit.module for visit in visits)
+        return cls(modules, visits[0].name, visits[-1].name, state.shape[2], state.shape[1])
+
+    def __str__(self) -> str:
+        shared = "" if len(set(self.blocks)) == len(self.blocks) else f", {len(set(self.blocks))} of them different"
+        kinds = ", ".join(dict.fromkeys(type(block).__name__ for block in self.blocks))
+        return f"{len(self.blocks)} blocks ({self.first} to {self.last}, {kinds}{shared}), width {self.width}"
+
+
+class Discovered(Adapter):
+    """What both kinds share: blocks, the call, the logits of models that give no output object."""
+
+    head_type = Head
+    found: Found
+
+    @cached_property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """The blocks that were seen."""
+        return self.found.blocks
+
+    @cached_property
+    def accepted(self) -> frozenset[str] | None:
+        """The names of the model's arguments; None if it takes any."""
+        return accepted(self.model.forward)
+
+    def takes(self, name: str) -> bool:
+        """Whether the model has an argument of that name."""
+        return self.accepted is None or name in self.accepted
+
+    def logits(self, output: Any) -> Any:
+        """The class logits `[B, C]`: the output itself, its `logits`, or the first of several."""
+        if isinstance(output, Mapping) and not hasattr(output, "logits"):
+            output = output.get("logits", output)
+        elif isinstance(output, (tuple, list)) and output and not hasattr(output, "logits"):
+            output = output[0]
+        return super().logits(output)
+
+    def _blocks_in(self, watched: Survey) -> Found:
+        try:
+            return Found.of(blocks_of(watched))
+        except Unclear as error:
+            raise self._unclear(str(error), error.hopeless) from error
+
+    def _watch(self, encoding: Encoding) -> Survey:
+        try:
+            return survey(self.model, lambda: self.predict(encoding))
+        except AttCATError:
+            raise
+        except FAILURES as error:
+            given = ", ".join(f"{name} {tuple(value.shape)}" for name, value in encoding.arguments.items())
+            raise self._unclear(f"its forward pass failed on {given}: {type(error).__name__}: {error}") from error
+
+    def _unclear(self, reason: str, hopeless: bool = False) -> UnsupportedModelError:
+        """The error, with the adapter to write, unless none would help."""
+        if hopeless:
+            return UnsupportedModelError(
+                f"{type(self.model).__name__} cannot be explained: {reason}. AttCAT needs blocks that attend once over all "
+                f"tokens and are called one after another; see {GUIDE}"
+            )
+        return UnsupportedModelError(
+            f"no adapter for {names_of(self.model)[0]}, and it could not be found out: {reason}. "
+            f"Write what is missing and register it before the Explainer is made ({GUIDE}):\n\n{_to_write(self)}\n"
+        )
+
+    def describe(self) -> str:
+        """What was found, in words."""
+        return f"{type(self.model).__name__}: no adapter, found by a forward pass: {self.found}; {self._tokens_found}"
+
+    @property
+    def _tokens_found(self) -> str:
+        raise NotImplementedError
+
+
+def _to_write(adapter: Adapter) -> str:
+    """The adapter that a user would write, ready to be pasted, with the longest list of modules as a guess."""
+    model = adapter.model
+    lists = [
+        (len(module), name)
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.ModuleList, nn.Sequential)) and len({type(child) for child in module}) == 1
+    ]
+    path = max(lists, default=(0, "encoder.layers"))[1]
+    kind, package = type(model).__name__, type(model).__module__.partition(".")[0]
+    lines = [
+        f'    @attcat.register("{package}.{kind}")',
+        f"    class {kind}Adapter(attcat.{'VisionAdapter' if isinstance(adapter, VisionAdapter) else 'TextAdapter'}):",
+        f'        family = "{kind}"',
+        f'        block_paths = ("{path}",)  # where the list of blocks is',
+    ]
+    if isinstance(adapter, VisionAdapter):
+        lines += ["        patch_size = (16, 16)", '        prefix = ("[CLS]",)  # the tokens before the patches']
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "        def read(self, encoding):  # which tokens the head reads, bool [B, T]",
+            "            return super().read(encoding)  # the first",
+        ]
+    )

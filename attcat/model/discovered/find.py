@@ -1,0 +1,56 @@
+"""The door: from a model to its adapter. Wrappers are taken off, registered adapters come first, then experiments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import UnsupportedModelError
+from ..adapter import GUIDE, Adapter
+from ..registry import known_adapter, no_adapter
+from ..versions import warn_if_untested
+from ..wrappers import unwrap
+from .experiments import accepted
+from .text import DiscoveredText
+from .vision import DiscoveredVision
+
+
+def adapter_of(model: Any, processor: Any = None) -> Adapter:
+    """The registered adapter for a model, or one that is made by looking at it; wrappers are taken off first.
+
+    An adapter is returned as it is, with its own processor.
+
+    Raises:
+        UnsupportedModelError: if there is none and the model does not tell what is needed.
+    """
+    if isinstance(model, Adapter):
+        return model
+    model, processor = unwrap(model, processor)
+    warn_if_untested(model)
+    known = known_adapter(model)
+    if known is not None:
+        return known(model, processor)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is a TorchScript program, which cannot be watched: {GUIDE}"
+        )
+    return (DiscoveredVision if _sees_pictures(model, processor) else DiscoveredText)(model, processor)
+
+
+def _sees_pictures(model: nn.Module, processor: Any) -> bool:
+    """Whether a model takes pictures, by the name of its argument, its processor, or its first layer."""
+    names = accepted(model.forward) or frozenset()
+    main = getattr(model, "main_input_name", None)
+    for text, picture in (
+        (main == "input_ids", main == "pixel_values"),
+        ("input_ids" in names, "pixel_values" in names),
+        (hasattr(processor, "convert_ids_to_tokens"), False),
+    ):
+        if text != picture:
+            return picture
+    for module in model.modules():
+        if isinstance(module, (nn.Embedding, nn.Conv2d)):
+            return isinstance(module, nn.Conv2d)
+    raise no_adapter(model, "it has neither an embedding of tokens nor a convolution over pixels")

@@ -1,0 +1,88 @@
+"""What a forward and a backward pass leave behind, as plain tensors: the values that methods are functions of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from ..errors import CaptureError
+
+Hidden = Literal["input", "output"]
+Queries = Literal["mean", "pooled"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method reads from a Trace; nothing else is computed.
+
+    Args:
+        gradient: gradients of the target (with respect to hidden states, and attention if that is read).
+        received: the attention that each token receives; linear memory.
+        attention: the attention matrices, a block at a time; memory grows with the square of the sequence.
+        relevance: the relevance of attention and of the first hidden state (one more forward and backward pass).
+    """
+
+    gradient: bool = True
+    received: bool = False
+    attention: bool = False
+    relevance: bool = False
+
+
+RECEIVED = Needs(received=True)
+"""What AttCAT reads."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one forward and one backward pass left behind, for a batch of `B` examples and `L` blocks.
+
+    Args:
+        hidden: per block, the hidden state `[B, T, D]`.
+        gradient: per block, the gradient of the target's logit with respect to it, `[B, T, D]`.
+        received: per block, the attention that each token receives, `[B, T]`; padding receives none.
+        attention: per block, the attention matrix `[B, H, T, T]`, rows are queries; made anew whenever it is read.
+        attention_gradient: per block, the gradient of the target with respect to it, `[B, H, T, T]`; made anew likewise.
+        attention_relevance: per block, the relevance of it, `[B, H, T, T]`.
+        relevance: the relevance of the first block's input, `[B, T, D]`; None if not asked for.
+        last: the last block's output, `[B, T, D]`.
+        bias: what the bias terms contribute to the target under the gradient rule, `[B]`; None if not asked for.
+        logits: `[B, C]`.
+        target: the class explained, `[B]`; None if the target was a function of the output.
+        value: what is explained, `[B]`: the target's logit, or what the function gave.
+        mask: True for real tokens, `[B, T]`.
+        read: the tokens that the model's head reads, bool `[B, T]`.
+
+    What the method did not ask for is empty.
+    """
+
+    hidden: tuple[Tensor, ...]
+    gradient: tuple[Tensor, ...]
+    received: tuple[Tensor, ...]
+    logits: Tensor
+    target: Tensor | None
+    value: Tensor
+    mask: Tensor
+    read: Tensor
+    attention: Sequence[Tensor] = ()
+    attention_gradient: Sequence[Tensor] = ()
+    attention_relevance: tuple[Tensor, ...] = ()
+    relevance: Tensor | None = None
+    last: Tensor | None = None
+    bias: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        batch, length = self.mask.shape
+        if self.read.shape != self.mask.shape or self.logits.shape[0] != batch:
+            raise CaptureError(
+                f"mask {tuple(self.mask.shape)}, read {tuple(self.read.shape)} and logits {tuple(self.logits.shape)} disagree"
+            )
+        for name, shape in (("hidden", 3), ("gradient", 3), ("received", 2)):
+            for block, tensor in enumerate(getattr(self, name)):
+                if tensor.dim() != shape or tensor.shape[:2] != (batch, length):
+                    raise CaptureError(
+                        f"block {block}: {name} has shape {tuple(tensor.shape)}, but there are {batch} examples of {length} "
+                        "tokens: the adapter's tokens do not line up with the model's hidden states"
+                    )
