@@ -74,6 +74,10 @@ class Adapter(ABC):
     def read(self, encoding: Encoding) -> Tensor:
         """Which tokens a classifier's head reads, bool `[B, T]`; other heads know it themselves, see `attcat.model.heads`."""
 
+    def samples(self) -> Any:
+        """Inputs to check the model with, of different lengths; None if the adapter brings none."""
+        return None
+
     def cost(self, value: Any) -> int:
         """About how many tokens an input has, without encoding it; inputs of like cost share a batch."""
         return 256

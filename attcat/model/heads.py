@@ -62,6 +62,10 @@ class Head:
         """Inputs to check a text model of this task with, of different lengths."""
         return ["A gripping, very long film!", "It rained."]
 
+    def trial(self, encoding: Encoding, row: int) -> Token:
+        """The token to check an example with; None for the head's own choice."""
+        return None
+
     def reading(self, encoding: Encoding) -> AbstractContextManager[None]:
         """What has to hold while the model runs, so that it computes no more than what is explained."""
         return nullcontext()
@@ -131,6 +135,10 @@ class TokenHead(Head):
         columns = [int(real.nonzero()[place]) for real, place in zip(encoding.mask, places, strict=True)]
         return replace(encoding, focus=torch.tensor(columns, device=encoding.mask.device))
 
+    def trial(self, encoding: Encoding, row: int) -> Token:
+        """The second word, or without a text the second token."""
+        return 1
+
     def find(self, encoding: Encoding, row: int, token: str | int | slice) -> int:
         """The position (of the unpadded example) whose prediction is about this token."""
         return find_token(encoding.tokens[row], encoding.sources[row], token)
@@ -173,6 +181,10 @@ class NextTokenHead(TokenHead):
 
     task = "causal language modeling"
     kept = 20
+
+    def trial(self, encoding: Encoding, row: int) -> Token:
+        """What follows the text."""
+        return None
 
     def find(self, encoding: Encoding, row: int, token: str | int | slice) -> int:
         """The position before the token, which predicts it."""
@@ -217,6 +229,12 @@ class MaskedTokenHead(NextTokenHead):
         """The token's own position."""
         return TokenHead.find(self, encoding, row, token)
 
+    def trial(self, encoding: Encoding, row: int) -> Token:
+        """The mask token if there is one, else the second word."""
+        mask_id = getattr(self.processor, "mask_token_id", None)
+        ids = encoding.arguments["input_ids"][row, encoding.mask[row]].tolist()
+        return None if ids.count(mask_id) == 1 else 1
+
     def choose(self, encoding: Encoding, row: int) -> int:
         """The mask token, if there is just one."""
         processor = self.processor
@@ -254,7 +272,7 @@ class SpanHead(Head):
 
     def samples(self) -> list[Any]:
         """Questions with contexts."""
-        return [("Who directed the film?", "A gripping, very long film by Agnes Varda."), ("What fell?", "It rained.")]
+        return [("Who made it?", "A long film by Ann."), ("What?", "It rained.")]
 
     def logits(self, output: Any) -> Any:
         """Start and end logits, `[B, T, 2]`; None if the output has none."""

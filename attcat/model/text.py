@@ -47,6 +47,10 @@ class TextAdapter(Adapter):
         pad = getattr(getattr(self.model, "config", None), "pad_token_id", None)
         return pad if isinstance(pad, int) else None
 
+    def samples(self) -> Any:
+        """Texts that suit the head, if there is a tokenizer."""
+        return None if self.processor is None else self.head.samples()
+
     def cost(self, value: Any) -> int:
         """Four characters to a token, as in English."""
         return 2 + sum(map(len, _parts(_checked_text(value)))) // 4

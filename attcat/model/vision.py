@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..errors import InputError, OptionError, ProcessorError
+from ..errors import AttCATError, InputError, OptionError, ProcessorError
 from ..tokens import Tokens, View
 from .adapter import Adapter
 from .encoding import Encoding, content_of, first_of
@@ -35,6 +36,38 @@ class VisionAdapter(Adapter):
         """Rows and columns of patches for an input of this size."""
         rows, columns = self.patch_size
         return height // rows, width // columns
+
+    @property
+    def native_size(self) -> tuple[int, int] | None:
+        """Height and width of the pictures that the model was made for, as far as it says."""
+        model: Any = self.model
+        config = getattr(model, "config", None)
+        said = (
+            getattr(config, "image_size", None),
+            getattr(getattr(config, "vision_config", None), "image_size", None),
+            getattr(getattr(model, "patch_embed", None), "img_size", None),
+            getattr(model, "image_size", None),
+            (getattr(model, "default_cfg", None) or {}).get("input_size", (None,))[1:] or None,
+        )
+        size = next((size for size in said if size is not None), None)
+        return None if size is None else (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+    def predict(self, encoding: Encoding) -> tuple[Any, Tensor]:
+        """Run the model, see `Adapter.predict`.
+
+        Raises:
+            ProcessorError: if it fails on pictures of another size than it was made for.
+        """
+        try:
+            return super().predict(encoding)
+        except (ValueError, AssertionError, RuntimeError) as error:  # what models raise on another size
+            native, given = self.native_size, tuple(encoding.arguments["pixel_values"].shape[-2:])
+            if isinstance(error, AttCATError) or native in (None, given):
+                raise
+            raise ProcessorError(
+                f"the model does not take pictures of {given[0]} x {given[1]} pixels, it was made for {native[0]} x {native[1]}: "
+                f"{error}"
+            ) from error
 
     def read(self, encoding: Encoding) -> Tensor:
         """The first token."""
@@ -134,8 +167,6 @@ class VisionAdapter(Adapter):
 
     @cached_property
     def _one_size(self) -> bool:
-        from PIL import Image
-
         if self.processor is None:
             return True
         wide, tall = (self.preprocess(Image.new("RGB", size)) for size in ((96, 64), (64, 96)))

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ...capture.borrow import as_found
@@ -92,19 +93,7 @@ def ordinary_tokens(adapter: TextAdapter, count: int) -> Tensor:
 
 def picture_size(adapter: VisionAdapter, default: int = 224) -> tuple[int, int]:
     """Height and width of a picture that the model takes: what its processor makes, what it says itself, or the usual."""
-    model: Any = adapter.model
     if adapter.processor is not None:
-        from PIL import Image
-
         height, width = adapter.preprocess(Image.new("RGB", (64, 64))).shape[1:]
         return height, width
-    config = getattr(model, "config", None)
-    said = [
-        getattr(config, "image_size", None),
-        getattr(getattr(config, "vision_config", None), "image_size", None),
-        getattr(getattr(model, "patch_embed", None), "img_size", None),
-        getattr(model, "image_size", None),
-        (getattr(model, "default_cfg", None) or {}).get("input_size", (None,))[1:] or None,
-    ]
-    size = next((size for size in said if size is not None), default)
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    return adapter.native_size or (default, default)
