@@ -282,7 +282,7 @@ def _reads(bench: _Bench) -> Measured:
 
 
 def _alone(bench: _Bench) -> Measured:
-    if len(bench.encoding.tokens) < 2:
+    if len(bench.encoding.tokens) < 2 or bench.adapter.head.one_input:
         raise _NotAsked("one input at a time" if not bench.adapter.can_batch else "a single input was given")
     together, worst = _scores(bench), 0.0
     for row in range(len(bench.encoding.tokens)):

@@ -33,19 +33,20 @@ class BatchExplainer:
     settings: Settings
 
     def explain(self, encoding: Encoding, targets: Sequence[Sequence[Target]]) -> list[list[Explanation]]:
-        """One forward pass; for each target of a row one backward pass and one Explanation."""
+        """One forward pass; for each target of an input one backward pass and one Explanation."""
         recording, head = self.record(encoding), self.adapter.head
-        count = recording.logits.shape[1]
-        labels = [head.labels(encoding, row, count) for row in range(len(encoding.tokens))]
-        every = [self.listed(row, count) for row in targets]
+        rows, count = range(len(encoding.tokens)), recording.logits.shape[1]
+        labels = [head.labels(encoding, row, count) for row in rows]
+        every = [self.listed(targets[0 if head.one_input else row], count) for row in rows]
         rounds = max(map(len, every))
-        by_row: list[list[Explanation]] = [[] for _ in encoding.tokens]
+        found: list[list[Explanation]] = [[] for _ in targets]
         for index in range(rounds):
             goal = Goal.of(recording.logits, [row[index] for row in every], labels)
             read = replace(recording, read=head.read(encoding, goal.classes))
-            for row, explanation in enumerate(self._once(encoding, read, goal, labels, index < rounds - 1)):
-                by_row[row].append(explanation)
-        return by_row
+            explained = self._once(encoding, read, goal, labels, index < rounds - 1)
+            for explanations, row in zip(found, head.shown(encoding, goal.classes), strict=True):
+                explanations.append(explained[row])
+        return found
 
     def listed(self, targets: Any, count: int) -> list[Any]:
         """The targets of a row one by one, when there are `count` classes."""

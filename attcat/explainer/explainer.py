@@ -233,5 +233,6 @@ def _ready_made(side: BatchExplainer, inputs: list[Any], truncation: bool) -> It
             if isinstance(value, Mapping)
             else side.adapter.encode([value], truncation=truncation)
         )
-        yield list(range(row, row + len(encoding.tokens))), encoding
-        row += len(encoding.tokens)
+        count = 1 if side.adapter.head.one_input else len(encoding.tokens)
+        yield list(range(row, row + count)), encoding
+        row += count

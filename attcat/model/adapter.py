@@ -118,7 +118,7 @@ class Adapter(ABC):
 
     def call(self, encoding: Encoding) -> Any:
         """Run the model."""
-        return self.model(**encoding.arguments)
+        return self.model(**self.head.arguments(encoding))
 
     def logits(self, output: Any) -> Any:
         """The logits in the model's output, in the shape that the head expects; a classifier's are `[B, C]`."""
@@ -157,7 +157,7 @@ class Adapter(ABC):
     @property
     def can_batch(self) -> bool:
         """Whether the model takes several examples at once."""
-        return True
+        return not self.head.one_input
 
     def like(self, model: nn.Module) -> Adapter:
         """The same adapter for another model of the same class, as a copy in float64."""

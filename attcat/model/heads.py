@@ -7,7 +7,7 @@ there on every task is a classification, with predicted classes, contrasts and p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -40,6 +40,8 @@ class Head:
     task: ClassVar[str] = "classification"
     kept: ClassVar[int | None] = None
     """How many of the best classes an Explanation keeps; None for all."""
+    one_input: ClassVar[bool] = False
+    """Whether all rows of a batch stand for one input: its candidates, of which one is explained."""
 
     def __init__(
         self,
@@ -61,6 +63,22 @@ class Head:
     def samples(self) -> list[Any]:
         """Inputs to check a text model of this task with, of different lengths."""
         return ["A gripping, very long film!", "It rained."]
+
+    def texts(self, value: Any) -> list[Any]:
+        """The texts, one per row, that an input is given to the model as.
+
+        Raises:
+            InputError: if the task needs another kind of input.
+        """
+        return [value]
+
+    def arguments(self, encoding: Encoding) -> Mapping[str, Tensor]:
+        """What the model is called with."""
+        return encoding.arguments
+
+    def shown(self, encoding: Encoding, classes: Tensor) -> list[int]:
+        """For each input the row whose tokens explain these classes `[B]` (-1 for a function)."""
+        return list(range(len(encoding.tokens)))
 
     def trial(self, encoding: Encoding, row: int) -> Token:
         """The token to check an example with; None for the head's own choice."""

@@ -53,7 +53,7 @@ class TextAdapter(Adapter):
 
     def cost(self, value: Any) -> int:
         """Four characters to a token, as in English."""
-        return 2 + sum(map(len, _parts(_checked_text(value)))) // 4
+        return sum(2 + sum(map(len, _parts(_checked_text(text)))) // 4 for text in self.head.texts(value))
 
     def read(self, encoding: Encoding) -> Tensor:
         """The first real token."""
@@ -62,7 +62,7 @@ class TextAdapter(Adapter):
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """Tokenize strings or pairs of strings; see `Adapter.encode`. A text that is too long is a `TooLongError`."""
         self._check_tokenizer()
-        texts = [_checked_text(value) for value in inputs]
+        texts = [_checked_text(text) for value in inputs for text in self.head.texts(value)]
         first = [text if isinstance(text, str) else text[0] for text in texts]
         second = [text[1] for text in texts if isinstance(text, tuple)]
         if second and len(second) != len(texts):
