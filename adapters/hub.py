@@ -25,6 +25,7 @@ KINDS = {
     "ForSequenceClassification": ("AutoModelForSequenceClassification", TEXT),
     "ForTokenClassification": ("AutoModelForTokenClassification", TEXT),
     "ForQuestionAnswering": ("AutoModelForQuestionAnswering", TEXT),
+    "ForMultipleChoice": ("AutoModelForMultipleChoice", TEXT),
     "ForMaskedLM": ("AutoModelForMaskedLM", TEXT),
     "ForCausalLM": ("AutoModelForCausalLM", TEXT),
     "LMHeadModel": ("AutoModelForCausalLM", TEXT),

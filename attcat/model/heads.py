@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError, ProcessorError, UnsupportedModelError
+from ..errors import InputError, ProcessorError, TargetError, UnsupportedModelError
 from ..probabilities import Activation
 from ..tokens import Span
 from .encoding import Encoding, first_of
@@ -329,7 +329,64 @@ class SpanHead(Head):
         return tuple(answers.span(answer) for answer in classes)
 
 
+class ChoiceHead(Head):
+    """Multiple choice: `(prompt, [choice, choice, ...])`, where each choice is read together with the prompt.
+
+    The model scores each pair `(prompt, choice)` by itself, one row of the batch each; the scores of a prompt's choices are the
+    classes. An explanation is that of the pair whose choice is explained.
+    """
+
+    task = "multiple choice"
+    one_input = True
+
+    def samples(self) -> list[Any]:
+        """A prompt and its choices."""
+        return [("It rained.", ["It was wet, very wet!", "It was dry."])]
+
+    def texts(self, value: Any) -> list[Any]:
+        """One pair per choice."""
+        choices = value[1] if isinstance(value, tuple) and len(value) == 2 else None
+        if not isinstance(choices, (list, tuple)) or len(choices) < 2:
+            raise InputError(
+                f"{type(self.model).__name__} needs a prompt and at least two choices: (prompt, [choice, choice])"
+            )
+        return [(value[0], choice) for choice in choices]
+
+    def arguments(self, encoding: Encoding) -> dict[str, Tensor]:
+        """`[1, C, T]`."""
+        return {name: value[None] for name, value in encoding.arguments.items()}
+
+    def rows(self, logits: Any, encoding: Encoding) -> Tensor:
+        """The scores of all C choices in each of the C rows, `[C, C]`; a row depends on its own pair alone."""
+        count = len(encoding.tokens)
+        if not isinstance(logits, Tensor) or logits.shape != (1, count):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has no scores [1, {count}], one for each choice: it gives {_shape(logits)}"
+            )
+        own = torch.eye(count, dtype=torch.bool, device=logits.device)
+        return torch.where(own, logits, logits.detach())
+
+    def shown(self, encoding: Encoding, classes: Tensor) -> list[int]:
+        """The row of the choice that is explained.
+
+        Raises:
+            TargetError: if a function is explained, which belongs to no choice.
+        """
+        choice = int(classes[0])
+        if choice < 0:
+            raise TargetError("of several choices the one to explain is named by its text or number, not by a function")
+        return [choice]
+
+    def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
+        """The choices' texts; numbers where model arguments were given."""
+        return tuple(
+            source[1] if isinstance(source, tuple) else f"choice {number}"
+            for number, source in enumerate(encoding.sources)
+        )
+
+
 HEADS: dict[str, type[Head]] = {
+    "ForMultipleChoice": ChoiceHead,
     "ForTokenClassification": TokenHead,
     "ForQuestionAnswering": SpanHead,
     "ForMaskedLM": MaskedTokenHead,
