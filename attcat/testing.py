@@ -25,6 +25,7 @@ from .model.discovered.experiments import (
     FAILURES,
     differ,
     distance,
+    encoding_of,
     logits_of,
     logits_without,
     ordinary_tokens,
@@ -114,7 +115,9 @@ class _NotAsked(Exception):  # noqa: N818 - an answer, not an error
 
 def _encode(adapter: Adapter, inputs: Any, token: Token | list[Token]) -> Encoding:
     """The batch to check with, and the tokens whose predictions are checked, where the head has one for each."""
-    if isinstance(inputs, Mapping):
+    if isinstance(inputs, Encoding):
+        encoding = inputs
+    elif isinstance(inputs, Mapping):
         encoding = adapter.encode_arguments(inputs)
     else:
         listed = list(inputs) if isinstance(inputs, list) else [inputs]
@@ -132,10 +135,10 @@ def _default_inputs(adapter: Adapter) -> Any:
     if isinstance(adapter, TextAdapter):
         ids = ordinary_tokens(adapter, 9)
         if not adapter.can_batch:
-            return {"input_ids": ids[None], "attention_mask": torch.ones(1, 9, dtype=torch.long)}
+            return encoding_of(adapter, ids[None], torch.ones(1, 9, dtype=torch.long))
         mask = torch.ones(2, 9, dtype=torch.long)
         mask[1, 6:] = 0
-        return {"input_ids": ids.repeat(2, 1).masked_fill(mask == 0, adapter.pad_id or 0), "attention_mask": mask}
+        return encoding_of(adapter, ids.repeat(2, 1).masked_fill(mask == 0, adapter.pad_id or 0), mask)
     if isinstance(adapter, VisionAdapter):
         size = (2, 3, *picture_size(adapter))
         return {"pixel_values": torch.randn(size, generator=torch.Generator().manual_seed(0))}

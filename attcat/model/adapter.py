@@ -140,7 +140,7 @@ class Adapter(ABC):
             output["logits"] = rows  # what a target function finds there
         return output, rows
 
-    head_type: ClassVar[type[Head] | None] = None
+    head_type: type[Head] | None = None
     """The head; None to find it by the name of the model's class."""
 
     @cached_property

@@ -22,6 +22,7 @@ from ..tokens import Span
 from .encoding import Encoding, first_of
 from .labels import Answers, Vocabulary, bounds
 from .locate import find_token, listed_words
+from .wrappers import output_embeddings
 
 Token = str | int | slice | None
 """Which token: a word or piece of the text, the word's number, a slice of characters, or None for the head's own choice."""
@@ -40,6 +41,8 @@ class Head:
     task: ClassVar[str] = "classification"
     kept: ClassVar[int | None] = None
     """How many of the best classes an Explanation keeps; None for all."""
+    reads_tokens: ClassVar[bool] = False
+    """Whether the head itself says which tokens are read, of the prediction that is explained."""
     one_input: ClassVar[bool] = False
     """Whether all rows of a batch stand for one input: its candidates, of which one is explained."""
 
@@ -138,6 +141,7 @@ class TokenHead(Head):
     """A prediction for each token: tagging. The row of one token is explained, and only that token is read."""
 
     task = "token classification"
+    reads_tokens = True
 
     @property
     def activation(self) -> Activation:
@@ -216,15 +220,18 @@ class NextTokenHead(TokenHead):
         return len(encoding.tokens[row]) - 1
 
     def reading(self, encoding: Encoding) -> AbstractContextManager[None]:
-        """Logits of one position are computed, instead of those of all, `[B, T, V]`."""
-        return _narrowed(self.model, self._focus(encoding))
+        """Logits of one position are computed instead of those of all, `[B, T, V]`, if the model says which layer makes them."""
+        projection = output_embeddings(self.model)
+        return nullcontext() if projection is None else _narrowed(projection, self._focus(encoding))
 
     def rows(self, logits: Any, encoding: Encoding) -> Tensor:
-        """The only position of logits `[B, 1, V]`."""
-        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] != 1:
+        """The position that is explained: the only one of logits `[B, 1, V]`, or one of `[B, T, V]`."""
+        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] != 1 or encoding.mask.shape[1] == 1:
+            return super().rows(logits, encoding)
+        last = (self._focus(encoding) == encoding.mask.shape[1] - 1).all()
+        if not last and output_embeddings(self.model) is None:
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} gives logits {_shape(logits)}, expected [B, 1, V]: "
-                "its get_output_embeddings() is not its last layer"
+                f"{type(self.model).__name__} gives logits of the last position alone: only what follows a text can be explained"
             )
         return logits.squeeze(1)
 
@@ -281,6 +288,7 @@ class SpanHead(Head):
 
     task = "question answering"
     kept = 20
+    reads_tokens = True
     LONGEST: ClassVar[int] = 30
 
     @property
@@ -406,12 +414,8 @@ def head_of(model: nn.Module) -> type[Head]:
 
 
 @contextmanager
-def _narrowed(model: Any, focus: Tensor) -> Iterator[None]:
+def _narrowed(projection: nn.Module, focus: Tensor) -> Iterator[None]:
     """Let the vocabulary projection see one position of each row, so that logits are `[B, 1, V]`."""
-    get: Callable[[], Any] | None = getattr(model, "get_output_embeddings", None)
-    projection = get() if get is not None else None
-    if projection is None:
-        raise UnsupportedModelError(f"{type(model).__name__} does not say which layer makes its vocabulary logits")
 
     def narrow(module: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         state, *others = arguments

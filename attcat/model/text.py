@@ -14,6 +14,7 @@ from ..errors import InputError, OptionError, ProcessorError, TooLongError
 from ..tokens import Span, Tokens
 from .adapter import Adapter
 from .encoding import Encoding, content_of, first_of
+from .wrappers import input_embeddings
 
 
 class TextAdapter(Adapter):
@@ -259,8 +260,7 @@ class TextAdapter(Adapter):
             )
 
     def _check_vocabulary(self, ids: Tensor) -> None:
-        get = getattr(self.reader, "get_input_embeddings", None)
-        size = getattr(get() if get else None, "num_embeddings", None)
+        size = getattr(input_embeddings(self.reader), "num_embeddings", None)
         if size is not None and ids.numel() and int(ids.max()) >= size:
             raise ProcessorError(
                 f"token number {int(ids.max())} is outside of the model's vocabulary of {size}: "
