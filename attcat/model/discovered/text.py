@@ -23,6 +23,8 @@ class DiscoveredText(Discovered, TextAdapter):
     """A text model that no adapter knows."""
 
     family = "discovered text model"
+    watched: int | None = 2
+    """The token whose prediction is watched; None for what follows the text, where a model predicts nothing else."""
 
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         super().__init__(model, processor)
@@ -83,6 +85,9 @@ class DiscoveredText(Discovered, TextAdapter):
             shape, causal = self._experience()
         except FAILURES:
             return named  # the watched pass says what fails
+        if len(shape) == 3 and shape[1] == 1:
+            self.watched = None
+            return NextTokenHead
         if named is NextTokenHead or (len(shape) == 3 and shape[-1] == vocabulary_size(self.model)):
             return NextTokenHead if causal else MaskedTokenHead
         return TokenHead if len(shape) == 3 and shape[1] == LENGTH else Head
@@ -105,8 +110,8 @@ class DiscoveredText(Discovered, TextAdapter):
         return self._pointed(encoding_of(self, ids, torch.ones_like(ids)))
 
     def _pointed(self, encoding: Encoding) -> Encoding:
-        """With an early token whose prediction is watched, if the head has one for each."""
-        wanted = 2 if isinstance(self.head, TokenHead) else None
+        """With the token whose prediction is watched, if the head has one for each."""
+        wanted = self.watched if isinstance(self.head, TokenHead) else None
         return self.head.point(encoding, [wanted] * len(encoding.tokens))
 
     def _reads(self, trial: Encoding) -> str:
