@@ -52,7 +52,7 @@ def integrated_gradients(trace: Trace, passes: Passes, *, steps: int = 50) -> Te
         raise OptionError(f"steps={steps}, expected at least 1")
     method = _captum().IntegratedGradients(passes.values_at, multiply_by_inputs=True)
     start = passes.blank_state()
-    rows = max(len(passes.tokens), 16)
+    rows = max(len(passes.tokens), 16) if passes.adapter.can_batch else len(passes.tokens)
     found = method.attribute(trace.hidden[0], baselines=start, n_steps=steps, internal_batch_size=rows)
     with torch.no_grad():
         change = passes.values_at(trace.hidden[0]) - passes.values_at(start)

@@ -71,6 +71,11 @@ class Ablation:
         self.adapter: Adapter = model.adapter if isinstance(model, Explainer) else model
         self.how = self.adapter.removal(how)
         self.budget = budget
+        if self.adapter.head.one_input:
+            raise OptionError(
+                f"{type(self.adapter.model).__name__} reads every input as several rows ({self.adapter.head.task}), from which "
+                "tokens are not removed one by one: explain it, or evaluate a classifier"
+            )
         encodings = tuple(_encode(self.adapter, inputs, truncation))
         self._places = [(part, row) for part, e in enumerate(encodings) for row in range(len(e.tokens))]
         self.tokens: tuple[Tokens, ...] = tuple(tokens for e in encodings for tokens in e.tokens)
