@@ -58,6 +58,7 @@ class Attribution:
         windows: the parts in which a long text was read, in order; then `logits`, `value` and `bias` are means over them, and
             the score of a token is the mean over those windows that it is in. Empty if the text was read at once.
         answers: in question answering, for each class the characters of the context that it stands for; None for no answer.
+        classes: the numbers of the `C` classes in the model; None if all are kept, in their order.
     """
 
     layers: Tensor
@@ -80,6 +81,7 @@ class Attribution:
     position: int | None = None
     answers: tuple[Span | None, ...] | None = None
     windows: tuple[Window, ...] = ()
+    classes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "activation", settled(self.activation, self.logits.numel()))
@@ -97,6 +99,8 @@ class Attribution:
             raise ValueError(f"a window has logits for another number of classes than {len(self.labels)}")
         if self.answers is not None and len(self.answers) != len(self.labels):
             raise ValueError(f"{len(self.answers)} answers for {len(self.labels)} labels")
+        if self.classes is not None and len(set(self.classes)) != len(self.labels):
+            raise ValueError(f"{len(set(self.classes))} different class numbers for {len(self.labels)} labels")
         if isinstance(self.source, np.ndarray):
             _check_picture(self.source, self.tokens)
         elif self.source is not None:
@@ -141,6 +145,23 @@ class Attribution:
         if self.against is not None:
             return f"{label} rather than {self.labels[self.against]}"
         return f"{label} = {float(self.logits[self.target]):.4g}" if self.activation == "none" else label
+
+    @property
+    def again(self) -> int | tuple[int, int]:
+        """The target by its number in the model, a contrast as two: what an Explainer takes to explain the same again.
+
+        `target` is the place among the classes that are kept, which of a vocabulary are few.
+
+        Raises:
+            InputError: if the target was a function, which is not kept.
+        """
+        if self.target is None:
+            raise InputError(
+                "the target was a function of the output, which is not kept: give the function itself again"
+            )
+        numbers = self.classes or range(len(self.labels))
+        target = numbers[self.target]
+        return target if self.against is None else (target, numbers[self.against])
 
     @property
     def predicted(self) -> int:
@@ -281,31 +302,7 @@ class Attribution:
         Raises:
             InputError: if the input was not a picture.
         """
-        grid = self.grid.numpy()
-        view = self.view
-        left, top, right, bottom = view.box
-        rows = _interpolation(view.height, top, bottom, grid.shape[0])
-        columns = _interpolation(view.width, left, right, grid.shape[1])
-        return np.asarray(rows @ grid @ columns.T, dtype=np.float32)
-
-
-def _interpolation(pixels: int, start: float, stop: float, cells: int) -> np.ndarray:
-    """Linear interpolation from `cells` values, spread evenly over `[start, stop)`, to the centres of `pixels` pixels.
-
-    Returns:
-        float64 `[pixels, cells]`, rows summing to 1; NaN for pixels outside. The centre of a pixel is at +0.5, the
-        centre of a cell in its middle; beyond the outermost centres the outermost value is kept.
-    """
-    where = (np.arange(pixels) + 0.5 - start) / (stop - start) * cells
-    position = np.clip(where - 0.5, 0, cells - 1)
-    lower = np.minimum(position.astype(int), max(cells - 2, 0))
-    weights = np.zeros((pixels, cells))
-    rows = np.arange(pixels)
-    weights[rows, lower] = 1 - (position - lower)
-    if cells > 1:
-        weights[rows, lower + 1] = position - lower
-    weights[(where < 0) | (where > cells)] = np.nan
-    return weights
+        return self.view.spread(self.grid.numpy()).astype(np.float32)
 
 
 def _check_picture(picture: np.ndarray, tokens: Tokens) -> None:

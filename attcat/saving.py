@@ -45,7 +45,7 @@ def load(path: Path, kind: type[Kind]) -> Kind:
 # -- the content -------------------------------------------------------------------------------------------------------
 
 _PLAIN = ("target", "labels", "method", "model", "dropped", "value", "bias", "against")
-_LATER = ("task", "activation", "rest", "position", "answers")
+_LATER = ("task", "activation", "rest", "position", "answers", "classes")
 """Fields that hold plain values; the later ones are absent from files that were written before there were such tasks."""
 
 
@@ -79,6 +79,8 @@ def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels:
     later = {name: record[name] for name in _LATER if name in record}
     if later.get("answers") is not None:
         later["answers"] = tuple(None if span is None else (span[0], span[1]) for span in later["answers"])
+    if later.get("classes") is not None:
+        later["classes"] = tuple(int(number) for number in later["classes"])
     later["windows"] = tuple(Window(start, end, tuple(logits)) for start, end, logits in record.get("windows", ()))
     return dict(
         layers=layers.float(),

@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
+import numpy as np
+
 Span = tuple[int, int]
 """Half-open range of characters `[start, end)` in the original string."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Where the token grid of a vision model lies on the original picture.
+    """Where the token grid of a vision model lies on a picture: the one geometry of patches.
+
+    A grid's cells are equally large and fill the box, row by row. Heatmaps (`spread`), removed patches (`cells`) and
+    localisation (`overlap`) all ask here.
 
     Args:
         width: width of the original picture, in pixels.
@@ -37,6 +42,68 @@ class View:
             raise ValueError(f"a picture has at least one pixel, got {self.width} x {self.height}")
         if not (left < right and top < bottom):
             raise ValueError(f"the grid covers no area: box {self.box}")
+
+    def cells(self, grid: tuple[int, int]) -> np.ndarray:
+        """Which cell of a grid of `(rows, columns)` each pixel's centre lies in.
+
+        Returns:
+            int64 `[height, width]`: the cell's number, counted row by row; -1 for pixels outside of the box.
+        """
+        left, top, right, bottom = self.box
+        rows = np.floor(_position(self.height, top, bottom, grid[0])).astype(int)[:, None]
+        columns = np.floor(_position(self.width, left, right, grid[1])).astype(int)[None, :]
+        inside = (rows >= 0) & (rows < grid[0]) & (columns >= 0) & (columns < grid[1])
+        return np.where(inside, rows * grid[1] + columns, -1)
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """The values of cells, `[rows, columns]`, interpolated linearly between their centres to the pixels' centres.
+
+        Returns:
+            float64 `[height, width]`; beyond the outermost centres the outermost value is kept, outside of the box is NaN.
+        """
+        left, top, right, bottom = self.box
+        rows = _interpolation(self.height, top, bottom, values.shape[0])
+        columns = _interpolation(self.width, left, right, values.shape[1])
+        found: np.ndarray = rows @ values @ columns.T
+        return found
+
+    def overlap(self, grid: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
+        """Which part of each cell's area lies in another box of the same picture, float64 `[rows, columns]`, 0 to 1."""
+        left, top, right, bottom = self.box
+        rows = _overlap(top, bottom, grid[0], box[1], box[3])
+        columns = _overlap(left, right, grid[1], box[0], box[2])
+        return np.outer(rows, columns)
+
+
+def _position(pixels: int, start: float, stop: float, cells: int) -> np.ndarray:
+    """Where the centres of `pixels` pixels lie, counted in cells from `start`: cell c covers `[c, c + 1)`."""
+    return (np.arange(pixels) + 0.5 - start) / (stop - start) * cells
+
+
+def _interpolation(pixels: int, start: float, stop: float, cells: int) -> np.ndarray:
+    """Linear interpolation from the values of `cells` cells to the centres of pixels.
+
+    Returns:
+        float64 `[pixels, cells]`, rows summing to 1; NaN for pixels outside.
+    """
+    where = _position(pixels, start, stop, cells)
+    position = np.clip(where - 0.5, 0, cells - 1)
+    lower = np.minimum(position.astype(int), max(cells - 2, 0))
+    weights = np.zeros((pixels, cells))
+    rows = np.arange(pixels)
+    weights[rows, lower] = 1 - (position - lower)
+    if cells > 1:
+        weights[rows, lower + 1] = position - lower
+    weights[(where < 0) | (where >= cells)] = np.nan
+    return weights
+
+
+def _overlap(start: float, stop: float, cells: int, low: float, high: float) -> np.ndarray:
+    """Which part of each of `cells` stretches between start and stop lies between low and high, `[cells]`."""
+    edges = np.linspace(start, stop, cells + 1)
+    common = np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)
+    part: np.ndarray = np.clip(common, 0, None) / np.diff(edges)
+    return part
 
 
 @dataclass(frozen=True)

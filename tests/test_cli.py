@@ -415,3 +415,25 @@ def test_other_heads_and_windows(run: Run, tmp_path: Path) -> None:
     long = "a gripping film, " * 8
     assert "--window" in run("explain", long, "--model", words).err
     assert re.fullmatch(r"\(\d windows\)", run("explain", long, "--model", words, "--window").rows[0][-1])
+
+
+def test_explain_contrasts_with_references(run: Run, text: Path, tmp_path: Path) -> None:
+    """Inputs by name, or data from which they are drawn: the same references, the same scores."""
+    data = tmp_path / "others.tsv"
+    data.write_text("boring\t0\n", encoding="utf-8")
+    asked = ("explain", "a gripping film", "--model", text, "--method", "contrast_cat")
+    found = []
+    for name, given in (("one", "boring"), ("two", data)):
+        path = tmp_path / f"{name}.json"
+        assert run(*asked, "--references", given, "--output", path).code == 0
+        found.append(attcat.load(path))
+    assert found[0].method == "contrast_cat"
+    assert found[0].scores.tolist() == found[1].scores.tolist()
+    model = attcat.Explainer(*cli.inputs.load_model(str(text), False), method="contrast_cat", references=["boring"])
+    assert found[0].scores.tolist() == pytest.approx(model("a gripping film").scores.tolist(), abs=1e-5)
+    missing = run(*asked)
+    assert missing.code == 2
+    assert "give them by --references" in missing.err
+    superfluous = run("explain", "a film", "--model", text, "--references", "boring")
+    assert superfluous.code == 2
+    assert "attcat compares the input with no others" in superfluous.err

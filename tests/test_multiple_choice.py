@@ -9,6 +9,7 @@ import torch
 from tasks_zoo import make, tokenizer
 
 import attcat
+from attcat.metrics import Ablation
 from attcat.testing import check_adapter
 
 PROMPT, CHOICES = "the film", ["not boring, a film!", "gripping", "a boring film"]
@@ -93,3 +94,31 @@ def test_readable_errors(explain: attcat.Explainer) -> None:
             explain(value)
     with pytest.raises(attcat.TargetError, match="not by a function"):
         explain((PROMPT, CHOICES), lambda output: output.logits[:, 0])
+
+
+@pytest.mark.parametrize("method", ["occlusion", "integrated_gradients"])
+def test_methods_of_several_passes_explain_the_choice(method: str) -> None:
+    """Against the model itself: without a token, and without any."""
+    model = make("Bert", "ForMultipleChoice")
+    explainer = attcat.Explainer(model, tokenizer("Bert"), method=method)
+    value = ("the film was not boring", ["a gripping film", "a film, a film!"])
+    encoding = explainer.adapter.encode([value])
+    for choice in (0, 1):
+        explanation = explainer(value, choice)
+        with torch.no_grad():
+            before = float(explainer.adapter.predict(encoding)[1][choice, choice])
+            if method == "integrated_gradients":
+                after = float(explainer.adapter.predict(explainer.adapter.remove(encoding))[1][choice, choice])
+                assert float(explanation.scores.sum()) == pytest.approx(before - after, rel=0.02, abs=1e-3)
+                continue
+            for place in (~explanation.special).nonzero()[:, 0].tolist():
+                removed = torch.zeros_like(encoding.mask)
+                removed[choice, encoding.mask[choice].nonzero()[place]] = True
+                after = float(explainer.adapter.predict(explainer.adapter.remove(encoding, removed))[1][choice, choice])
+                assert float(explanation.scores[place]) == pytest.approx(before - after, abs=1e-4)
+
+
+def test_an_input_of_several_rows_is_not_evaluated_by_removal() -> None:
+    explainer = attcat.Explainer(make("Bert", "ForMultipleChoice"), tokenizer("Bert"))
+    with pytest.raises(attcat.OptionError, match=r"reads every input as several rows \(multiple choice\)"):
+        Ablation(explainer, [("the film", ["a film", "boring"])])

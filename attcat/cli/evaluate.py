@@ -14,7 +14,7 @@ from ..explainer import Explainer
 from ..files import write_atomically
 from ..methods import method_and_rule
 from ..model.discovered import adapter_of
-from .inputs import Item, check_kind, device_named, listed, listed_methods, load_model
+from .inputs import REFERENCES, Item, check_kind, device_named, listed, listed_methods, load_model
 from .output import counting, print_table, write_file
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ METHODS = "attcat+libra,attcat+plain,attention,rollout,genatt"
 METRICS = "aopc,lodds,comprehensiveness,sufficiency,abpc"
 CHECKED = 16
 """Examples that the sanity checks look at."""
-REFERENCES = 8
 
 
 def evaluate(

@@ -87,6 +87,7 @@ class BatchExplainer:
                 rest=chosen[row].rest,
                 position=head.position(encoding, row),
                 answers=head.answers(encoding, row, chosen[row].classes),
+                classes=None if head.kept is None else tuple(chosen[row].classes),
                 method=self.settings.method.name,
                 options=self.settings.options,
                 source=encoding.sources[row],

@@ -70,6 +70,7 @@ class Explainer:
         **options: Any,
     ) -> None:
         self.adapter: Adapter = adapter_of(model, processor)
+        self._side = False  # whether only the adapter's own tower is explained
         self.settings = Settings.of(
             method,
             rule,
@@ -90,6 +91,25 @@ class Explainer:
         other = copy(self)
         other.adapter = self.adapter if model is None else self.adapter.like(model)
         other.settings = replace(self.settings, **changes)
+        return other
+
+    @property
+    def _towers(self) -> tuple[Adapter, ...]:
+        return (self.adapter,) if self._side else self.adapter.towers
+
+    @property
+    def sides(self) -> tuple[Explainer, ...]:
+        """One Explainer for each Explanation that an input gets, as metrics want them.
+
+        Of a model that compares a picture with a text, one explains the picture and one the text; otherwise it is this one.
+        """
+        if len(self._towers) == 1:
+            return (self,)
+        return tuple(self._of(tower) for tower in self.adapter.towers)
+
+    def _of(self, tower: Adapter) -> Explainer:
+        other = copy(self)
+        other.adapter, other._side = tower, True
         return other
 
     def describe(self) -> str:
@@ -160,7 +180,7 @@ class Explainer:
             TargetError: if the target does not exist.
             CaptureError: if the forward pass did not show what the method needs.
         """
-        sides = [BatchExplainer(tower, self.settings) for tower in self.adapter.towers]
+        sides = [BatchExplainer(tower, self.settings) for tower in self._towers]
         found = [_explain(side, inputs, target, token, top_k, truncation, window) for side in sides]
         return found[0] if len(found) == 1 else side_by_side(*found)
 

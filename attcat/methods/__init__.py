@@ -192,7 +192,9 @@ def register_method(method: Method) -> Method:
     Raises:
         OptionError: if a built-in or registered method has this name.
     """
-    if method.name in METHODS:
-        raise OptionError(f"there is a method {method.name!r} already")
+    if METHODS.get(method.name, method) != method:
+        raise OptionError(
+            f"there is a method {method.name!r} already: choose another name; taken are {', '.join(METHODS)}"
+        )
     METHODS[method.name] = method
     return method

@@ -123,6 +123,14 @@ class Head:
         """Which tokens the head reads for these classes `[B]` (-1 for a function), bool `[B, T]`."""
         return self.readout(encoding)
 
+    def reads_alike(self, before: Encoding, after: Encoding) -> bool:
+        """Whether the same positions are read after other tokens were put in place of some: not if the head looks for one."""
+        return torch.equal(self.readout(before), self.readout(after))
+
+    def pinned(self, encoding: Encoding) -> Tensor:
+        """bool `[B, T]`: tokens that cannot be removed, because the prediction that is explained is about them."""
+        return torch.zeros_like(encoding.mask)
+
     def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
         """The names of the `count` classes of a row."""
         names = self.names
@@ -185,6 +193,14 @@ class TokenHead(Head):
     def read(self, encoding: Encoding, classes: Tensor) -> Tensor:
         """The token whose prediction is explained."""
         return F.one_hot(self._focus(encoding), encoding.mask.shape[1]).bool()
+
+    def reads_alike(self, before: Encoding, after: Encoding) -> bool:
+        """The position is told, not looked for."""
+        return True
+
+    def pinned(self, encoding: Encoding) -> Tensor:
+        """The token whose prediction is explained (of a causal language model the one before the predicted token)."""
+        return self.read(encoding, self._focus(encoding))
 
     def position(self, encoding: Encoding, row: int) -> int | None:
         """The position without padding; see `Head.position`."""
@@ -326,6 +342,10 @@ class SpanHead(Head):
                 read[row] = False
                 read[row, list(bounds(answer, self.LONGEST))] = True
         return read
+
+    def reads_alike(self, before: Encoding, after: Encoding) -> bool:
+        """Answers are counted by position, and no answer is read at the first token."""
+        return True
 
     def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
         """The candidates' texts, cut out when asked for."""

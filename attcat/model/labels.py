@@ -115,13 +115,15 @@ class Answers(_Listing):
         return self.NONE if span is None else self.context[slice(*span)]
 
     def find(self, target: Any) -> int:
-        """A candidate by its text, which must occur once, or by a slice of the context's characters.
+        """A candidate by its text, which must occur once, by a slice of the context's characters, or by its number.
 
         Raises:
             TargetError: if it is no candidate.
         """
         if target == self.NONE:
             return 0
+        if isinstance(target, int) and not isinstance(target, bool) and 0 <= target < self.size:
+            return target
         if isinstance(target, str):
             found = occurrences(self.context, target)
             if len(found) != 1:

@@ -178,23 +178,26 @@ class TextAdapter(Adapter):
         after deletion one mask token stays. See `Adapter.remove`.
 
         Raises:
-            OptionError: if the head would read another token, because it looks for the last that is not padding.
+            OptionError: if the head would read another token, because it looks for the last that is not padding; or if the
+                token whose prediction is explained would be deleted.
         """
         how = self.removal(how)
         removed = content_of(encoding) if removed is None else removed & encoding.mask
+        if not removed.any():
+            return encoding
         if how == "delete":
             return self._delete(encoding, removed)
         token = self.blank_token if how == "mask" else self.pad_token
         ids = encoding.arguments["input_ids"].masked_fill(removed, token)
         found = replace(encoding, arguments={**encoding.arguments, "input_ids": ids})
-        if how == "pad" and not torch.equal(self.read(found), self.read(encoding)):
+        if how == "pad" and not self.head.reads_alike(encoding, found):
             raise OptionError(
                 f"{type(self.model).__name__} reads the last token that is not padding: use the removal mask or delete"
             )
         return found
 
     def _delete(self, encoding: Encoding, removed: Tensor) -> Encoding:
-        """A shorter batch: what stays moves to the left, in its order."""
+        """A shorter batch: what stays moves to the left, in its order, and with it the position that is explained."""
         empty = (encoding.mask & ~removed).sum(-1, keepdim=True) == 0
         first = first_of(encoding.mask)
         ids = encoding.arguments["input_ids"].masked_fill(empty & first, self.blank_token)
@@ -202,6 +205,13 @@ class TextAdapter(Adapter):
         kept = encoding.mask & ~removed
         order = (~kept).long().argsort(dim=-1, stable=True)[:, : int(kept.sum(-1).max())]
         mask = kept.gather(1, order)
+        focus = encoding.focus
+        if focus is not None:
+            if not kept.gather(1, focus[:, None]).all():
+                raise OptionError(
+                    "the token whose prediction is explained cannot be deleted: keep it, or use the removal mask"
+                )
+            focus = kept.cumsum(1).gather(1, focus[:, None]).squeeze(1) - 1
         arguments = {
             name: value.gather(1, order).masked_fill(~mask, 0) if value.shape == kept.shape else value
             for name, value in {**encoding.arguments, "input_ids": ids}.items()
@@ -211,7 +221,7 @@ class TextAdapter(Adapter):
             arguments["attention_mask"] = mask.to(encoding.arguments["input_ids"].dtype)
         flags = [kept[row, encoding.mask[row]].tolist() for row in range(len(kept))]
         tokens = tuple(t.kept(flag) for t, flag in zip(encoding.tokens, flags, strict=True))
-        return replace(encoding, arguments=arguments, mask=mask, tokens=tokens)
+        return replace(encoding, arguments=arguments, mask=mask, tokens=tokens, focus=focus)
 
     @cached_property
     def pad_token(self) -> int:

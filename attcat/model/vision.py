@@ -124,13 +124,17 @@ class VisionAdapter(Adapter):
         """The pixels of removed tokens, bool `[B, H, W]`; the same grid for every row, as they share a tensor."""
         tokens = encoding.tokens[0]
         height, width = encoding.arguments["pixel_values"].shape[-2:]
+        assert tokens.grid is not None
         patches = removed[:, ~torch.tensor(tokens.special, device=removed.device)]
-        patches = patches.reshape(len(removed), *(tokens.grid or ()))
-        rows, columns = self.patch_size
-        covered = patches.repeat_interleave(rows, 1).repeat_interleave(columns, 2)[:, :height, :width]
-        area = covered.new_zeros(len(removed), height, width)
-        area[:, : covered.shape[1], : covered.shape[2]] = covered
-        return area
+        cells = torch.from_numpy(self._lattice(height, width, tokens.grid).cells(tokens.grid)).to(removed.device)
+        return patches[:, cells.clamp(min=0)] & (cells >= 0)
+
+    def _lattice(self, height: int, width: int, grid: tuple[int, int]) -> View:
+        """Where the patches lie on an input of `height` x `width` model pixels.
+
+        Pixels that fill no whole patch are cut off (or padded): the grid covers less (or more) than the model's input.
+        """
+        return View(width, height, (0, 0, grid[1] * self.patch_size[1], grid[0] * self.patch_size[0]))
 
     def preprocess(self, picture: Any) -> Tensor:
         """Send one RGB picture through the processor: float `[3, H, W]`.
@@ -179,11 +183,10 @@ class VisionAdapter(Adapter):
     def _tokens(self, height: int, width: int, view: View | None) -> Tokens:
         """Name the tokens of an input of `height` x `width` model pixels, which shows `view` of the picture."""
         rows, columns = self.grid(height, width)
-        # Pixels that fill no whole patch are cut off (or padded): the grid covers less (or more) than the model's input.
-        down, across = rows * self.patch_size[0] / height, columns * self.patch_size[1] / width
+        _, _, across, down = self._lattice(height, width, (rows, columns)).box
         view = view or View(width, height, (0, 0, width, height))
         left, top, right, bottom = view.box
-        box = (left, top, left + (right - left) * across, top + (bottom - top) * down)
+        box = (left, top, left + (right - left) * across / width, top + (bottom - top) * down / height)
         patches = tuple(f"{row},{column}" for row in range(rows) for column in range(columns))
         special = (True,) * len(self.prefix) + (False,) * len(patches)
         return Tokens(self.prefix + patches, special, grid=(rows, columns), view=View(view.width, view.height, box))
