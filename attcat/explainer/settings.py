@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
+from ..attribution import recorded
 from ..capture.rules import make_rule
 from ..errors import OptionError
 from ..methods import Method, method_and_rule
@@ -66,13 +67,13 @@ class Settings:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the method runs with, as far as it matters to it; what an Explanation records."""
+        """What the method runs with, as far as it matters to it, in plain values; what an Explanation records."""
         options: dict[str, Any] = {} if self.rule is None else {"rule": self.rule}
         if self.method.states:
             options["hidden"] = self.hidden
         if self.method.needs.received:
             options["queries"] = self.queries
-        own = {name: f"{len(v)} given" if isinstance(v, (list, tuple)) else v for name, v in self.own.items()}
+        own = {n: f"{len(v)} given" if isinstance(v, (list, tuple)) else recorded(v) for n, v in self.own.items()}
         return {**options, **own}
 
 
