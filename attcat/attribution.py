@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import plain
-from .errors import InputError
+from .errors import InputError, Option
 from .plain import recorded
 from .probabilities import Activation, probabilities, settled
 from .tokens import Span, Tokens, View, Word, check_size, group_words
@@ -153,7 +153,7 @@ class Attribution:
             InputError: if the outputs are measured values, or the text was not read in windows.
         """
         if not self.windows:
-            raise InputError("the text was read at once: explain it with window=True to get windows")
+            raise InputError("the text was read at once: explain it with ", Option("window", True), " to get windows")
         return probabilities(torch.tensor([window.logits for window in self.windows]), self._activation, self.rest)
 
     @property
@@ -233,7 +233,7 @@ class Attribution:
             InputError: if the bias terms were not measured.
         """
         if self.bias is None or self.value is None:
-            raise InputError("the bias terms were not measured: use Explainer(..., completeness=True)")
+            raise InputError("the bias terms were not measured: make the Explainer with ", Option("completeness", True))
         return self.value - float(self.scores.sum()) - self.bias
 
     @property

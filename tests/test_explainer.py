@@ -296,7 +296,7 @@ def test_several_targets_of_one_input(text: attcat.Explainer) -> None:
     assert [e.target for e in text("a film", top_k=2)] == order[:2]
     assert [e.target for e in text("a film", top_k=9)] == order
     assert [[e.target for e in row] for row in text(["a film", "a film"], top_k=1)] == [[order[0]]] * 2
-    with pytest.raises(attcat.TargetError, match="top_k=0"):
+    with pytest.raises(attcat.OptionError, match="top_k=0"):
         text("a film", top_k=0)
     with pytest.raises(attcat.TargetError, match="empty list"):
         text("a film", target=[])

@@ -209,7 +209,7 @@ def test_a_wrong_field_is_named(name: str, value: Any, told: str) -> None:
 
 
 def test_a_contrast_needs_a_target() -> None:
-    with pytest.raises(ValueError, match="against is 1, .* the target, which is None"):
+    with pytest.raises(ValueError, match=r"against is 1, .* the target, which is None"):
         replace(text(), target=None)
 
 

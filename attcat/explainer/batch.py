@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attribution import read_only
 from ..capture.relevance import Relevance
 from ..capture.rules import make_rule
-from ..errors import InputError, TargetError
+from ..errors import InputError, Option, TargetError
 from ..explanation import Explanation
 from ..model import Adapter, Encoding
 from ..targets import Goal, Rank, Target
@@ -55,12 +55,16 @@ class BatchExplainer:
         head = self.adapter.head
         if targets is ALL:
             if head.kept is not None:
-                raise TargetError(f"{count} are too many to explain all of them: use top_k, or a list of targets")
+                raise TargetError(
+                    f"{count} are too many to explain all of them: use ", Option("top_k", 3), ", or a list of targets"
+                )
             return list(range(count))
         if head.activation == "none" and count > 1 and any(one is None or isinstance(one, Rank) for one in targets):
             raise TargetError(
-                f"the {count} outputs are measured values, of which none is the predicted one: name the one to explain, "
-                f"as target=0, or use target='all'"
+                f"the {count} outputs are measured values, of which none is the predicted one: name the one to explain, e.g. ",
+                Option("target", 0),
+                "; or all, by ",
+                Option("target", "all"),
             )
         return [one for one in targets if not isinstance(one, Rank) or one.place < count]
 
