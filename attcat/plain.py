@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
@@ -51,14 +52,14 @@ def whole(low: int = 0, high: int = LARGEST) -> Check:
     return check
 
 
-def real(value: Any) -> float:
+def real(value: Any, limit: float = LARGEST_FLOAT) -> float:
     """A finite number, not a bool."""
-    if not isinstance(value, bool) and isinstance(value, Real):
+    if isinstance(value, Real) and not isinstance(value, bool):
         try:
             number = float(value)
-        except OverflowError:
+        except OverflowError:  # an integer of hundreds of digits
             number = math.inf
-        if abs(number) < LARGEST_FLOAT:
+        if abs(number) < limit:
             return number
     raise _unfit(value, "a finite number")
 
@@ -182,7 +183,8 @@ def recorded(value: Any) -> Any:
         return recorded(value.item())  # a tensor without dimensions
     if hasattr(value, "shape"):
         return f"{type(value).__name__} {list(value.shape)}"
-    return getattr(value, "__qualname__", None) or _shown(value)
+    name = getattr(value, "__qualname__", None)
+    return name if isinstance(name, str) else _shown(value)
 
 
 def _frozen(value: Any, depth: int = 20) -> Any:
@@ -194,18 +196,12 @@ def _frozen(value: Any, depth: int = 20) -> Any:
         return Frozen({text(name): _frozen(item, depth - 1) for name, item in value.items()})
     if isinstance(value, (tuple, list)):
         return tuple(_frozen(item, depth - 1) for item in value)
-    for check in (text, whole(-LARGEST), _finite):
+    for check in (text, whole(-LARGEST), partial(real, limit=math.inf)):
         try:
             return check(value)
         except ValueError:
             continue
     raise _unfit(value, "a plain value (a string, number, bool or None, or a list or dict of them)")
-
-
-def _finite(value: Any) -> float:
-    if not isinstance(value, Real) or not math.isfinite(value):
-        raise _unfit(value, "a finite number")
-    return float(value)
 
 
 def _items(value: Any) -> Any:

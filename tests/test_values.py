@@ -269,6 +269,10 @@ def _nothing() -> None: ...
         (_nothing, "_nothing"),
         (Path("a/b"), repr(Path("a/b"))),
         (float("inf"), "inf"),
+        (np.float64("nan"), "nan"),
+        (10**400, f"1{'0' * 56}..."),
+        ("\ud800", "'\\ud800'"),
+        (1e300, 1e300),
         ({1: 2}, "{1: 2}"),
     ],
 )
