@@ -346,7 +346,9 @@ def test_a_model_without_adapter_is_named_and_the_way_out_shown() -> None:
 
 def test_a_model_without_a_classification_head() -> None:
     config = FAMILIES["bert"].model().config
-    with pytest.raises(attcat.UnsupportedModelError, match=r"BertModel has no head.*AutoModelForSequenceClassification"):
+    with pytest.raises(
+        attcat.UnsupportedModelError, match=r"BertModel has no head.*AutoModelForSequenceClassification"
+    ):
         attcat.Explainer(transformers.BertModel(config), wordpiece())("film")
 
 
