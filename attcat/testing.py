@@ -365,7 +365,7 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
     "the same scores alone and in a batch": ("padding or neighbours change the scores: set can_batch = False", _alone),
     "grid times patch size is the picture": ("patch_size or grid() does not fit; pixels are left over", _grid),
     "offsets rebuild the text": ("the share of characters that no token covers: another tokenizer?", _offsets),
-    "complete under libra": ("gradient times input misses a part of the logit: use rule='plain'", _complete),
+    "complete under libra": ("gradient times input misses a part of the logit: use the gradient rule plain", _complete),
     "the model is left as it was found": ("an attribute, hook or flag changed: see attcat.testing.snapshot", _left),
 }
 

@@ -14,8 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from . import plain
+
 Span = tuple[int, int]
 """Half-open range of characters `[start, end)` in the original string."""
+
+MAX_PIXELS = 1 << 27
+"""Pictures beyond this many pixels (134 million) are refused before they are decoded."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,9 @@ class View:
         height: height of the original picture, in pixels.
         box: `(left, top, right, bottom)` of the grid, in pixels of the original picture; pixel `x` covers `[x, x + 1)`.
             Smaller than the picture where a crop cut it, larger where padding was added.
+
+    Raises:
+        ValueError: if there are no pixels or more than `MAX_PIXELS`, or the box covers nothing of them.
     """
 
     width: int
@@ -37,11 +45,16 @@ class View:
     box: tuple[float, float, float, float]
 
     def __post_init__(self) -> None:
+        plain.settle(self, _VIEW)
         left, top, right, bottom = self.box
         if self.width < 1 or self.height < 1:
             raise ValueError(f"a picture has at least one pixel, got {self.width} x {self.height}")
-        if not (left < right and top < bottom):
+        if self.width * self.height > MAX_PIXELS:
+            raise ValueError(f"a picture has at most {MAX_PIXELS:,} pixels, got {self.width} x {self.height}")
+        if not (right - left > _THIN and bottom - top > _THIN):
             raise ValueError(f"the grid covers no area: box {self.box}")
+        if not (left < self.width and top < self.height and right > 0 and bottom > 0):
+            raise ValueError(f"the grid lies outside of {self.width} x {self.height} pixels: box {self.box}")
 
     def cells(self, grid: tuple[int, int]) -> np.ndarray:
         """Which cell of a grid of `(rows, columns)` each pixel's centre lies in.
@@ -73,6 +86,11 @@ class View:
         rows = _overlap(top, bottom, grid[0], box[1], box[3])
         columns = _overlap(left, right, grid[1], box[0], box[2])
         return np.outer(rows, columns)
+
+
+_THIN = 1e-6
+"""Pixels; nothing is thinner."""
+_VIEW = {"width": plain.whole(), "height": plain.whole(), "box": plain.tuple_of(plain.real, 4)}
 
 
 def _position(pixels: int, start: float, stop: float, cells: int) -> np.ndarray:
@@ -120,7 +138,8 @@ class Tokens:
         view: for an image, how the grid lies on the original picture.
 
     Raises:
-        ValueError: if the lengths disagree, or the grid does not hold the tokens that are not special.
+        ValueError: if a field has another type, the lengths disagree, or the grid does not hold the tokens that are not
+            special, or is too fine for a heatmap on the picture.
     """
 
     labels: tuple[str, ...]
@@ -132,6 +151,7 @@ class Tokens:
     view: View | None = None
 
     def __post_init__(self) -> None:
+        plain.settle(self, _TOKENS)
         for name in ("special", "spans", "segments", "words"):
             value: Sequence[object] | None = getattr(self, name)
             if value is not None and len(value) != len(self.labels):
@@ -141,6 +161,8 @@ class Tokens:
             content = self.special.count(False)
             if rows * columns != content:
                 raise ValueError(f"a grid of {rows} x {columns} patches does not hold {content} tokens")
+            if self.view is not None:
+                check_size(self.grid, self.view.height, self.view.width)
         if self.view is not None and self.grid is None:
             raise ValueError("a view says where the grid lies on the picture, but there is no grid")
 
@@ -162,6 +184,28 @@ class Tokens:
         )
 
 
+_TOKENS = {
+    "labels": plain.tuple_of(plain.text),
+    "special": plain.tuple_of(plain.flag),
+    "spans": plain.optional(plain.tuple_of(plain.optional(plain.span))),
+    "segments": plain.optional(plain.tuple_of(plain.optional(plain.whole()))),
+    "words": plain.optional(plain.tuple_of(plain.optional(plain.whole()))),
+    "grid": plain.optional(plain.tuple_of(plain.whole(1), 2)),
+    "view": plain.optional(plain.a(View)),
+}
+
+
+def check_size(grid: tuple[int, int], height: int, width: int) -> None:
+    """Refuse a grid that cannot be laid over a picture in the memory that a picture may take.
+
+    Raises:
+        ValueError: if rows times height, or columns times width, are more than `MAX_PIXELS`.
+    """
+    rows, columns = grid
+    if max(rows * height, columns * width) > MAX_PIXELS:
+        raise ValueError(f"a grid of {rows} x {columns} patches is too fine for a picture of {width} x {height} pixels")
+
+
 @dataclass(frozen=True)
 class Word:
     """A word of the original text and its score, the sum over its pieces.
@@ -172,6 +216,9 @@ class Word:
         end: one past the last character.
         score: summed score of the pieces.
         segment: which of the input strings the word belongs to (1 for the second of a pair).
+
+    Raises:
+        ValueError: if a field has another type.
     """
 
     text: str
@@ -179,6 +226,18 @@ class Word:
     end: int
     score: float
     segment: int = 0
+
+    def __post_init__(self) -> None:
+        plain.settle(self, _WORD)
+
+
+_WORD = {
+    "text": plain.text,
+    "start": plain.whole(),
+    "end": plain.whole(),
+    "score": plain.real,
+    "segment": plain.whole(),
+}
 
 
 def group_words(tokens: Tokens, texts: Sequence[str]) -> list[tuple[int, int, int, list[int]]]:

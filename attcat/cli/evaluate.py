@@ -16,6 +16,7 @@ from ..methods import method_and_rule
 from ..model.discovered import adapter_of
 from .inputs import REFERENCES, Item, check_kind, device_named, listed, listed_methods, load_model
 from .output import counting, print_table, write_file
+from .wording import in_shell
 
 if TYPE_CHECKING:
     from ..evaluation import Dataset, Plan, Results
@@ -196,4 +197,4 @@ def _told(work: Any) -> str:
     try:
         return str(work())
     except AttCATError as error:
-        return f"({str(error).splitlines()[0][:60]})"
+        return f"({in_shell(error).splitlines()[0][:60]})"

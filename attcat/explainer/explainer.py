@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..explanation import Explanation
 from ..model import Adapter, Encoding
 from ..model.discovered import adapter_of
-from ..targets import Target
+from ..targets import Target, count
 from ..trace import Hidden, Queries
 from . import windows
 from .batch import BatchExplainer
@@ -199,7 +199,9 @@ def _explain(
     many = isinstance(inputs, list)
     listed: list[Any] = inputs if many else [inputs]
     if window is not False:
-        return _windowed(side, listed, target, many, top_k, token, truncation, None if window is True else window)
+        return _windowed(
+            side, listed, target, many, top_k, token, truncation, None if window is True else count("window", window)
+        )
     encodings: Iterable[tuple[list[int], Encoding]]
     if any(isinstance(value, Mapping) for value in listed):
         encodings = list(_ready_made(side, listed, truncation))  # a dict may hold several rows
@@ -231,7 +233,7 @@ def _windowed(
     size: int | None,
 ) -> Any:
     """Each text by itself, in windows."""
-    windows.check(side.adapter, inputs, token, truncation, size)
+    windows.check(side.adapter, inputs, token, truncation)
     targets, several = targets_by_row(target, len(inputs), many, top_k)
     found = [windows.explain(side, value, wanted, size) for value, wanted in zip(inputs, targets, strict=True)]
     return shaped(found, several, many)

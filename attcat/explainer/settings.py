@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
+from ..attribution import recorded
 from ..capture.rules import make_rule
-from ..errors import OptionError
+from ..errors import Option, OptionError
 from ..methods import Method, method_and_rule
+from ..targets import count, integer
 from ..trace import Hidden, Needs, Queries
 
 
@@ -39,13 +41,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rule", _rule(self.method, self.rule))
-        object.__setattr__(self, "own", self.method.with_options(self.own))
+        object.__setattr__(self, "own", _own(self.method, self.own))
         for name, allowed in (("hidden", Hidden), ("queries", Queries)):
             value = getattr(self, name)
             if value not in get_args(allowed):
-                raise OptionError(f"{name}={value!r} is not one of {', '.join(get_args(allowed))}")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise OptionError(f"batch_size is {self.batch_size}, expected at least 1")
+                raise OptionError(Option(name, value), f" is not one of {', '.join(get_args(allowed))}")
+        if self.batch_size is not None:
+            object.__setattr__(self, "batch_size", count("batch_size", self.batch_size))
 
     @classmethod
     def of(cls, method: str, rule: str | None, **others: Any) -> Settings:
@@ -56,7 +58,12 @@ class Settings:
         """
         found, named = method_and_rule(method)
         if named is not None and rule not in (None, named):
-            raise OptionError(f"method={method!r} and rule={rule!r} name two different rules: leave one of them out")
+            raise OptionError(
+                Option("method", method),
+                " and ",
+                Option("rule", rule),
+                " name two different rules: leave one of them out",
+            )
         return cls(found, rule or named, **others)
 
     @property
@@ -66,14 +73,33 @@ class Settings:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the method runs with, as far as it matters to it; what an Explanation records."""
+        """What the method runs with, as far as it matters to it, in plain values; what an Explanation records."""
         options: dict[str, Any] = {} if self.rule is None else {"rule": self.rule}
         if self.method.states:
             options["hidden"] = self.hidden
         if self.method.needs.received:
             options["queries"] = self.queries
-        own = {name: f"{len(v)} given" if isinstance(v, (list, tuple)) else v for name, v in self.own.items()}
+        own = {n: f"{len(v)} given" if isinstance(v, (list, tuple)) else recorded(v) for n, v in self.own.items()}
         return {**options, **own}
+
+
+def _own(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's own options; what is an integer by default stays one.
+
+    Raises:
+        OptionError: if an option does not exist, or is not an integer where one is expected.
+    """
+    own = method.with_options(given)
+    for name, default in method.defaults.items():
+        if integer(default) is None:
+            continue
+        number = integer(own[name])
+        if number is None:
+            raise OptionError(
+                Option(name, own[name]), f": {method.name} expects an integer, e.g. ", Option(name, default)
+            )
+        own[name] = number
+    return own
 
 
 def _rule(method: Method, asked: str | None) -> str | None:
@@ -86,7 +112,7 @@ def _rule(method: Method, asked: str | None) -> str | None:
         return method.rule
     make_rule(asked)
     if method.rule is None:
-        raise OptionError(f"{method.name} uses no gradient rule: leave out rule={asked!r}")
+        raise OptionError(f"{method.name} uses no gradient rule: leave out ", Option("rule", asked))
     if method.fixed:
         raise OptionError(f"{method.name} is defined by its rule {method.rule!r}: it cannot run under {asked!r}")
     return asked

@@ -180,9 +180,11 @@ def method_and_rule(name: str) -> tuple[Method, str | None]:
     Raises:
         OptionError: if there is no such method.
     """
-    method, _, rule = name.partition("+")
+    method, plus, rule = name.partition("+")
     if method not in METHODS:
         raise OptionError(f"no method {method!r}: use one of {', '.join(METHODS)}")
+    if plus and not rule:
+        raise OptionError(f"{name!r} names no rule after the +: give {method!r}, or e.g. '{method}+plain'")
     return METHODS[method], rule or None
 
 

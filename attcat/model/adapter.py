@@ -31,6 +31,9 @@ class Adapter(ABC):
     block_paths: ClassVar[tuple[str, ...]] = ()
     """Where the list of blocks is, as `bert.encoder.layer`; the first that exists is taken (names change between releases)."""
 
+    classes_with_head: ClassVar[str] = "a class that has a head"
+    """What loads such a model with a head, for an error."""
+
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         self.model = model
         self.processor = processor
@@ -42,12 +45,17 @@ class Adapter(ABC):
         """The blocks in order.
 
         Raises:
-            UnsupportedModelError: if the model has none of `block_paths`.
+            UnsupportedModelError: if the model has none of `block_paths`, e.g. because it has no head around them.
         """
         for path in self.block_paths:
             found = _follow(self.model, path)
             if isinstance(found, (nn.ModuleList, nn.Sequential)) and len(found):
                 return tuple(found)
+        if any(_follow(self.model, path.partition(".")[2]) is not None for path in self.block_paths):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has no head, so it predicts no class to explain: load the same weights with "
+                f"{self.classes_with_head}"
+            )
         raise UnsupportedModelError(
             f"{type(self.model).__name__} has no blocks at {' or '.join(self.block_paths)}: "
             f"the {type(self).__name__} does not fit this version of the model; see {GUIDE}"

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError, ProcessorError, TargetError, UnsupportedModelError
+from ..errors import InputError, Option, ProcessorError, TargetError, UnsupportedModelError
 from ..probabilities import Activation
 from ..tokens import Span
 from .encoding import Encoding, first_of
@@ -116,7 +116,9 @@ class Head:
             InputError: if there is no such token, or the task has none.
         """
         if any(token is not None for token in tokens):
-            raise InputError(f"{type(self.model).__name__} gives one prediction for the whole input: leave out token=")
+            raise InputError(
+                f"{type(self.model).__name__} gives one prediction for the whole input: leave out ", Option("token")
+            )
         return encoding
 
     def read(self, encoding: Encoding, classes: Tensor) -> Tensor:
@@ -176,8 +178,9 @@ class TokenHead(Head):
     def choose(self, encoding: Encoding, row: int) -> int:
         """The position when the user names none."""
         raise InputError(
-            f"{type(self.model).__name__} gives a prediction for each token: say which one, as token='word'"
-            + listed_words(encoding.tokens[row], encoding.sources[row])
+            f"{type(self.model).__name__} gives a prediction for each token: say which one by ",
+            Option("token", "word"),
+            listed_words(encoding.tokens[row], encoding.sources[row]),
         )
 
     def rows(self, logits: Any, encoding: Encoding) -> Tensor:
@@ -281,17 +284,23 @@ class MaskedTokenHead(NextTokenHead):
         processor = self.processor
         mask_id, name = getattr(processor, "mask_token_id", None), getattr(processor, "mask_token", None)
         if mask_id is None:
-            raise ProcessorError("the tokenizer has no mask token: say which token to explain, as token='word'")
+            raise ProcessorError(
+                "the tokenizer has no mask token: say which token to explain by ", Option("token", "word")
+            )
         ids = encoding.arguments["input_ids"][row, encoding.mask[row]]
         places = (ids == mask_id).nonzero().flatten().tolist()
         if len(places) == 1:
             return int(places[0])
         if places:
             raise InputError(
-                f"{name} stands {len(places)} times in the text: say which one, by the number of the word, as token=2"
-                + listed_words(encoding.tokens[row], encoding.sources[row])
+                f"{name} stands {len(places)} times in the text: say which one by the number of the word, e.g. ",
+                Option("token", 2),
+                listed_words(encoding.tokens[row], encoding.sources[row]),
             )
-        raise InputError(f"there is no {name} in the text: put it where a word is predicted, or name one, token='word'")
+        raise InputError(
+            f"there is no {name} in the text: put it where a word is predicted, or name one by ",
+            Option("token", "word"),
+        )
 
 
 class SpanHead(Head):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, OptionError, ProcessorError, TooLongError
+from ..errors import InputError, Option, OptionError, ProcessorError, TooLongError
 from ..tokens import Span, Tokens
 from .adapter import Adapter
 from .encoding import Encoding, content_of, first_of
@@ -20,6 +20,10 @@ from .wrappers import input_embeddings
 class TextAdapter(Adapter):
     """A model that reads `input_ids`, with a transformers tokenizer."""
 
+    classes_with_head = (
+        "AutoModelForSequenceClassification, or the AutoModelFor... of its task (TokenClassification, QuestionAnswering, "
+        "MaskedLM, CausalLM)"
+    )
     ignored_arguments: ClassVar[tuple[str, ...]] = ()
     """What the tokenizer makes but the model must not be given."""
     positions_lost: ClassVar[int] = 0
@@ -287,7 +291,10 @@ class TextAdapter(Adapter):
             if self.max_length is not None and length > self.max_length:
                 raise TooLongError(
                     f"the text beginning {text[:30]!r} has {length} tokens, the model takes at most {self.max_length}: "
-                    "read it in windows with window=True, shorten it, or accept a cut with truncation=True"
+                    "read it in windows with ",
+                    Option("window", True),
+                    ", shorten it, or accept a cut with ",
+                    Option("truncation", True),
                 )
         return (0,) * len(lengths)
 

@@ -22,6 +22,8 @@ from .picture import Observer, read_picture, to_pixels
 class VisionAdapter(Adapter):
     """A model that reads `pixel_values`, with an image processor or a transform."""
 
+    classes_with_head = "AutoModelForImageClassification"
+
     @property
     @abstractmethod
     def patch_size(self) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..capture.rules import Rule
-from ..errors import InputError, OptionError
+from ..errors import InputError, Option, OptionError
 from ..model import Adapter, Encoding, content_of
 from ..targets import Goal
 from ..tokens import Tokens
@@ -94,7 +94,7 @@ class Passes:
             InputError: if there are none.
         """
         if not inputs:
-            raise InputError("no references: give references=[...], inputs of another class")
+            raise InputError("no references: give inputs of another class by ", Option("references"))
         found = []
         for value in inputs:
             encode = self.adapter.encode_arguments if isinstance(value, Mapping) else self._encode_one
