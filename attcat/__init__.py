@@ -5,7 +5,7 @@ explainer("A gripping, beautifully acted film.").show()
 """
 
 from .attribution import Window
-from .capture.rules import RULES
+from .capture.rules import RULES, register_rule
 from .comparison import Comparison, compare
 from .errors import (
     AttCATError,
@@ -21,7 +21,7 @@ from .errors import (
 from .explainer import Explainer
 from .explanation import Explanation, ImageText, load
 from .methods import METHODS, Method, register_method
-from .model import Adapter, Encoding, TextAdapter, VisionAdapter, register, supported_models
+from .model import Adapter, Encoding, TextAdapter, VisionAdapter, register, register_head, supported_models
 from .tokens import Tokens, View, Word
 
 __version__ = "0.1.0"
@@ -54,6 +54,8 @@ __all__ = [
     "compare",
     "load",
     "register",
+    "register_head",
     "register_method",
+    "register_rule",
     "supported_models",
 ]

@@ -488,6 +488,34 @@ def test_other_heads_and_windows(run: Run, tmp_path: Path) -> None:
     assert re.fullmatch(r"\(\d windows\)", run("explain", long, "--model", words, "--window").rows[0][-1])
 
 
+def test_choices(run: Run, text: Path, photo: Path, tmp_path: Path) -> None:
+    """The prompt with each choice is read as in Python; the label is the choice."""
+    from attcat.adapters import hub
+
+    model = saved.save_text(tmp_path / "choice", "BertForMultipleChoice")
+    asked = ("explain", "a film", "--choice", "a gripping, great film", "--choice", "dull", "--model", model)
+    explainer = attcat.Explainer(*hub.load(model))
+    for number, name in enumerate(("a gripping, great film", "dull")):
+        explanation = explainer(("a film", ["a gripping, great film", "dull"]), number)
+        path = tmp_path / f"{number}.json"
+        result = run(*asked, "--target", name if number else str(number), "--output", path)
+        assert (result.code, result.err) == (0, "")
+        assert result.rows[0][:3] == ["a film | a gripping, great film | dull", name, f"{explanation.probability:.1%}"]
+        assert attcat.load(path).scores.tolist() == pytest.approx(explanation.scores.tolist(), abs=1e-6)
+    both = ("a film", "dull", "--choice", "great", "--choice", "dull", "--model", model)
+    assert [row[0] for row in run("explain", *both).rows] == ["a film | great | dull", "dull | great | dull"]
+    fails(
+        run("explain", "a film", "--model", model), "chooses between texts: give each of them by --choice, at least two"
+    )
+    fails(run(*asked[:4], "--model", model), "--choice is given once: give it again")
+    fails(run(*asked[:6], "--pair", "dull", "--model", model), "--pair and --choice exclude each other")
+    fails(
+        run(*asked[:6], "--model", text),
+        "BertForSequenceClassification does not choose between texts: leave out --choice",
+    )
+    fails(run("explain", photo, *asked[2:]), "is a picture: --choice is for texts")
+
+
 def test_explain_contrasts_with_references(run: Run, text: Path, tmp_path: Path) -> None:
     """Inputs by name, or data from which they are drawn: the same references, the same scores."""
     data = tmp_path / "others.tsv"

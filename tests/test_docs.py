@@ -28,6 +28,7 @@ MODELS = {
     "AutoModelForSequenceClassification": ("Bert", "ForSequenceClassification", {"id2label": {0: "bad", 1: "good"}}),
     "AutoModelForTokenClassification": ("Bert", "ForTokenClassification", {"id2label": TAGS}),
     "AutoModelForQuestionAnswering": ("Bert", "ForQuestionAnswering", {}),
+    "AutoModelForMultipleChoice": ("Bert", "ForMultipleChoice", {}),
     "AutoModelForMaskedLM": ("Bert", "ForMaskedLM", {}),
     "AutoModelForCausalLM": ("GPT2", "LMHeadModel", {}),
 }
@@ -58,4 +59,4 @@ def test_the_example_runs(example: str) -> None:
 
 
 def test_every_section_has_an_example() -> None:
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 9

@@ -139,6 +139,27 @@ def make_rule(name: str) -> Rule:
     return RULES[name]()
 
 
+def register_rule(rule: type[Rule]) -> type[Rule]:
+    """Add a rule of your own, to be used by its name like the built-in ones; also as a class decorator.
+
+    Raises:
+        OptionError: if a built-in or registered rule has this name, or the class has none of its own. The same class may come
+            again, also when the notebook cell that defines it is run again.
+    """
+    if not (isinstance(rule, type) and issubclass(rule, Rule)):
+        raise TypeError(f"{rule!r} is not a subclass of attcat.capture.rules.Rule")
+    name, where = vars(rule).get("name"), (rule.__module__, rule.__qualname__)
+    if not isinstance(name, str) or not name.isidentifier():
+        raise OptionError(
+            f"{rule.__qualname__} has no name that can be typed: give the class one, e.g. name = 'my_rule'"
+        )
+    there = RULES.get(name, rule)
+    if (there.__module__, there.__qualname__) != where:
+        raise OptionError(f"there is a rule {name!r} already: choose another name; taken are {', '.join(RULES)}")
+    RULES[name] = rule
+    return rule
+
+
 # -- replacements ----------------------------------------------------------------------------------------------------
 
 

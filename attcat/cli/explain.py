@@ -59,6 +59,10 @@ def explain(
     pair: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The second text, for models that read pairs.")
     ] = None,
+    choice: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="A choice, for models that choose between texts; given at least twice."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Inputs per forward pass [default: a few thousand tokens].")
     ] = None,
@@ -98,7 +102,7 @@ def explain(
     Prints a line for each input: text or path, label, probability. When piped, columns are separated by tabs, and a
     fourth one has the text with the scores of its strongest words.
     """
-    items = [read(value, pair) for value in expand(inputs)]
+    items = [read(value, pair, choice) for value in expand(inputs)]
     paths = _plan(output, items)
     compared = _references(method, references)  # what is wrong with an option is said before a model is loaded
     if rule is not None:

@@ -12,6 +12,7 @@ processor, so that a family is mostly data:
 
 from .adapter import GUIDE, Adapter, config_labels
 from .encoding import Encoding, content_of, first_of, last_of
+from .heads import Head, register_head
 from .registry import find_adapter, known_adapter, no_adapter, register, supported_models
 from .text import TextAdapter
 from .vision import VisionAdapter
@@ -21,6 +22,7 @@ __all__ = [
     "GUIDE",
     "Adapter",
     "Encoding",
+    "Head",
     "TextAdapter",
     "VisionAdapter",
     "config_labels",
@@ -32,5 +34,6 @@ __all__ = [
     "names_of",
     "no_adapter",
     "register",
+    "register_head",
     "supported_models",
 ]

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError, Option, ProcessorError, TargetError, UnsupportedModelError
+from ..errors import InputError, Option, OptionError, ProcessorError, TargetError, UnsupportedModelError
 from ..probabilities import Activation
 from ..tokens import Span
 from .encoding import Encoding, first_of
@@ -104,8 +104,8 @@ class Head:
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} has no class logits [B, C]: load the model with its head "
-                "(AutoModelForSequenceClassification, AutoModelForImageClassification, ...ForTokenClassification, "
-                "...ForQuestionAnswering, ...ForMaskedLM, ...ForCausalLM)"
+                f"(AutoModelForSequenceClassification, AutoModelForImageClassification, ...{', ...'.join(HEADS)}), or register a "
+                "head of your own (attcat.register_head)"
             )
         return logits
 
@@ -430,13 +430,48 @@ HEADS: dict[str, type[Head]] = {
     "ForCausalLM": NextTokenHead,
     "LMHeadModel": NextTokenHead,
 }
-"""The head that a model class of transformers has, by how its name ends."""
+"""The head that a model class has, by how its name ends; `register_head` adds one."""
+
+HeadType = TypeVar("HeadType", bound=type[Head])
+
+
+def register_head(*ends: str) -> Callable[[HeadType], HeadType]:
+    """Class decorator: this head is that of the models whose class, or a base class, has a name that ends so.
+
+    Args:
+        ends: of a class's name, e.g. `"ForMyTask"`; of two that fit a name the longer one counts.
+
+    Raises:
+        OptionError: if there is another head for one of the ends. The same class may come again, also when the notebook cell
+            that defines it is run again.
+    """
+    if not ends or not all(isinstance(end, str) and end.isidentifier() for end in ends):
+        raise TypeError('register_head takes ends of class names, e.g. "ForMyTask"')
+
+    def add(head: HeadType) -> HeadType:
+        if not (isinstance(head, type) and issubclass(head, Head)):
+            raise TypeError(f"{head!r} is not a subclass of attcat.model.Head")
+        where = head.__module__, head.__qualname__
+        there = {end: HEADS.get(end, head) for end in ends}
+        taken = [end for end, other in there.items() if (other.__module__, other.__qualname__) != where]
+        if taken:
+            raise OptionError(
+                f"there is a head for {taken[0]} already, {there[taken[0]].__qualname__}: give another end of the model class's "
+                f"name; taken are {', '.join(HEADS)}"
+            )
+        HEADS.update(dict.fromkeys(ends, head))
+        return head
+
+    return add
 
 
 def head_of(model: nn.Module) -> type[Head]:
-    """The head of a transformers model, by the name of its class; a classifier's when the name says nothing else."""
-    names = [cls.__name__ for cls in type(model).__mro__]
-    return next((head for name in names for end, head in HEADS.items() if name.endswith(end)), Head)
+    """The head of a model, by the name of its class or the nearest base class; a classifier's when no name says anything."""
+    for cls in type(model).__mro__:
+        fitting = [end for end in HEADS if cls.__name__.endswith(end)]
+        if fitting:
+            return HEADS[max(fitting, key=len)]
+    return Head
 
 
 # -- the model's own ways --------------------------------------------------------------------------------------------
