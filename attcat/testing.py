@@ -33,11 +33,7 @@ from .model.discovered.experiments import (
     rounding,
 )
 from .model.heads import Token
-from .trace import Recording, Trace, one_attention, record
-
-STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-"""Finite differences are taken with each: too small a step drowns in rounding (some models compute in float32 inside,
-whatever their parameters), too large a one in curvature."""
+from .trace import Recording, Trace, incompleteness, one_attention, passed_by, record, slope_error
 
 
 @dataclass(frozen=True)
@@ -245,21 +241,17 @@ def _received(bench: _Bench) -> Measured:
 
 def _finite_difference(bench: _Bench) -> Measured:
     exact = bench.double
-    recording = exact.record("plain")
-    share = torch.linspace(1, 2, recording.logits.shape[1], dtype=recording.logits.dtype)
-    with torch.enable_grad():
-        watched = _finite(recording.logits) @ share.to(recording.logits.device)
-    trace = recording.trace(watched)
-    state = trace.hidden[0]
-    direction = torch.randn(state.shape, generator=torch.Generator().manual_seed(0), dtype=state.dtype).to(state.device)
-    slope = float((trace.gradient[0] * direction).sum())
+    error = slope_error(exact.adapter, exact.encoding)
+    if error is None:
+        raise _NotAsked("neither pixels nor word embeddings can be moved with an effect on the logits")
+    return error, 5e-3
 
-    def value(step: float) -> float:
-        moved = exact.record("plain", before=lambda x: x.detach() + step * direction)
-        return float(_finite(moved.logits.detach()) @ share.to(state.device))
 
-    numeric = [(value(step) - value(-step)) / (2 * step) for step in STEPS]
-    return min(abs(n - slope) / max(abs(slope), 1e-12) for n in numeric), 5e-3
+def _passed_by(bench: _Bench) -> Measured:
+    one = bench.row(0)
+    if one.adapter.passes_state:
+        raise _NotAsked("each block takes what the one before it returns")
+    return len(passed_by(one.adapter, one.encoding)), 0
 
 
 def _untouched(bench: _Bench) -> Measured:
@@ -326,15 +318,8 @@ def _complete(bench: _Bench) -> Measured:
         exact = bench.double
     except _NotAsked:
         exact = bench.row(0)  # less exact, but the same question
-    recording = exact.record("libra", biases=True)
-    worst = 0.0
-    for target in recording.logits[0].topk(min(3, recording.logits.shape[1])).indices.tolist():
-        trace = recording.trace(recording.logits[:, target], keep=True)
-        inputs = float((trace.hidden[0].double() * trace.gradient[0].double()).sum())
-        bias = 0.0 if trace.bias is None else float(trace.bias)
-        logit = float(trace.value)
-        worst = max(worst, abs(logit - inputs - bias) / max(abs(logit), abs(inputs), abs(bias)))
-    return worst, 1e-4 if recording.logits.dtype == torch.float64 else 300 * _loose(recording.logits)
+    limit = 1e-4 if exact.logits.dtype == torch.float64 else 300 * _loose(exact.logits)
+    return incompleteness(exact.adapter, exact.encoding), limit
 
 
 def _left(bench: _Bench) -> Measured:
@@ -356,7 +341,14 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
         "this is a fault of AttCAT's: please report the model",
         _received,
     ),
-    "gradients agree with finite differences": ("a part of the forward pass is not differentiated", _finite_difference),
+    "gradients agree with finite differences": (
+        "a part of the forward pass is not differentiated, or there is a way past the first block's input",
+        _finite_difference,
+    ),
+    "every path leads through the blocks": (
+        "what these blocks take is not the hidden state: blocks of another adapter, or a sum outside of them",
+        _passed_by,
+    ),
     "explaining leaves the logits untouched": (
         "an operation is replaced that this model uses in another way",
         _untouched,

@@ -125,6 +125,26 @@ def blocks_of(found: Survey) -> list[Visit]:
     return blocks
 
 
+def between(found: Survey, blocks: Sequence[Visit]) -> list[str]:
+    """What stands between the blocks where one does not take just what the one before it returned; empty if each does.
+
+    Returns:
+        The kinds of modules that are called there, or `a sum or another operation` if there are none.
+    """
+    kinds: dict[str, None] = {}
+    order = {visit: index for index, visit in enumerate(found.visits)}
+    for before, after in pairwise(blocks):
+        if before.output is not None and after.state is not None and _same(before.output, after.state):
+            continue
+        called = [v for v in found.visits[order[before] + 1 : order[after]] if v.parent is before.parent]
+        kinds.update(dict.fromkeys([type(v.module).__name__ for v in called] or ["a sum or another operation"]))
+    return list(kinds)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
+
+
 def _check_line(blocks: Sequence[Visit]) -> None:
     """Each block gets what the one before it passed on, or is its sibling in the same loop."""
     for before, after in pairwise(blocks):

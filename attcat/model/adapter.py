@@ -61,6 +61,9 @@ class Adapter(ABC):
             f"the {type(self).__name__} does not fit this version of the model; see {GUIDE}"
         )
 
+    passes_state: bool = True
+    """Whether what a block returns is a hidden state; not if the sum with its input stands outside of it."""
+
     @abstractmethod
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """Turn inputs into one batch for the model.

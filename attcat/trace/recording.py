@@ -8,7 +8,7 @@ parameters are constants: a tensor requires a gradient exactly if it depends on 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -172,9 +172,15 @@ def record(
     blocks: list[Block] = []
     open_blocks: list[Block] = []
     ones = torch.ones(len(encoding.tokens), device=adapter.device, requires_grad=True) if biases else None
+
+    # An argument may itself be the first block's input, which is written to.
+    own = {name: v.clone() for name, v in encoding.arguments.items() if _is_state(v)}
+    encoding = replace(encoding, arguments={**encoding.arguments, **own}) if own else encoding
     with (
         as_found(adapter.model),
-        watch(adapter.blocks, blocks, open_blocks, gradient, before, early),
+        watch(
+            adapter.blocks, blocks, open_blocks, gradient, before, early, adapter.passes_state, adapter.model.buffers
+        ),
         torch.no_grad(),  # until the first block is reached
         Interception(rule, open_blocks, attention=attention, ones=ones),
     ):
@@ -183,6 +189,12 @@ def record(
         raise CaptureError(
             f"{type(adapter.model).__name__} was run, but none of its {len(adapter.blocks)} blocks was called"
         )
+    for index, block in enumerate(blocks):
+        if block.input._version != block.version:
+            raise CaptureError(
+                f"the model changes the input of block {index} in place (x += ...), so that the hidden state is lost: "
+                "write x = x + ... there"
+            )
     if logits.dim() != 2:
         raise CaptureError(f"logits have shape {tuple(logits.shape)}, expected [B, C]")
     # Of very many classes some may be ruled out with -inf, as the spans that are no answer.
@@ -192,6 +204,10 @@ def record(
         )
     read = adapter.head.read(encoding, logits.argmax(-1))
     return Recording(tuple(blocks), output, logits, encoding.mask, read, ones)
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 3
 
 
 # -- reading a block -------------------------------------------------------------------------------------------------

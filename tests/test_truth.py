@@ -1,0 +1,133 @@
+"""Never silently wrong: what used to be explained wrongly without an error, against autograd on the embeddings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from outside import Loop, NormOutside, made
+from torch import Tensor, nn
+from zoo import _TEXT, _config
+
+import attcat
+from attcat.testing import Check, check_adapter
+
+IDS = torch.arange(5, 14)[None]
+
+
+def gradient_x_embedding(model: nn.Module, target: int) -> Tensor:
+    """`[T]`, by autograd and a hook on the word embeddings, without AttCAT."""
+    table = next(module for module in model.modules() if isinstance(module, nn.Embedding))
+    seen: list[Tensor] = []
+
+    def leaf(module: nn.Module, args: object, output: Tensor) -> Tensor:
+        if not seen:
+            seen.append(output.detach().requires_grad_())
+            return seen[0]
+        return output
+
+    hook = table.register_forward_hook(leaf)
+    output = model(IDS)
+    hook.remove()
+    logits = output if isinstance(output, Tensor) else output.logits
+    (gradient,) = torch.autograd.grad(logits[0, target], seen[0])
+    return (gradient * seen[0]).sum(-1)[0].detach()
+
+
+def input_x_gradient(model: nn.Module, target: int) -> Tensor:
+    explain = attcat.Explainer(model, method="input_x_gradient", rule="plain")
+    return explain({"input_ids": IDS}, target).scores
+
+
+def failed(model: nn.Module) -> list[Check]:
+    return [check for check in check_adapter(model) if check.passed is False]
+
+
+# -- a sum outside of the blocks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("view", [False, True])
+def test_a_sum_outside_of_the_first_block_is_differentiated(view: bool) -> None:
+    model = made(Loop, view=view)
+    assert torch.allclose(input_x_gradient(model, 1), gradient_x_embedding(model, 1), atol=1e-5)
+    assert failed(model) == []
+    assert "outside of them stand Feed" in attcat.Explainer(model).describe()
+
+
+@pytest.mark.parametrize("kind", ["XLM", "Flaubert"])
+def test_attention_layers_of_transformers_without_their_sum(kind: str) -> None:
+    config = _config(f"{kind}Config", emb_dim=32, n_layers=3, n_heads=4, **_TEXT)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
+    assert failed(model) == []
+
+
+def test_hidden_output_is_refused_where_blocks_return_no_hidden_state() -> None:
+    with pytest.raises(attcat.CaptureError, match='use hidden="input"'):
+        attcat.Explainer(made(Loop), hidden="output")({"input_ids": IDS})
+
+
+def test_the_check_sees_blocks_that_do_not_take_the_hidden_state() -> None:
+    names = [check.name for check in failed(made(NormOutside))]
+    assert names == ["gradients agree with finite differences", "every path leads through the blocks"]
+
+
+def test_the_callers_own_tensor_is_left_alone() -> None:
+    """A model whose first block takes the argument itself, which the sum outside uses as well."""
+
+    class Bare(Loop):
+        def forward(self, input_values: Tensor) -> Tensor:
+            state = input_values
+            for attend, feed in self.layers:
+                state = attend(state) + state
+                state = feed(state) + state
+            return self.classify(state.mean(1))
+
+    model = made(Bare)
+
+    class Adapter(attcat.Adapter):
+        family = "bare"
+
+        @property
+        def blocks(self) -> tuple[nn.Module, ...]:
+            return tuple(layer[0] for layer in model.layers)
+
+        def encode(self, inputs: object, *, truncation: bool = False) -> attcat.Encoding:
+            raise NotImplementedError
+
+        def encode_arguments(self, arguments: dict[str, Tensor]) -> attcat.Encoding:
+            length = arguments["input_values"].shape[1]
+            tokens = attcat.Tokens(tuple(map(str, range(length))), (False,) * length)
+            return attcat.Encoding(dict(arguments), torch.ones(1, length, dtype=torch.bool), (tokens,), (None,))
+
+        def read(self, encoding: attcat.Encoding) -> Tensor:
+            return encoding.mask
+
+    values = torch.randn(1, 7, 32, generator=torch.Generator().manual_seed(0))
+    scores = attcat.Explainer(Adapter(model), method="input_x_gradient", rule="plain")(
+        {"input_values": values}, 1
+    ).scores
+    assert not values.requires_grad
+    assert values._version == 0
+    leaf = values.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf)[0, 1], leaf)
+    assert torch.allclose(scores, (gradient * leaf).sum(-1)[0], atol=1e-5)
+
+
+def test_a_block_that_writes_over_its_input_is_refused() -> None:
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(50, 32)
+            self.layers = nn.ModuleList(Loop().layers[0][:1] for _ in range(2))
+            self.classify = nn.Linear(32, 3)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            state = self.embed(input_ids)
+            for (attend,) in self.layers:
+                state += attend(state)
+            return self.classify(state.mean(1))
+
+    with pytest.raises(attcat.CaptureError, match="changes the input of block 1 in place"):
+        attcat.Explainer(made(Writes))({"input_ids": IDS})
