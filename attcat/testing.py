@@ -32,7 +32,7 @@ from .model.discovered.experiments import (
     picture_size,
     rounding,
 )
-from .model.heads import Token
+from .model.heads import Head, Token
 from .trace import Recording, Trace, incompleteness, one_attention, passed_by, record, slope_error
 
 
@@ -254,6 +254,18 @@ def _passed_by(bench: _Bench) -> Measured:
     return len(passed_by(one.adapter, one.encoding)), 0
 
 
+def _classes(bench: _Bench) -> Measured:
+    one = bench.row(0)
+    if not isinstance(one.adapter, TextAdapter) or type(one.adapter.head) is not Head:
+        raise _NotAsked("the model classifies no text as a whole")
+    length = one.encoding.mask.shape[1] - 1
+    if length < 1:
+        raise _NotAsked("the text has a single token")
+    shorter = {n: v[:, :length] if v.shape[1:] == (length + 1,) else v for n, v in one.encoding.arguments.items()}
+    logits = logits_of(one.adapter, one.adapter.encode_arguments(shorter))
+    return abs(logits.shape[1] - logits_of(one.adapter, one.encoding).shape[1]), 0
+
+
 def _untouched(bench: _Bench) -> Measured:
     expected = _finite(bench.logits)
     worst = max(distance(expected, _finite(bench.record(rule).logits.detach())) for rule in ("plain", "libra"))
@@ -349,6 +361,7 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
         "what these blocks take is not the hidden state: blocks of another adapter, or a sum outside of them",
         _passed_by,
     ),
+    "as many classes for a shorter text": ("the model gives a number for each token, not for each class", _classes),
     "explaining leaves the logits untouched": (
         "an operation is replaced that this model uses in another way",
         _untouched,

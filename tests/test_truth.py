@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from outside import Loop, NormOutside, made
+from outside import Attend, Loop, NormOutside, made
 from torch import Tensor, nn
-from zoo import _TEXT, _config
+from zoo import _ENCODER, _TEXT, _config
 
 import attcat
 from attcat.testing import Check, check_adapter
@@ -131,3 +131,127 @@ def test_a_block_that_writes_over_its_input_is_refused() -> None:
 
     with pytest.raises(attcat.CaptureError, match="changes the input of block 1 in place"):
         attcat.Explainer(made(Writes))({"input_ids": IDS})
+
+
+# -- a number per token is not a class ---------------------------------------------------------------------------------
+
+
+class PerToken(Loop):
+    def forward(self, input_ids: Tensor) -> Tensor:
+        state = self.embed(input_ids)
+        for attend, feed in self.layers:
+            state = attend(state) + state
+            state = feed(state) + state
+        return self.classify(state)[..., 0]
+
+
+def test_a_number_for_each_token_is_not_a_class() -> None:
+    electra = transformers.ElectraForPreTraining(_config("ElectraConfig", **_ENCODER, vocab_size=50)).eval()
+    for model in (electra, made(PerToken)):
+        with pytest.raises(
+            attcat.UnsupportedModelError, match=r"11 numbers for a text of 11 tokens and 7 for one of 7"
+        ):
+            attcat.Explainer(model)
+
+
+def test_the_check_sees_numbers_for_each_token() -> None:
+    class Named(attcat.TextAdapter):
+        family = "per token"
+
+        @property
+        def blocks(self) -> tuple[nn.Module, ...]:
+            return tuple(layer[0] for layer in self.model.layers)
+
+        passes_state = False
+        can_batch = False
+
+        def call(self, encoding: attcat.Encoding) -> Tensor:
+            return self.model(encoding.arguments["input_ids"])
+
+    checks = {check.name: check for check in check_adapter(Named(made(PerToken)))}
+    assert checks["as many classes for a shorter text"].passed is False
+
+
+# -- parameters are constants ------------------------------------------------------------------------------------------
+
+
+class Transposed(nn.Module):
+    """`x @ weight.T`, in its spellings, as a feed-forward network; `apart` keeps a view of the weight outside."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 32)
+        self.layers = nn.ModuleList(Attend() for _ in range(2))
+        self.weights = nn.ParameterList(nn.Parameter(torch.zeros(32, 32)) for _ in range(2))
+        self.classify = nn.Linear(32, 3)
+        self.spelling = spelling
+
+    def product(self, x: Tensor, weight: nn.Parameter) -> Tensor:
+        if self.spelling == "cat":
+            return x @ torch.cat([weight, weight], 1)[:, 16:48]
+        return x @ getattr(weight, self.spelling)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        state = self.embed(input_ids)
+        for layer, weight in zip(self.layers, self.weights, strict=True):
+            state = layer(state) + state
+            state = state + self.product(state, weight)
+        return self.classify(state.mean(1))
+
+
+@pytest.mark.parametrize("spelling", ["T", "mT", "H", "mH", "cat"])
+def test_a_transposed_parameter_is_no_hidden_state(spelling: str) -> None:
+    assert failed(made(Transposed, spelling)) == []
+
+
+def test_a_view_of_a_parameter_that_was_made_elsewhere() -> None:
+    model = made(Transposed, "T")
+    weights = [weight.T for weight in model.weights]
+    model.product = lambda x, weight: x @ next(view for view in weights if view._base is weight)
+    scores = attcat.Explainer(model, method="input_x_gradient+libra", completeness=True)({"input_ids": IDS}, 1)
+    assert abs(scores.completeness) < 1e-3
+
+
+def test_falcons_own_linear_layer() -> None:
+    config = _config("FalconConfig", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, **_TEXT)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.FalconForSequenceClassification(config).eval()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.2)
+    assert failed(model) == []
+
+
+# -- activations that are autograd functions ------------------------------------------------------------------------
+
+
+class Activation(torch.autograd.Function):
+    """x sigmoid(x), or the sigmoid alone, or a norm: what a model may bring along."""
+
+    kind = "silu"
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return {"silu": x * x.sigmoid(), "sigmoid": x.sigmoid(), "norm": x / x.norm(dim=-1, keepdim=True)}[
+            Activation.kind
+        ]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            y = Activation.forward(type("", (), {"save_for_backward": lambda *_: None})(), leaf)
+        return torch.autograd.grad(y, leaf, gradient)[0]
+
+
+class Own(Transposed):
+    def product(self, x: Tensor, weight: nn.Parameter) -> Tensor:
+        return Activation.apply(x @ weight) * (x if Activation.kind == "sigmoid" else 1)
+
+
+@pytest.mark.parametrize(("kind", "wrong"), [("silu", []), ("sigmoid", []), ("norm", ["complete under libra"])])
+def test_an_autograd_function_of_the_models_own(kind: str, wrong: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Activation, "kind", kind)
+    assert [check.name for check in failed(made(Own, "own"))] == wrong

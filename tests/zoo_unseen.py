@@ -160,7 +160,6 @@ UNSEEN: dict[str, Unseen] = {
             **_TEXT,
             reads="last",
             positions=None,
-            incomplete="its activation is an autograd function of its own, which no rule sees",
         ),
         Unseen("t5-encoder", _t5, True, reads="all", positions=None),
         Unseen("torch-layers", Torch, True, positions=None),

@@ -39,7 +39,9 @@ def incompleteness(adapter: Adapter, encoding: Encoding, rule: str = "libra", ta
     recording = record(adapter, encoding, make_rule(rule), biases=True)
     worst, count = 0.0, min(targets, recording.logits.shape[1])
     for target in recording.logits[0].topk(count).indices.tolist():
-        trace = recording.trace(recording.logits[:, target], keep=True)
+        with torch.enable_grad():
+            value = recording.logits[:, target]
+        trace = recording.trace(value, keep=True)
         inputs = float((trace.hidden[0].double() * trace.gradient[0].double()).sum())
         bias = 0.0 if trace.bias is None else float(trace.bias.sum())
         logit = float(trace.value.sum())
@@ -47,7 +49,9 @@ def incompleteness(adapter: Adapter, encoding: Encoding, rule: str = "libra", ta
     return worst
 
 
-def slope_error(adapter: Adapter, encoding: Encoding, steps: Sequence[float] = STEPS) -> float | None:
+def slope_error(
+    adapter: Adapter, encoding: Encoding, steps: Sequence[float] = STEPS, enough: float = 0.0
+) -> float | None:
     """How far the gradient at the first block's input is from foretelling what happens when what lies below it is moved.
 
     The word embeddings, or the pixels, are moved a little both ways, and the change of the logits is compared with the
@@ -58,6 +62,7 @@ def slope_error(adapter: Adapter, encoding: Encoding, steps: Sequence[float] = S
         adapter: of the model.
         encoding: one example.
         steps: how far, as shares of the standard deviation of what is moved.
+        enough: a difference with which no further steps are tried.
 
     Returns:
         The difference as a share of the change, the smallest over the steps; None if there is nothing to move, or its
@@ -70,7 +75,9 @@ def slope_error(adapter: Adapter, encoding: Encoding, steps: Sequence[float] = S
     def combined(logits: Tensor) -> Tensor:
         return (torch.where(finite, logits, 0.0) * share).sum(-1)
 
-    trace = recording.trace(combined(recording.logits))
+    with torch.enable_grad():
+        value = combined(recording.logits)
+    trace = recording.trace(value)
     logits = recording.logits.detach()
     noise = torch.finfo(logits.dtype).eps * float((logits.abs() * share)[finite].sum())
     errors = []
@@ -85,6 +92,8 @@ def slope_error(adapter: Adapter, encoding: Encoding, steps: Sequence[float] = S
         size = max(abs(change), abs(expected))
         if size > 100 * noise:
             errors.append(abs(change - expected) / size)
+            if errors[-1] <= enough:
+                break
     return min(errors, default=None)
 
 
@@ -105,7 +114,8 @@ def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:
 
     for index, block in enumerate(recording.blocks):
         block.input.register_hook(closed(index))  # type: ignore[no-untyped-call]
-    total = recording.logits[recording.logits.isfinite()].sum()
+    with torch.enable_grad():
+        total = recording.logits[recording.logits.isfinite()].sum()
     torch.autograd.grad(total, recording.blocks[0].input, allow_unused=True)
     return [index + 1 for index in range(len(recording.blocks) - 1) if arrived.get(index, 0.0) > 0]
 

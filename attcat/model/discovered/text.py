@@ -35,6 +35,7 @@ class DiscoveredText(Discovered, TextAdapter):
         if self.found.length != LENGTH:
             raise self._unclear(f"its blocks have {self.found.length} positions for a text of {LENGTH} tokens")
         self.table = _position_table(watched)
+        self._check_classes(trial)
         self.reads = self._reads(trial)
         self.no_batch = self._why_no_batch()
         log.info("%s", self.describe())
@@ -113,6 +114,20 @@ class DiscoveredText(Discovered, TextAdapter):
         """With the token whose prediction is watched, if the head has one for each."""
         wanted = self.watched if isinstance(self.head, TokenHead) else None
         return self.head.point(encoding, [wanted] * len(encoding.tokens))
+
+    def _check_classes(self, trial: Encoding) -> None:
+        """A number for each token is not a class: of a shorter text there would be fewer."""
+        short = self.encode_arguments({name: v[:, : LENGTH - 4] for name, v in trial.arguments.items()})
+        try:
+            whole, part = (logits_of(self, encoding).shape[1] for encoding in (trial, short))
+        except FAILURES:
+            return
+        if whole != part:
+            raise self._unclear(
+                f"it gives {whole} numbers for a text of {LENGTH} tokens and {part} for one of {LENGTH - 4}: one for each "
+                "token, not one for each class; load a head for classes, or one that tags tokens [B, T, C]",
+                hopeless=True,
+            )
 
     def _reads(self, trial: Encoding) -> str:
         logits = logits_of(self, trial)
