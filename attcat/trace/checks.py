@@ -125,8 +125,8 @@ def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:
 
 def _moved(adapter: Adapter, encoding: Encoding, step: float) -> tuple[Tensor, Tensor] | None:
     """The logits and the first block's input when the pixels or the word embeddings are moved; None if there are none."""
-    moving = _Moving(step)
     arguments = dict(encoding.arguments)
+    moving = _Moving(step, arguments.get("input_ids"))
     if isinstance(adapter, VisionAdapter):
         arguments["pixel_values"] = moving.move(arguments["pixel_values"])
     with moving:
@@ -135,10 +135,11 @@ def _moved(adapter: Adapter, encoding: Encoding, step: float) -> tuple[Tensor, T
 
 
 class _Moving(TorchFunctionMode):
-    """Adds a fixed random direction to the first embeddings that are looked up."""
+    """Adds a fixed random direction to the embeddings of the words when they are first looked up."""
 
-    def __init__(self, step: float) -> None:
+    def __init__(self, step: float, words: Tensor | None) -> None:
         super().__init__()
+        self.words = words
         self.step = step
         self.moved = False
 
@@ -146,7 +147,7 @@ class _Moving(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is F.embedding and not self.moved:
+        if func is F.embedding and not self.moved and self.words is not None and _equal(args[0], self.words):
             return self.move(result)
         return result
 
@@ -156,3 +157,7 @@ class _Moving(TorchFunctionMode):
         direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         size = float(x.detach().float().std(correction=0)) or 1.0
         return x.detach() + (self.step * size * direction).to(x)
+
+
+def _equal(one: Any, other: Tensor) -> bool:
+    return isinstance(one, Tensor) and one.numel() == other.numel() and torch.equal(one.flatten(), other.flatten())
