@@ -255,3 +255,48 @@ class Own(Transposed):
 def test_an_autograd_function_of_the_models_own(kind: str, wrong: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Activation, "kind", kind)
     assert [check.name for check in failed(made(Own, "own"))] == wrong
+
+
+# -- the explainer checks for itself --------------------------------------------------------------------------------
+
+
+class Cosine(Loop):
+    """Ends in something that no rule knows."""
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return super().forward(input_ids).cos() * 3
+
+
+class Detached(Loop):
+    """A part of the logits without gradient."""
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        logits = super().forward(input_ids)
+        return logits + 5 * logits.detach()
+
+
+def test_the_explainer_refuses_what_fails_with_the_figure() -> None:
+    arguments = {"input_ids": IDS}
+    model = made(Cosine)
+    with pytest.raises(attcat.UnsupportedModelError, match=r"libra .* misses \d+% of the logit .*rule='plain'"):
+        attcat.Explainer(model)(arguments)
+    attcat.Explainer(model, rule="plain")(arguments)
+    with pytest.raises(attcat.UnsupportedModelError, match=r"foretells, by \d+% of the change"):
+        attcat.Explainer(made(Detached), rule="plain")(arguments)
+    with pytest.raises(attcat.UnsupportedModelError, match="what block 1 takes is not the hidden state"):
+        attcat.Explainer(made(NormOutside), rule="plain")(arguments)
+    attcat.Explainer(made(NormOutside), method="rollout")(arguments)  # reads no gradient
+
+
+def test_the_explainer_checks_a_model_once() -> None:
+    explain = attcat.Explainer(made(Loop))
+    calls: list[int] = []
+    hook = explain.adapter.model.register_forward_hook(lambda *_: calls.append(1))
+    explain({"input_ids": IDS})
+    first = len(calls)
+    explain({"input_ids": IDS})
+    explain.like(method=attcat.METHODS["cat"])({"input_ids": IDS})
+    hook.remove()
+    assert first <= 8
+    assert len(calls) == first + 2
+    assert explain.adapter.proven == {"gradient": "", "libra": ""}

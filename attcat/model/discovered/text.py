@@ -29,7 +29,7 @@ class DiscoveredText(Discovered, TextAdapter):
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         super().__init__(model, processor)
         self.head_type = self._head_type()
-        trial = self._trial()
+        self.trial = trial = self._trial()
         watched = self._watch(trial)
         self.found = self._blocks_in(watched)
         if self.found.length != LENGTH:

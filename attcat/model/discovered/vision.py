@@ -37,6 +37,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
         self.prefix = self._prefix(height, width)
         trial = self.encode_arguments({"pixel_values": pixels})
         self.reads = self._reads(trial)
+        noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
+        self.trial = self.encode_arguments({"pixel_values": noise})
         log.info("%s", self.describe())
 
     patch_size: tuple[int, int] = (0, 0)
