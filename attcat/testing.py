@@ -28,6 +28,7 @@ from .model.discovered.experiments import (
     encoding_of,
     logits_of,
     logits_without,
+    mixed,
     ordinary_tokens,
     picture_size,
     rounding,
@@ -199,8 +200,8 @@ def _attention_calls(bench: _Bench) -> Measured:
     blocks = bench.record("plain").blocks
     if len(blocks) != len(bench.adapter.blocks):
         return abs(len(blocks) - len(bench.adapter.blocks)), 0
-    for index, block in enumerate(blocks):
-        one_attention(index, block)
+    for index in _attending(bench):
+        one_attention(index, blocks[index])
     return 0, 0
 
 
@@ -231,8 +232,8 @@ def _received(bench: _Bench) -> Measured:
     mask = bench.encoding.mask.float()
     weights = mask / mask.sum(-1, keepdim=True)
     recording, worst = bench.record("plain"), 0.0
-    for index, (block, matrix) in enumerate(zip(recording.blocks, _matrices(bench), strict=True)):
-        seen = one_attention(index, block)
+    for index, matrix in zip(_attending(bench), _matrices(bench), strict=True):
+        seen = one_attention(index, recording.blocks[index])
         expected = torch.einsum("bq,bhqk->bk", weights.to(matrix.dtype), matrix) / matrix.shape[1]
         if isinstance(seen, Call):
             worst = max(worst, distance(expected, seen.received(weights, chunk=1).detach()))
@@ -245,6 +246,13 @@ def _finite_difference(bench: _Bench) -> Measured:
     if error is None:
         raise _NotAsked("neither pixels nor word embeddings can be moved with an effect on the logits")
     return error, 5e-3
+
+
+def _mixed(bench: _Bench) -> Measured:
+    one = bench.row(0)
+    if not isinstance(one.adapter, TextAdapter) or "input_ids" not in one.encoding.arguments:
+        raise _NotAsked("the model reads no words")
+    return sum(len(places) for places in mixed(one.adapter, one.encoding).values()), 0
 
 
 def _passed_by(bench: _Bench) -> Measured:
@@ -357,6 +365,10 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
         "a part of the forward pass is not differentiated, or there is a way past the first block's input",
         _finite_difference,
     ),
+    "a word is seen at its own token before the first block": (
+        "tokens are mixed below the first block: name the layers that do it as blocks",
+        _mixed,
+    ),
     "every path leads through the blocks": (
         "what these blocks take is not the hidden state: blocks of another adapter, or a sum outside of them",
         _passed_by,
@@ -377,7 +389,14 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
 
 def _matrices(bench: _Bench) -> list[Tensor]:
     recording = bench.record("plain", attention=True)
-    return [recording.matrix(index).detach() for index in range(len(recording.blocks))]
+    return [recording.matrix(index).detach() for index in _attending(bench)]
+
+
+def _attending(bench: _Bench) -> list[int]:
+    attending = [index for index, attends in enumerate(bench.adapter.attends) if attends]
+    if not attending:
+        raise _NotAsked("no block attends over all tokens")
+    return attending
 
 
 def _trace(bench: _Bench, rule: str) -> Trace:

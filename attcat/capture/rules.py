@@ -77,7 +77,7 @@ class Libra(Rule):
                 ],
                 _constant_result,
             ),
-            ([*named("sigmoid", "erf"), F.softplus, torch.special.erf], _constant_result),
+            ([*named("sigmoid", "erf", "exp"), F.softplus, torch.special.erf], _constant_result),
             ([F.gelu, F.silu, F.mish, F.elu, F.hardswish], _gate),
             (named("tanh"), self._tanh),
             (named("add", "__radd__"), self._add),

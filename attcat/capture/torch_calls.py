@@ -139,6 +139,14 @@ def _without_bias(
             return func, args, kwargs, None
         first = tuple(given.pop(name) for name in names[func][:2])  # by position, as quantised weights expect them
         return func, first, given, bias
+    if func in _CONVOLUTIONS:
+        given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+        bias = given.get("bias") if varies(given["input"]) else None
+        if bias is None:
+            return func, args, kwargs, None
+        others = {name: value for name, value in kwargs.items() if name not in ("input", "weight", "bias")}
+        spread = bias.view(-1, *(1,) * (given["weight"].dim() - 2))
+        return func, (given["input"], given["weight"], None, *args[3:]), others, spread
     if func is torch.addmm and len(args) == 3 and not kwargs and varies(args[1]):
         return torch.mm, args[1:], {}, args[0]
     if func in _ADD and len(args) == 2 and not kwargs and all(isinstance(x, Tensor) for x in args):
@@ -150,6 +158,7 @@ def _without_bias(
 
 
 _ADD = set(named("add", "radd"))
+_CONVOLUTIONS = set(named("conv1d", "conv2d", "conv3d"))
 _JOIN = set(named("cat", "concat", "concatenate", "stack"))
 
 

@@ -69,6 +69,12 @@ class Adapter(ABC):
         """What was checked on the trial, and what is wrong with it, or nothing."""
         return {}
 
+    @property
+    def attends(self) -> tuple[bool, ...]:
+        """For each block, whether it attends; one that does not gives no attention weights, and methods that weigh by them
+        give it no contribution."""
+        return (True,) * len(self.blocks)
+
     passes_state: bool = True
     """Whether what a block returns is a hidden state; not if the sum with its input stands outside of it."""
 

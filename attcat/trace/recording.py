@@ -35,6 +35,7 @@ class Recording:
     mask: Tensor
     read: Tensor
     ones: Tensor | None = None  # factor of every bias, [B], when their share is measured
+    attends: tuple[bool, ...] = ()  # for each block, whether it does; those that do not receive no weight
 
     def trace(
         self,
@@ -113,13 +114,23 @@ class Recording:
         return _matrix_gradients([attention], _differentiate(value, [_mixed(attention)], keep=False))[0]
 
     def _seen(self) -> tuple[Call | Tensor, ...]:
+        if not all(self.attends):
+            without = [str(index) for index, attends in enumerate(self.attends) if not attends]
+            raise CaptureError(
+                f"block {', '.join(without)} of {len(self.blocks)} does not attend, so that there is no attention matrix of "
+                "every block: use a method that reads none, as attcat, cat or input_x_gradient"
+            )
         return tuple(one_attention(index, block) for index, block in enumerate(self.blocks))
 
     def _received(self, queries: Queries) -> tuple[Tensor, ...]:
         counted = (self.mask if queries == "mean" else self.read & self.mask).float()
         weights = counted / counted.sum(-1, keepdim=True)
         rows = counting(weights)
-        return tuple(_received(index, block, weights, rows) * self.mask for index, block in enumerate(self.blocks))
+        attends = self.attends or (True,) * len(self.blocks)
+        return tuple(
+            _received(index, block, weights, rows) * self.mask if attends[index] else torch.zeros_like(weights)
+            for index, block in enumerate(self.blocks)
+        )
 
 
 def _differentiate(value: Tensor, wanted: Sequence[Tensor], keep: bool) -> tuple[Tensor | None, ...]:
@@ -203,7 +214,7 @@ def record(
             "the model's logits are not finite (NaN or infinity) for this input: there is nothing to explain"
         )
     read = adapter.head.read(encoding, logits.argmax(-1))
-    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones)
+    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones, adapter.attends)
 
 
 def _is_state(value: Any) -> bool:

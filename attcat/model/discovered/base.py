@@ -32,6 +32,7 @@ class Found:
         width: D of the hidden state.
         length: T of the hidden state in the forward pass that was watched.
         between: what stands between the blocks, if they do not take just what the one before them returns.
+        attends: for each block, whether it attends.
     """
 
     blocks: tuple[nn.Module, ...]
@@ -40,6 +41,7 @@ class Found:
     width: int
     length: int
     between: tuple[str, ...] = ()
+    attends: tuple[bool, ...] = ()
 
     @classmethod
     def of(cls, watched: Survey) -> Found:
@@ -53,13 +55,15 @@ class Found:
         assert state is not None
         modules = tuple(visit.module for visit in visits)
         stands = tuple(between(watched, visits))
-        return cls(modules, visits[0].name, visits[-1].name, state.shape[2], state.shape[1], stands)
+        attends = tuple(visit.is_block for visit in visits)
+        return cls(modules, visits[0].name, visits[-1].name, state.shape[2], state.shape[1], stands, attends)
 
     def __str__(self) -> str:
         shared = "" if len(set(self.blocks)) == len(self.blocks) else f", {len(set(self.blocks))} of them different"
         kinds = ", ".join(dict.fromkeys(type(block).__name__ for block in self.blocks))
         outside = f"; outside of them stand {', '.join(self.between)}" if self.between else ""
-        return f"{len(self.blocks)} blocks ({self.first} to {self.last}, {kinds}{shared}), width {self.width}{outside}"
+        some = f", of which {sum(self.attends)} attend; the others have no attention weights" * (not all(self.attends))
+        return f"{len(self.blocks)} blocks ({self.first} to {self.last}, {kinds}{shared}{some}), width {self.width}{outside}"
 
 
 class Discovered(Adapter):
@@ -76,6 +80,11 @@ class Discovered(Adapter):
     def passes_state(self) -> bool:  # type: ignore[override]
         """Whether each block takes just what the one before it returned."""
         return not self.found.between
+
+    @property
+    def attends(self) -> tuple[bool, ...]:
+        """Which blocks were seen to attend."""
+        return self.found.attends
 
     @cached_property
     def accepted(self) -> frozenset[str] | None:

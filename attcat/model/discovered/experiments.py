@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ...capture.blocks import hidden_state
 from ...capture.borrow import as_found
 from ...tokens import Tokens
 from ..adapter import Adapter
@@ -136,3 +139,65 @@ def picture_size(adapter: VisionAdapter, default: int = 224) -> tuple[int, int]:
         height, width = adapter.preprocess(Image.new("RGB", (64, 64))).shape[1:]
         return height, width
     return adapter.native_size or (default, default)
+
+
+def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
+    """Where else the first block's input changes when one token is replaced by another; empty where each is by itself.
+
+    Args:
+        adapter: of the model.
+        encoding: one text.
+
+    Returns:
+        From the replaced position to the others that change.
+    """
+    ids, content = encoding.arguments["input_ids"], (~torch.tensor(encoding.tokens[0].special)).nonzero().flatten()
+    tried = sorted({int(content[len(content) // 3]), int(content[2 * len(content) // 3])}) if len(content) else []
+    states = []
+    for place in (None, *tried):
+        changed = ids.clone()
+        if place is not None:
+            others = ids[0][ids[0] != ids[0, place]]
+            changed[0, place] = int(others[0]) if len(others) else ids[0, place]
+        arguments = {**encoding.arguments, "input_ids": changed}
+        with as_found(adapter.model), torch.no_grad(), stopped_before(adapter.blocks[0]) as seen:
+            until_stopped(partial(adapter.call, replace(encoding, arguments=arguments)))
+        states.append(seen[0][0])
+    found = {}
+    for place, state in zip(tried, states[1:], strict=True):
+        away = (state - states[0]).abs().amax(-1) > rounding(state) * states[0].abs().max()
+        others_changed = [index for index in away.nonzero().flatten().tolist() if index != place]
+        if others_changed:
+            found[place] = others_changed
+    return found
+
+
+# -- a forward pass that ends before the first block -----------------------------------------------------------------
+
+
+class _Stop(Exception):  # noqa: N818 - no error: what was wanted is known
+    pass
+
+
+@contextmanager
+def stopped_before(block: nn.Module) -> Iterator[list[Tensor]]:
+    """A forward pass ends where this block would be called; its input is put into the list."""
+    states: list[Tensor] = []
+
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states.append(hidden_state(module, args, kwargs)[1])
+        raise _Stop
+
+    hook = block.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        yield states
+    finally:
+        hook.remove()
+
+
+def until_stopped(run: Callable[[], Any]) -> None:
+    """Run a forward pass that is stopped."""
+    try:
+        run()
+    except _Stop:
+        return

@@ -13,7 +13,7 @@ from ..encoding import Encoding, last_of
 from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead, head_of
 from ..text import TextAdapter
 from .base import Discovered, log
-from .experiments import FAILURES, differ, encoding_of, logits_of, logits_without, ordinary_tokens, vocabulary_size
+from .experiments import FAILURES, differ, encoding_of, logits_of, logits_without, mixed, ordinary_tokens, vocabulary_size
 
 LENGTH = 11
 """Tokens of the text that a text model is tried with."""
@@ -35,6 +35,7 @@ class DiscoveredText(Discovered, TextAdapter):
         if self.found.length != LENGTH:
             raise self._unclear(f"its blocks have {self.found.length} positions for a text of {LENGTH} tokens")
         self.table = _position_table(watched)
+        self._check_mixing(trial)
         self._check_classes(trial)
         self.reads = self._reads(trial)
         self.no_batch = self._why_no_batch()
@@ -114,6 +115,16 @@ class DiscoveredText(Discovered, TextAdapter):
         """With the token whose prediction is watched, if the head has one for each."""
         wanted = self.watched if isinstance(self.head, TokenHead) else None
         return self.head.point(encoding, [wanted] * len(encoding.tokens))
+
+    def _check_mixing(self, trial: Encoding) -> None:
+        """What the first block takes at a position has to be that position's token alone."""
+        for place, others in mixed(self, trial).items():
+            raise self._unclear(
+                f"before its first block ({self.found.first}) tokens are mixed: another token at position {place} also changes "
+                f"what the block takes at {', '.join(map(str, others[:4]))}, so that scores would lie on other tokens (a "
+                "convolution, a recurrent layer or n-grams in front)",
+                hopeless=True,
+            )
 
     def _check_classes(self, trial: Encoding) -> None:
         """A number for each token is not a class: of a shorter text there would be fewer."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...capture.blocks import hidden_state
 from ...capture.survey import Survey, survey
 from ...errors import ProcessorError
 from ...tokens import Tokens
@@ -17,7 +14,15 @@ from ..encoding import Encoding
 from ..heads import Head
 from ..vision import VisionAdapter
 from .base import Discovered, log
-from .experiments import FAILURES, differ, logits_of, logits_without, picture_size
+from .experiments import (
+    FAILURES,
+    differ,
+    logits_of,
+    logits_without,
+    picture_size,
+    stopped_before,
+    until_stopped,
+)
 
 
 class DiscoveredVision(Discovered, VisionAdapter):
@@ -97,9 +102,9 @@ class DiscoveredVision(Discovered, VisionAdapter):
     def _embed(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The first block's input `[B, T, D]` for pixels `[B, 3, H, W]`, and the grid; the blocks are not run."""
         encoding = self._unnamed(pixels)
-        with _stopped_before(self.blocks[0]) as states:
+        with stopped_before(self.blocks[0]) as states:
             try:
-                watched = survey(self.model, lambda: _until_stopped(lambda: self.call(encoding)))
+                watched = survey(self.model, lambda: until_stopped(lambda: self.call(encoding)))
             except FAILURES as error:
                 height, width = pixels.shape[-2:]
                 raise ProcessorError(
@@ -144,33 +149,3 @@ class DiscoveredVision(Discovered, VisionAdapter):
         if not all(matters(position) for position in tried):
             raise self._unclear(f"its head reads some patches, but not all of {tried}")
         return special, True
-
-
-# -- in the forward pass ---------------------------------------------------------------------------------------------
-
-
-class _Stop(Exception):  # noqa: N818 - no error: what was wanted is known
-    pass
-
-
-@contextmanager
-def _stopped_before(block: nn.Module) -> Iterator[list[Tensor]]:
-    """A forward pass ends where this block would be called; its input is put into the list."""
-    states: list[Tensor] = []
-
-    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        states.append(hidden_state(module, args, kwargs)[1])
-        raise _Stop
-
-    hook = block.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        yield states
-    finally:
-        hook.remove()
-
-
-def _until_stopped(run: Any) -> None:
-    try:
-        run()
-    except _Stop:
-        return
