@@ -34,7 +34,7 @@ from .model.discovered.experiments import (
     rounding,
 )
 from .model.heads import Head, Token
-from .trace import Recording, Trace, incompleteness, one_attention, passed_by, record, slope_error
+from .trace import Recording, Trace, incompleteness, one_attention, passed_by, past_the_blocks, record, slope_error
 
 
 @dataclass(frozen=True)
@@ -257,9 +257,11 @@ def _mixed(bench: _Bench) -> Measured:
 
 def _passed_by(bench: _Bench) -> Measured:
     one = bench.row(0)
-    if one.adapter.passes_state:
-        raise _NotAsked("each block takes what the one before it returns")
-    return len(passed_by(one.adapter, one.encoding)), 0
+    past = past_the_blocks(one.adapter, one.encoding)
+    if past is None:
+        raise _NotAsked("neither word embeddings nor pixels can be differentiated by")
+    around = 0 if one.adapter.passes_state else len(passed_by(one.adapter, one.encoding))
+    return past + around, 0
 
 
 def _classes(bench: _Bench) -> Measured:

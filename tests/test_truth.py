@@ -283,7 +283,9 @@ def test_the_explainer_refuses_what_fails_with_the_figure() -> None:
     attcat.Explainer(model, rule="plain")(arguments)
     with pytest.raises(attcat.UnsupportedModelError, match=r"foretells, by \d+% of the change"):
         attcat.Explainer(made(Detached), rule="plain")(arguments)
-    with pytest.raises(attcat.UnsupportedModelError, match="what block 1 takes is not the hidden state"):
+    with pytest.raises(
+        attcat.UnsupportedModelError, match=r"% of the gradient at its embeddings does not come through"
+    ):
         attcat.Explainer(made(NormOutside), rule="plain")(arguments)
     attcat.Explainer(made(NormOutside), method="rollout")(arguments)  # reads no gradient
 
@@ -300,3 +302,125 @@ def test_the_explainer_checks_a_model_once() -> None:
     assert first <= 8
     assert len(calls) == first + 2
     assert explain.adapter.proven == {"gradient": "", "libra": ""}
+
+
+# -- layers that do not attend ---------------------------------------------------------------------------------------
+
+_HYBRID = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "num_labels": 3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_LINEAR = {
+    "head_dim": 8,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_HALF = ["linear_attention", "full_attention"] * 2
+HYBRIDS: dict[str, dict[str, object]] = {
+    "Jamba": {
+        "attn_layer_offset": 1,
+        "attn_layer_period": 2,
+        "num_experts": 2,
+        "mamba_d_state": 4,
+        "mamba_dt_rank": 4,
+        "use_mamba_kernels": False,
+    },
+    "MiniMax": {"head_dim": 8, "num_local_experts": 2, "layer_types": _HALF, "block_size": 4},
+    "Qwen3_5Text": {**_LINEAR, "layer_types": ["linear_attention"] * 2 + ["full_attention", "linear_attention"]},
+    "Zamba": {
+        "mamba_d_state": 4,
+        "mamba_dt_rank": 4,
+        "n_mamba_heads": 2,
+        "use_mamba_kernels": False,
+        "layers_block_type": ["mamba", "hybrid"] * 2,
+        "attention_head_dim": 16,
+        "attention_hidden_size": 64,
+    },
+}
+
+
+def hybrid(name: str) -> nn.Module:
+    if not hasattr(transformers, f"{name}ForSequenceClassification"):
+        pytest.skip(f"this transformers has no {name}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = _config(f"{name}Config", **{**_HYBRID, **HYBRIDS[name]})
+        model = getattr(transformers, f"{name}ForSequenceClassification")(config).eval()
+        for parameter_name, parameter in model.named_parameters():
+            if "A_log" not in parameter_name:
+                nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+@pytest.mark.parametrize(("name", "attending"), [("Jamba", [1, 3]), ("MiniMax", [1, 3]), ("Qwen3_5Text", [2])])
+def test_layers_that_do_not_attend_are_blocks(name: str, attending: list[int]) -> None:
+    model = hybrid(name)
+    assert failed(model) == []
+    assert torch.allclose(input_x_gradient(model, 1), gradient_x_embedding(model, 1), atol=1e-4)
+    explain = attcat.Explainer(model)
+    assert "4 blocks (model.layers.0 to model.layers.3" in explain.describe()
+    assert f"of which {len(attending)} attend; the others have no attention weights" in explain.describe()
+    weighed = explain({"input_ids": IDS}, 1).layers.abs().sum(-1)
+    assert weighed.nonzero().flatten().tolist() == attending
+    assert bool((explain.like(method=attcat.METHODS["cat"])({"input_ids": IDS}, 1).layers.abs().sum(-1) > 0).all())
+    with pytest.raises(attcat.CaptureError, match=r"does not attend.*use a method that reads none, as attcat"):
+        attcat.Explainer(model, method="rollout")({"input_ids": IDS})
+
+
+def test_a_copy_of_the_embeddings_that_goes_past_the_blocks_is_refused() -> None:
+    with pytest.raises(attcat.UnsupportedModelError, match="does not come through what its first block"):
+        attcat.Explainer(hybrid("Zamba"), rule="plain")({"input_ids": IDS})
+
+
+class InFront(Loop):
+    """Something that mixes neighbours stands before the first block."""
+
+    def __init__(self, front: str) -> None:
+        super().__init__()
+        wide = {"convolution": nn.Conv1d(32, 32, 3, padding=1), "recurrence": nn.LSTM(32, 32, batch_first=True)}
+        self.front = wide[front]
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        state = self.embed(input_ids)
+        recurrent = isinstance(self.front, nn.LSTM)
+        state = self.front(state)[0] if recurrent else self.front(state.transpose(1, 2)).transpose(1, 2)
+        for attend, feed in self.layers:
+            state = attend(state) + state
+            state = feed(state) + state
+        return self.classify(state.mean(1))
+
+
+@pytest.mark.parametrize(("front", "where"), [("convolution", "2, 4"), ("recurrence", "4, 5, 6, 7")])
+def test_words_that_are_mixed_before_the_first_block_are_refused(front: str, where: str) -> None:
+    with pytest.raises(attcat.UnsupportedModelError, match=f"position 3 also changes what the block takes at {where}"):
+        attcat.Explainer(made(InFront, front))
+
+
+def test_the_check_sees_words_that_are_mixed() -> None:
+    class Named(attcat.TextAdapter):
+        family = "mixed"
+        passes_state = False
+        can_batch = False
+
+        @property
+        def blocks(self) -> tuple[nn.Module, ...]:
+            return tuple(layer[0] for layer in self.model.layers)
+
+        def call(self, encoding: attcat.Encoding) -> Tensor:
+            return self.model(encoding.arguments["input_ids"])
+
+        def read(self, encoding: attcat.Encoding) -> Tensor:
+            return encoding.mask
+
+    names = [c.name for c in check_adapter(Named(made(InFront, "convolution"))) if c.passed is False]
+    assert names == ["a word is seen at its own token before the first block"]

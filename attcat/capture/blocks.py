@@ -76,7 +76,8 @@ def watch(
             if not state.requires_grad:
                 state = state.detach().clone().requires_grad_(gradient)
             kept = any(own is tensor for tensor in lasting())
-            if kept or not (gradient or before is not None) or not _depends(own, state):
+            kept = kept or own is state or own.requires_grad
+            if kept or not (gradient or before is not None) or not rebind(own, state):
                 args, kwargs = with_state(place, state, args, kwargs)
         block = Block(state, version=0 if state.is_inference() else state._version)
         blocks.append(block)
@@ -101,15 +102,13 @@ def watch(
         yield
 
 
-def _depends(own: Tensor, state: Tensor) -> bool:
+def rebind(own: Tensor, state: Tensor) -> bool:
     """Make the model's own tensor, wherever the model holds it, one that is computed from `state`; whether that can be done.
 
     Views that were made of it before follow it. A view that was made without gradient cannot be written to with one: there
     the object gets another tensor, which its base does not notice.
     """
-    if own is state or own.shape != state.shape or own.is_inference() or own.requires_grad:
-        return False
-    if type(own) is not Tensor:
+    if own.shape != state.shape or own.is_inference() or type(own) is not Tensor:
         return False
     with torch._C.DisableTorchFunction():
         try:

@@ -11,7 +11,7 @@ import torch
 
 from ..errors import CaptureError, UnsupportedModelError
 from ..model import Adapter
-from ..trace import incompleteness, passed_by, slope_error
+from ..trace import incompleteness, passed_by, past_the_blocks, slope_error
 from .settings import Settings
 
 STEPS = (1e-2, 1e-3, 1e-1, 1e-4)
@@ -49,20 +49,25 @@ def prove(adapter: Adapter, settings: Settings) -> None:
 def _gradient(adapter: Adapter) -> str:
     """What is wrong with the gradient at the hidden states; empty if nothing is."""
     assert adapter.trial is not None
-    if torch.finfo(adapter.dtype).eps > 1e-6:
-        return ""  # finite differences drown in the rounding of half precision
+    if past := past_the_blocks(adapter, adapter.trial):
+        return (
+            f"{past:.1%} of the gradient at its embeddings does not come through what its first block "
+            f"({type(adapter.blocks[0]).__name__}) takes: there is a way past the blocks. Name modules that take the whole "
+            "hidden state in an adapter, or use method='occlusion'"
+        )
     if not adapter.passes_state and (around := passed_by(adapter, adapter.trial)):
         return (
             f"what block {around[0]} takes is not the hidden state, for some of the gradient passes it by (a sum outside of the "
             f"blocks, around a norm?). Name modules that take the hidden state in an adapter, or use method='occlusion'"
         )
+    if torch.finfo(adapter.dtype).eps > 1e-6:
+        return ""  # finite differences drown in the rounding of half precision
     error = slope_error(adapter, adapter.trial, STEPS, enough=SLOPE)
     if error is None or error <= SLOPE:
         return ""
     return (
         f"when its embeddings are moved a little, its logits change otherwise than the gradient at the first block foretells, by "
-        f"{error:.0%} of the change (at most {SLOPE:.0%}): there is a way past the blocks, or a part without gradient. Write an "
-        "adapter that names other blocks, or use method='occlusion'"
+        f"{error:.0%} of the change (at most {SLOPE:.0%}): a part of its forward pass has no gradient. Use method='occlusion'"
     )
 
 

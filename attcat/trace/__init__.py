@@ -1,6 +1,6 @@
 """One model, one batch: a forward pass recorded, differentiated towards a target, and what is left of it."""
 
-from .checks import incompleteness, passed_by, slope_error
+from .checks import incompleteness, passed_by, past_the_blocks, slope_error
 from .passes import Passes
 from .recording import Recording, one_attention, record
 from .values import Hidden, Needs, Queries, Trace
@@ -15,6 +15,7 @@ __all__ = [
     "incompleteness",
     "one_attention",
     "passed_by",
+    "past_the_blocks",
     "record",
     "slope_error",
 ]

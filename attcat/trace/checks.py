@@ -1,4 +1,4 @@
-"""Whether a trace tells the truth about a model: three figures, each measured against the model itself.
+"""Whether a trace tells the truth about a model: four figures, each measured against the model itself.
 
 None takes the adapter's word. A gradient rule is complete if gradient times input and the biases make up the logit; the first
 block's input is all that the prediction depends on if it foretells what becomes of the logits when something *below* it is
@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..capture.blocks import hidden_state, rebind, with_state
+from ..capture.borrow import as_found
 from ..capture.rules import Rule, make_rule
 from ..model import Adapter, Encoding, VisionAdapter
 from .recording import Recording, record
@@ -97,6 +99,57 @@ def slope_error(
     return min(errors, default=None)
 
 
+def past_the_blocks(adapter: Adapter, encoding: Encoding) -> float | None:
+    """The share of the gradient at the word embeddings, or the pixels, that does not come through the first block's input.
+
+    Exactly 0 if the first block's input is all that the prediction depends on. Measured by an ordinary forward and backward
+    pass, and another in which the first block's input is made a constant in the way in which `record` makes it a leaf.
+
+    Args:
+        adapter: of the model.
+        encoding: one example.
+
+    Returns:
+        The largest gradient that goes past, as a share of the largest; None if there is nothing to differentiate by.
+    """
+    whole, past = (_gradient_below(adapter, encoding, cut) for cut in (False, True))
+    return None if whole is None or past is None or whole == 0 else past / whole
+
+
+def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | None:
+    """The largest gradient at the word embeddings, or the pixels; None if there are none."""
+    arguments, entered = dict(encoding.arguments), False
+    moving = _Moving(0.0, arguments.get("input_ids"))
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal entered
+        first, entered = not entered, True
+        if not cut or not first:
+            return None
+        place, state = hidden_state(module, args, kwargs)
+        constant = state.detach().clone()
+        return None if rebind(state, constant) else with_state(place, constant, args, kwargs)
+
+    hook = adapter.blocks[0].register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        with as_found(adapter.model), torch.enable_grad(), moving:
+            if isinstance(adapter, VisionAdapter):
+                arguments["pixel_values"] = moving.move(arguments["pixel_values"])
+            logits = adapter.predict(replace(encoding, arguments=arguments))[1]
+            total = logits[logits.isfinite()].sum()
+    finally:
+        hook.remove()
+    if not moving.leaves:
+        return None
+    try:
+        found = torch.autograd.grad(total, moving.leaves, allow_unused=True) if total.requires_grad else (None,)
+    except (
+        RuntimeError
+    ):  # a model that only runs without gradient, as one that writes over what the backward pass needs
+        return None
+    return 0.0 if found[0] is None else float(found[0].abs().max())
+
+
 def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:
     """The blocks whose input the gradient of a later state does not need: some of it reaches an earlier state without.
 
@@ -142,6 +195,7 @@ class _Moving(TorchFunctionMode):
         self.words = words
         self.step = step
         self.moved = False
+        self.leaves: list[Tensor] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -156,7 +210,8 @@ class _Moving(TorchFunctionMode):
         self.moved = True
         direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         size = float(x.detach().float().std(correction=0)) or 1.0
-        return x.detach() + (self.step * size * direction).to(x)
+        self.leaves = [x.detach() + (self.step * size * direction).to(x)]
+        return self.leaves[0].requires_grad_().clone() if torch.is_grad_enabled() else self.leaves[0]
 
 
 def _equal(one: Any, other: Tensor) -> bool:

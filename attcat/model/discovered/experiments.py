@@ -151,14 +151,18 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
     Returns:
         From the replaced position to the others that change.
     """
-    ids, content = encoding.arguments["input_ids"], (~torch.tensor(encoding.tokens[0].special)).nonzero().flatten()
-    tried = sorted({int(content[len(content) // 3]), int(content[2 * len(content) // 3])}) if len(content) else []
+    ids = encoding.arguments["input_ids"]
+    content = [place for place, special in enumerate(encoding.tokens[0].special) if not special]
+    content = [place for place in content if int(ids[0, place]) != adapter.pad_id]  # which would move positions
+    tried = sorted({content[len(content) // 3], content[2 * len(content) // 3]}) if content else []
     states = []
     for place in (None, *tried):
         changed = ids.clone()
         if place is not None:
-            others = ids[0][ids[0] != ids[0, place]]
-            changed[0, place] = int(others[0]) if len(others) else ids[0, place]
+            words = (int(ids[0, other]) for other in content)  # ordinary ones: padding, e.g., would move positions
+            changed[0, place] = next(
+                (word for word in words if word not in (ids[0, place], adapter.pad_id)), ids[0, place]
+            )
         arguments = {**encoding.arguments, "input_ids": changed}
         with as_found(adapter.model), torch.no_grad(), stopped_before(adapter.blocks[0]) as seen:
             until_stopped(partial(adapter.call, replace(encoding, arguments=arguments)))
