@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .capture.attention import Call
+from .capture.borrow import as_found
 from .capture.rules import make_rule
 from .errors import CaptureError, InputError
 from .methods import METHODS
@@ -31,7 +32,10 @@ from .model.discovered.experiments import (
     mixed,
     ordinary_tokens,
     picture_size,
+    placed,
     rounding,
+    stopped_before,
+    until_stopped,
 )
 from .model.heads import Head, Token
 from .trace import Recording, Trace, incompleteness, one_attention, passed_by, past_the_blocks, record, slope_error
@@ -317,6 +321,25 @@ def _grid(bench: _Bench) -> Measured:
     return abs(rows * down - height) + abs(columns * across - width), 0
 
 
+def _placed(bench: _Bench) -> Measured:
+    adapter = bench.adapter
+    if not isinstance(adapter, VisionAdapter):
+        raise _NotAsked("the model reads text")
+    height, width = bench.encoding.arguments["pixel_values"].shape[-2:]
+
+    def states_of(pixels: Tensor) -> Tensor:
+        repeated = bench.row(0).encoding.rows([0] * len(pixels))
+        encoding = replace(repeated, arguments={**repeated.arguments, **adapter.place({"pixel_values": pixels})})
+        with as_found(adapter.model), torch.no_grad(), stopped_before(adapter.blocks[0]) as seen:
+            until_stopped(lambda: adapter.call(encoding))
+        return seen[0]
+
+    found = placed(states_of, (height, width), adapter.grid(height, width), adapter.patch_size)
+    if found is None or found.before:
+        return float("inf"), 0
+    return found.off, 0 if found.alone else 1
+
+
 def _offsets(bench: _Bench) -> Measured:
     worst, asked = 0.0, False
     for source, tokens in zip(bench.encoding.sources, bench.encoding.tokens, strict=True):
@@ -383,6 +406,10 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
     "the head reads the tokens that it is said to": ("override read() of the adapter", _reads),
     "the same scores alone and in a batch": ("padding or neighbours change the scores: set can_batch = False", _alone),
     "grid times patch size is the picture": ("patch_size or grid() does not fit; pixels are left over", _grid),
+    "a patch is seen at its own token": (
+        "rows or columns of the grid by which the worst patch is off: patch_size, grid() or prefix do not fit",
+        _placed,
+    ),
     "offsets rebuild the text": ("the share of characters that no token covers: another tokenizer?", _offsets),
     "complete under libra": ("gradient times input misses a part of the logit: use the gradient rule plain", _complete),
     "the model is left as it was found": ("an attribute, hook or flag changed: see attcat.testing.snapshot", _left),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import timm
 import torch
 import transformers
-from outside import Attend, Loop, NormOutside, made
+from outside import Attend, Feed, Loop, NormOutside, made
 from torch import Tensor, nn
 from zoo import _ENCODER, _TEXT, _config
 
@@ -424,3 +426,86 @@ def test_the_check_sees_words_that_are_mixed() -> None:
 
     names = [c.name for c in check_adapter(Named(made(InFront, "convolution"))) if c.passed is False]
     assert names == ["a word is seen at its own token before the first block"]
+
+
+# -- where a patch lies ----------------------------------------------------------------------------------------------
+
+
+def stem() -> nn.Module:
+    """timm's hybrid: a convolutional stem that makes a quarter, then patches of 2 x 2 of its features."""
+    options = {"img_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 3, "patch_size": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return timm.create_model("vit_tiny_r_s16_p8_224", **options).eval()
+
+
+def test_a_patch_behind_a_stem_is_the_picture_over_the_grid() -> None:
+    explain = attcat.Explainer(stem())
+    assert explain.adapter.patch_size == (8, 8)
+    assert explain.adapter.grid(64, 64) == (8, 8)
+    heatmap = explain(np.random.default_rng(0).integers(0, 255, (80, 80, 3), np.uint8)).heatmap()
+    assert np.isfinite(heatmap).mean() > 0.7  # it lay on a sixteenth of the picture
+    assert failed(explain.adapter.model) == []
+
+
+def test_the_check_sees_a_patch_in_another_place() -> None:
+    class Tiny(type(attcat.Explainer(stem()).adapter)):  # type: ignore[misc]
+        patch_size = (2, 2)
+
+    checks = {check.name: check for check in check_adapter(Tiny(stem()))}
+    assert checks["grid times patch size is the picture"].passed is False
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4
+    ).eval()
+
+    class Turned(type(attcat.Explainer(model).adapter)):  # type: ignore[misc]
+        prefix = ()
+
+        def grid(self, height: int, width: int) -> tuple[int, int]:
+            return (1, 17)
+
+    checks = {check.name: check for check in check_adapter(Turned(model))}
+    assert checks["a patch is seen at its own token"].passed is False
+
+
+class Unfolded(nn.Module):
+    """Pictures cut into patches without a convolution, columns first if `turned`, and a class token in front."""
+
+    def __init__(self, turned: bool = False, stem: bool = False) -> None:
+        super().__init__()
+        self.turned = turned
+        small = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.GELU(), nn.Conv2d(8, 32, 3, stride=2, padding=1)
+        self.stem = nn.Sequential(*small) if stem else None
+        self.embed = nn.Linear(3 * 4 * 4, 32)
+        self.token = nn.Parameter(torch.zeros(1, 1, 32))
+        self.layers = nn.ModuleList(nn.ModuleList([Attend(), Feed()]) for _ in range(2))
+        self.classify = nn.Linear(32, 3)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        if self.stem is not None:
+            state = self.stem(pixel_values).flatten(2).transpose(1, 2)
+        else:
+            patches = pixel_values.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5)  # [B, rows, columns, ...]
+            state = self.embed((patches.transpose(1, 2) if self.turned else patches).flatten(1, 2).flatten(2))
+        state = torch.cat([self.token.expand(len(state), -1, -1), state], 1)
+        for attend, feed in self.layers:
+            state = attend(state) + state
+            state = feed(state) + state
+        return self.classify(state[:, 0])
+
+    image_size = (16, 24)
+
+
+def test_patches_without_a_convolution_are_found() -> None:
+    adapter = attcat.Explainer(made(Unfolded)).adapter
+    assert (adapter.patch_size, adapter.grid(16, 24), adapter.prefix) == ((4, 4), (4, 6), ("[CLS]",))
+    assert failed(made(Unfolded)) == []
+    with pytest.raises(attcat.UnsupportedModelError, match="another token changes than in a grid of 4 x 6"):
+        attcat.Explainer(made(Unfolded, turned=True))
+
+
+def test_patches_behind_convolutions_are_found() -> None:
+    explain = attcat.Explainer(made(Unfolded, stem=True))
+    assert (explain.adapter.patch_size, explain.adapter.grid(16, 24)) == ((4, 4), (4, 6))
+    assert "each of which sees pixels of its neighbours too" in explain.describe()
+    assert failed(explain.adapter.model) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -174,6 +174,59 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
         if others_changed:
             found[place] = others_changed
     return found
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where on the picture tokens were found.
+
+    Args:
+        off: how many rows or columns of the grid the worst token lies from where it was expected.
+        alone: whether another picture in one patch changed that patch's token and no other.
+        before: whether a token in front of the patches changed.
+    """
+
+    off: int
+    alone: bool
+    before: bool
+
+
+def placed(
+    states_of: Callable[[Tensor], Tensor], size: tuple[int, int], grid: tuple[int, int], patch: tuple[int, int]
+) -> Placed | None:
+    """Change the pixels of some patches, and see which tokens change most.
+
+    Args:
+        states_of: from pixels `[B, 3, H, W]` to the first block's input `[B, T, D]`.
+        size: H and W.
+        grid: rows and columns of patches, which are the last of the T tokens.
+        patch: height and width of a patch.
+
+    Returns:
+        Where they were found; None if there are fewer tokens than patches.
+    """
+    (rows, columns), (down, across) = grid, patch
+    tried = sorted({(row, column) for row in _spread(rows) for column in _spread(columns)})
+    pixels = torch.zeros(1 + len(tried), 3, *size)
+    for index, (row, column) in enumerate(tried, 1):
+        area = pixels[index, :, row * down : (row + 1) * down, column * across : (column + 1) * across]
+        area.copy_(torch.linspace(-1, 1, area.shape[-1]) if area.numel() else area)
+    states = states_of(pixels)
+    count = states.shape[1] - rows * columns
+    if count < 0:
+        return None
+    change = (states[1:] - states[0]).abs().amax(-1)
+    found, changed = change[:, count:].argmax(-1), change > 0
+    off = max(
+        max(abs(int(place) // columns - row), abs(int(place) % columns - column))
+        for place, (row, column) in zip(found, tried, strict=True)
+    )
+    return Placed(off, bool((changed.sum(-1) == 1).all()), bool(changed[:, :count].any()))
+
+
+def _spread(count: int) -> tuple[int, ...]:
+    """The first, the middle and the last of so many."""
+    return (0, count // 2, count - 1)
 
 
 # -- a forward pass that ends before the first block -----------------------------------------------------------------
