@@ -13,7 +13,16 @@ from ..encoding import Encoding, last_of
 from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead, head_of
 from ..text import TextAdapter
 from .base import Discovered, log
-from .experiments import FAILURES, differ, encoding_of, logits_of, logits_without, mixed, ordinary_tokens, vocabulary_size
+from .experiments import (
+    FAILURES,
+    differ,
+    encoding_of,
+    logits_of,
+    logits_without,
+    mixed,
+    ordinary_tokens,
+    vocabulary_size,
+)
 
 LENGTH = 11
 """Tokens of the text that a text model is tried with."""
@@ -128,6 +137,8 @@ class DiscoveredText(Discovered, TextAdapter):
 
     def _check_classes(self, trial: Encoding) -> None:
         """A number for each token is not a class: of a shorter text there would be fewer."""
+        if type(self.head) is not Head:
+            return
         short = self.encode_arguments({name: v[:, : LENGTH - 4] for name, v in trial.arguments.items()})
         try:
             whole, part = (logits_of(self, encoding).shape[1] for encoding in (trial, short))
