@@ -77,7 +77,7 @@ class Libra(Rule):
                 ],
                 _constant_result,
             ),
-            ([*named("sigmoid", "erf"), F.softplus, torch.special.erf], _constant_result),
+            ([*named("sigmoid", "erf", "exp"), F.softplus, torch.special.erf], _constant_result),
             ([F.gelu, F.silu, F.mish, F.elu, F.hardswish], _gate),
             (named("tanh"), self._tanh),
             (named("add", "__radd__"), self._add),
@@ -85,6 +85,7 @@ class Libra(Rule):
             (named("matmul", "bmm"), _product),
             (named("div", "divide", "true_divide"), _quotient),
             (named("pow", "square"), _power),
+            ([torch.linalg.solve_triangular, torch.linalg.solve], _solution),
         )
         for functions, replacement in groups:
             table.update(dict.fromkeys(functions, replacement))
@@ -226,6 +227,12 @@ def _halved(a: Tensor, b: Tensor) -> Tensor:
 def _quotient(function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
     """a / b with constant b, the denominator of a normalisation."""
     result: Tensor = function(a, b.detach() if varies(b) else b, **options)
+    return result
+
+
+def _solution(function: TorchFunction, a: Tensor, b: Tensor, **options: Any) -> Tensor:
+    """a^-1 b with constant a, as the gated delta rule of linear attention has it."""
+    result: Tensor = function(a.detach(), b, **options)
     return result
 
 

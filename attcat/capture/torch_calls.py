@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 from ..errors import CaptureError, Option
 from .attention import Call
 from .blocks import Block
-from .rules import Explicit, Rule, named, varies
+from .foreign import Foreign, gated
+from .rules import Explicit, Libra, Rule, named, varies
 
 
 class Interception(TorchFunctionMode):
@@ -56,15 +57,19 @@ class Interception(TorchFunctionMode):
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if type(func) is types.MethodWrapperType or not torch.is_grad_enabled():
-            return func(*args, **kwargs)  # a tensor's property; or below the first block, where there is nothing to see
+        if not torch.is_grad_enabled():
+            return func(*args, **kwargs)  # below the first block, where there is nothing to see
+        if (
+            type(func) is types.MethodWrapperType
+        ):  # a tensor's property, as .shape, or .T, which of a parameter is constant
+            return _constant(func(*args, **kwargs)) if isinstance(args[0], nn.Parameter) else func(*args, **kwargs)
         if func in COMPOSITES:
             with self, self._positions_first(func is F.multi_head_attention_forward and args[0].dim() == 3):
                 return COMPOSITES[func](*args, **kwargs)  # what happens inside has to be seen as well
         # Parameters become constants, so that only the hidden states are differentiated.
-        args = tuple([_constant(a) for a in args])
+        args = tuple([self._taken(a) for a in args])
         if kwargs:
-            kwargs = {name: _constant(a) for name, a in kwargs.items()}
+            kwargs = {name: self._taken(a) for name, a in kwargs.items()}
         if func is F.scaled_dot_product_attention:
             return self._attend(*args, **kwargs)
         if self.ones is not None:
@@ -79,6 +84,18 @@ class Interception(TorchFunctionMode):
                 result.requires_grad_()  # constant under the rule, but asked for
             self.open_blocks[-1].attention.append(result)
         return result
+
+    def _taken(self, x: Any) -> Any:
+        """An argument, with parameters as constants, and the gate of an activation that is an autograd function of its own."""
+        if type(x) is Tensor:
+            if not x.requires_grad:
+                return x
+            if isinstance(x.grad_fn, Foreign) and isinstance(self.rule, Libra):
+                return gated(x.grad_fn, x)
+            return _constant(x)
+        if type(x) in (list, tuple):
+            return type(x)([self._taken(part) for part in x])
+        return _constant(x)
 
     def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         replacement = self.replacements.get(func)
@@ -98,8 +115,10 @@ class Interception(TorchFunctionMode):
 
 
 def _constant(x: Any) -> Any:
-    """A parameter without its gradient. Most calls get none, and asking for their type is cheaper than `isinstance`."""
-    return x.detach() if type(x) is not Tensor and isinstance(x, Tensor) and isinstance(x, nn.Parameter) else x
+    """A parameter, or a view of one that was made elsewhere, without its gradient."""
+    if not isinstance(x, Tensor) or not x.requires_grad:
+        return x
+    return x.detach() if isinstance(x, nn.Parameter) or isinstance(x._base, nn.Parameter) else x
 
 
 _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
@@ -120,6 +139,14 @@ def _without_bias(
             return func, args, kwargs, None
         first = tuple(given.pop(name) for name in names[func][:2])  # by position, as quantised weights expect them
         return func, first, given, bias
+    if func in _CONVOLUTIONS:
+        given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+        bias = given.get("bias") if varies(given["input"]) else None
+        if bias is None:
+            return func, args, kwargs, None
+        others = {name: value for name, value in kwargs.items() if name not in ("input", "weight", "bias")}
+        spread = bias.view(-1, *(1,) * (given["weight"].dim() - 2))
+        return func, (given["input"], given["weight"], None, *args[3:]), others, spread
     if func is torch.addmm and len(args) == 3 and not kwargs and varies(args[1]):
         return torch.mm, args[1:], {}, args[0]
     if func in _ADD and len(args) == 2 and not kwargs and all(isinstance(x, Tensor) for x in args):
@@ -131,6 +158,7 @@ def _without_bias(
 
 
 _ADD = set(named("add", "radd"))
+_CONVOLUTIONS = set(named("conv1d", "conv2d", "conv3d"))
 _JOIN = set(named("cat", "concat", "concatenate", "stack"))
 
 

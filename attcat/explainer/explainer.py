@@ -17,6 +17,7 @@ from ..targets import Target, count
 from ..trace import Hidden, Queries
 from . import windows
 from .batch import BatchExplainer
+from .proof import prove
 from .rows import Input, batches, shaped, side_by_side, targets_by_row
 from .settings import Settings
 
@@ -179,7 +180,10 @@ class Explainer:
             ProcessorError: if the processor does not fit the model.
             TargetError: if the target does not exist.
             CaptureError: if the forward pass did not show what the method needs.
+            UnsupportedModelError: if a model without an adapter fails the checks of its first use, see `attcat.explainer.proof`.
         """
+        for tower in self._towers:
+            prove(tower, self.settings)
         sides = [BatchExplainer(tower, self.settings) for tower in self._towers]
         found = [_explain(side, inputs, target, token, top_k, truncation, window) for side in sides]
         return found[0] if len(found) == 1 else side_by_side(*found)

@@ -61,6 +61,23 @@ class Adapter(ABC):
             f"the {type(self).__name__} does not fit this version of the model; see {GUIDE}"
         )
 
+    trial: Encoding | None = None
+    """An input that the model was looked at with; None for an adapter that someone wrote."""
+
+    @cached_property
+    def proven(self) -> dict[str, str]:
+        """What was checked on the trial, and what is wrong with it, or nothing."""
+        return {}
+
+    @property
+    def attends(self) -> tuple[bool, ...]:
+        """For each block, whether it attends; one that does not gives no attention weights, and methods that weigh by them
+        give it no contribution."""
+        return (True,) * len(self.blocks)
+
+    passes_state: bool = True
+    """Whether what a block returns is a hidden state; not if the sum with its input stands outside of it."""
+
     @abstractmethod
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """Turn inputs into one batch for the model.

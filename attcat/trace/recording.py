@@ -8,7 +8,7 @@ parameters are constants: a tensor requires a gradient exactly if it depends on 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ class Recording:
     mask: Tensor
     read: Tensor
     ones: Tensor | None = None  # factor of every bias, [B], when their share is measured
+    attends: tuple[bool, ...] = ()  # for each block, whether it does; those that do not receive no weight
 
     def trace(
         self,
@@ -113,13 +114,23 @@ class Recording:
         return _matrix_gradients([attention], _differentiate(value, [_mixed(attention)], keep=False))[0]
 
     def _seen(self) -> tuple[Call | Tensor, ...]:
+        if not all(self.attends):
+            without = [str(index) for index, attends in enumerate(self.attends) if not attends]
+            raise CaptureError(
+                f"block {', '.join(without)} of {len(self.blocks)} does not attend, so that there is no attention matrix of "
+                "every block: use a method that reads none, as attcat, cat or input_x_gradient"
+            )
         return tuple(one_attention(index, block) for index, block in enumerate(self.blocks))
 
     def _received(self, queries: Queries) -> tuple[Tensor, ...]:
         counted = (self.mask if queries == "mean" else self.read & self.mask).float()
         weights = counted / counted.sum(-1, keepdim=True)
         rows = counting(weights)
-        return tuple(_received(index, block, weights, rows) * self.mask for index, block in enumerate(self.blocks))
+        attends = self.attends or (True,) * len(self.blocks)
+        return tuple(
+            _received(index, block, weights, rows) * self.mask if attends[index] else torch.zeros_like(weights)
+            for index, block in enumerate(self.blocks)
+        )
 
 
 def _differentiate(value: Tensor, wanted: Sequence[Tensor], keep: bool) -> tuple[Tensor | None, ...]:
@@ -172,9 +183,15 @@ def record(
     blocks: list[Block] = []
     open_blocks: list[Block] = []
     ones = torch.ones(len(encoding.tokens), device=adapter.device, requires_grad=True) if biases else None
+
+    # An argument may itself be the first block's input, which is written to.
+    own = {name: v.clone() for name, v in encoding.arguments.items() if _is_state(v)}
+    encoding = replace(encoding, arguments={**encoding.arguments, **own}) if own else encoding
     with (
         as_found(adapter.model),
-        watch(adapter.blocks, blocks, open_blocks, gradient, before, early),
+        watch(
+            adapter.blocks, blocks, open_blocks, gradient, before, early, adapter.passes_state, adapter.model.buffers
+        ),
         torch.no_grad(),  # until the first block is reached
         Interception(rule, open_blocks, attention=attention, ones=ones),
     ):
@@ -183,6 +200,12 @@ def record(
         raise CaptureError(
             f"{type(adapter.model).__name__} was run, but none of its {len(adapter.blocks)} blocks was called"
         )
+    for index, block in enumerate(blocks):
+        if block.input._version != block.version:
+            raise CaptureError(
+                f"the model changes the input of block {index} in place (x += ...), so that the hidden state is lost: "
+                "write x = x + ... there"
+            )
     if logits.dim() != 2:
         raise CaptureError(f"logits have shape {tuple(logits.shape)}, expected [B, C]")
     # Of very many classes some may be ruled out with -inf, as the spans that are no answer.
@@ -191,7 +214,11 @@ def record(
             "the model's logits are not finite (NaN or infinity) for this input: there is nothing to explain"
         )
     read = adapter.head.read(encoding, logits.argmax(-1))
-    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones)
+    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones, adapter.attends)
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 3
 
 
 # -- reading a block -------------------------------------------------------------------------------------------------

@@ -13,7 +13,16 @@ from ..encoding import Encoding, last_of
 from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead, head_of
 from ..text import TextAdapter
 from .base import Discovered, log
-from .experiments import FAILURES, differ, encoding_of, logits_of, logits_without, ordinary_tokens, vocabulary_size
+from .experiments import (
+    FAILURES,
+    differ,
+    encoding_of,
+    logits_of,
+    logits_without,
+    mixed,
+    ordinary_tokens,
+    vocabulary_size,
+)
 
 LENGTH = 11
 """Tokens of the text that a text model is tried with."""
@@ -29,12 +38,14 @@ class DiscoveredText(Discovered, TextAdapter):
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         super().__init__(model, processor)
         self.head_type = self._head_type()
-        trial = self._trial()
+        self.trial = trial = self._trial()
         watched = self._watch(trial)
         self.found = self._blocks_in(watched)
         if self.found.length != LENGTH:
             raise self._unclear(f"its blocks have {self.found.length} positions for a text of {LENGTH} tokens")
         self.table = _position_table(watched)
+        self._check_mixing(trial)
+        self._check_classes(trial)
         self.reads = self._reads(trial)
         self.no_batch = self._why_no_batch()
         log.info("%s", self.describe())
@@ -113,6 +124,32 @@ class DiscoveredText(Discovered, TextAdapter):
         """With the token whose prediction is watched, if the head has one for each."""
         wanted = self.watched if isinstance(self.head, TokenHead) else None
         return self.head.point(encoding, [wanted] * len(encoding.tokens))
+
+    def _check_mixing(self, trial: Encoding) -> None:
+        """What the first block takes at a position has to be that position's token alone."""
+        for place, others in mixed(self, trial).items():
+            raise self._unclear(
+                f"before its first block ({self.found.first}) tokens are mixed: another token at position {place} also changes "
+                f"what the block takes at {', '.join(map(str, others[:4]))}, so that scores would lie on other tokens (a "
+                "convolution, a recurrent layer or n-grams in front)",
+                hopeless=True,
+            )
+
+    def _check_classes(self, trial: Encoding) -> None:
+        """A number for each token is not a class: of a shorter text there would be fewer."""
+        if type(self.head) is not Head:
+            return
+        short = self.encode_arguments({name: v[:, : LENGTH - 4] for name, v in trial.arguments.items()})
+        try:
+            whole, part = (logits_of(self, encoding).shape[1] for encoding in (trial, short))
+        except FAILURES:
+            return
+        if whole != part:
+            raise self._unclear(
+                f"it gives {whole} numbers for a text of {LENGTH} tokens and {part} for one of {LENGTH - 4}: one for each "
+                "token, not one for each class; load a head for classes, or one that tags tokens [B, T, C]",
+                hopeless=True,
+            )
 
     def _reads(self, trial: Encoding) -> str:
         logits = logits_of(self, trial)
