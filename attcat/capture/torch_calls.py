@@ -20,11 +20,12 @@ from torch.overrides import TorchFunctionMode
 from ..errors import CaptureError, Option
 from .attention import Call
 from .blocks import Block
+from .randomness import DRAWING, Draws
 from .rules import Explicit, Rule, named, varies
 
 
 class Interception(TorchFunctionMode):
-    """Sees every torch call of one forward pass: notes attention, applies the gradient rule.
+    """Sees every torch call of one forward pass: notes attention, applies the gradient rule, answers what draws at random.
 
     Args:
         rule: replaces operations so that their gradient follows the rule.
@@ -42,6 +43,7 @@ class Interception(TorchFunctionMode):
         self.open_blocks = open_blocks
         self.attention = attention
         self.ones = ones
+        self.draws = Draws()
         self.positions_first = False  # whether tensors are [T, B, ...], as inside torch's own attention layer
 
     @contextmanager
@@ -56,8 +58,12 @@ class Interception(TorchFunctionMode):
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if type(func) is types.MethodWrapperType or not torch.is_grad_enabled():
-            return func(*args, **kwargs)  # a tensor's property; or below the first block, where there is nothing to see
+        if type(func) is types.MethodWrapperType:
+            return func(*args, **kwargs)  # a tensor's property
+        if func in DRAWING:
+            return self.draws(func, args, kwargs)
+        if not torch.is_grad_enabled():
+            return func(*args, **kwargs)  # below the first block, where there is nothing to see
         if func in COMPOSITES:
             with self, self._positions_first(func is F.multi_head_attention_forward and args[0].dim() == 3):
                 return COMPOSITES[func](*args, **kwargs)  # what happens inside has to be seen as well
@@ -85,6 +91,7 @@ class Interception(TorchFunctionMode):
         return func(*args, **kwargs) if replacement is None else replacement(func, *args, **kwargs)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.draws.check_attention(query, key, value, *args, **kwargs)
         call = Call.of(query, key, value, *args, **kwargs)
         seen: Call | Tensor = call
         if isinstance(self.rule, Explicit):

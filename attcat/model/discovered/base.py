@@ -10,9 +10,11 @@ from typing import Any
 
 from torch import nn
 
+from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey, Unclear, Visit, blocks_of, survey
 from ...errors import AttCATError, UnsupportedModelError
 from ..adapter import GUIDE, Adapter
+from ..bound import borrowed
 from ..encoding import Encoding
 from ..vision import VisionAdapter
 from ..wrappers import names_of
@@ -26,16 +28,14 @@ class Found:
     """What was found about a model.
 
     Args:
-        blocks: the blocks in the order of their calls.
-        first: name of the first block within the model.
-        last: name of the last.
+        names: the names of the blocks within the model, in the order of their calls.
+        kinds: the names of their classes.
         width: D of the hidden state.
         length: T of the hidden state in the forward pass that was watched.
     """
 
-    blocks: tuple[nn.Module, ...]
-    first: str
-    last: str
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
     width: int
     length: int
 
@@ -44,13 +44,15 @@ class Found:
         """From the calls of the blocks."""
         state = visits[0].state
         assert state is not None
-        modules = tuple(visit.module for visit in visits)
-        return cls(modules, visits[0].name, visits[-1].name, state.shape[2], state.shape[1])
+        names = tuple(visit.name for visit in visits)
+        kinds = tuple(type(visit.module).__name__ for visit in visits)
+        return cls(names, kinds, state.shape[2], state.shape[1])
 
     def __str__(self) -> str:
-        shared = "" if len(set(self.blocks)) == len(self.blocks) else f", {len(set(self.blocks))} of them different"
-        kinds = ", ".join(dict.fromkeys(type(block).__name__ for block in self.blocks))
-        return f"{len(self.blocks)} blocks ({self.first} to {self.last}, {kinds}{shared}), width {self.width}"
+        count, different = len(self.names), len(set(self.names))
+        shared = "" if different == count else f", {different} of them different"
+        kinds = ", ".join(dict.fromkeys(self.kinds))
+        return f"{count} blocks ({self.names[0]} to {self.names[-1]}, {kinds}{shared}), width {self.width}"
 
 
 class Discovered(Adapter):
@@ -61,7 +63,7 @@ class Discovered(Adapter):
     @cached_property
     def blocks(self) -> tuple[nn.Module, ...]:
         """The blocks that were seen."""
-        return self.found.blocks
+        return tuple(map(self.model.get_submodule, self.found.names))
 
     @cached_property
     def accepted(self) -> frozenset[str] | None:
@@ -88,7 +90,8 @@ class Discovered(Adapter):
 
     def _watch(self, encoding: Encoding) -> Survey:
         try:
-            return survey(self.model, lambda: self.predict(encoding))
+            with borrowed(self) as own, OwnRandomness():
+                return survey(own.model, lambda: own.predict(encoding))
         except AttCATError:
             raise
         except FAILURES as error:

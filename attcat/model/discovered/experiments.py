@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ...capture.borrow import as_found
+from ...capture.randomness import OwnRandomness
 from ...tokens import Tokens
 from ..adapter import Adapter
+from ..bound import borrowed
 from ..encoding import Encoding
 from ..heads import SpanHead
 from ..text import TextAdapter
@@ -26,13 +27,12 @@ FAILURES = (ValueError, RuntimeError, TypeError, IndexError, KeyError, Attribute
 
 def logits_of(adapter: Adapter, encoding: Encoding) -> Tensor:
     """The logits `[B, C]` of a plain forward pass."""
-    with as_found(adapter.model), torch.no_grad():
-        return adapter.predict(encoding)[1].detach()
+    with borrowed(adapter) as own, torch.no_grad(), OwnRandomness():
+        return own.predict(encoding)[1].detach()
 
 
 def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int]) -> Tensor:
     """The logits `[B, C]` when the last block passes on other states at some positions."""
-    last, calls = adapter.blocks[-1], adapter.blocks.count(adapter.blocks[-1])
     seen = 0
 
     def disturb(module: nn.Module, args: Any, output: Any) -> Any:
@@ -45,9 +45,10 @@ def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int
         state[:, list(positions)] += push * state.float().std().clamp(min=1e-3).to(state.dtype)
         return state if isinstance(output, Tensor) else type(output)((state, *output[1:]))
 
-    with ExitStack() as undo:
+    with borrowed(adapter) as own, ExitStack() as undo:
+        last, calls = own.blocks[-1], own.blocks.count(own.blocks[-1])
         undo.callback(last.register_forward_hook(disturb).remove)
-        return logits_of(adapter, encoding)
+        return logits_of(own, encoding)
 
 
 def differ(one: Tensor, other: Tensor, tolerance: float | None = None) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...capture.borrow import as_found
+from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey
+from ..bound import borrowed
 from ..encoding import Encoding, last_of
 from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead, head_of
 from ..text import TextAdapter
@@ -97,8 +98,8 @@ class DiscoveredText(Discovered, TextAdapter):
         ids = ordinary_tokens(self, LENGTH).repeat(2, 1)
         ids[1, -1] = ids[1, 0]
         encoding = encoding_of(self, ids, torch.ones_like(ids))
-        with as_found(self.model), torch.no_grad():
-            given = self.logits(self.call(encoding))
+        with borrowed(self) as own, torch.no_grad(), OwnRandomness():
+            given = own.logits(own.call(encoding))
         del self.head  # was the classifier's, for this experiment
         if not isinstance(given, Tensor):
             return (), False

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ...capture.blocks import hidden_state
+from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey, survey
 from ...errors import ProcessorError
 from ...tokens import Tokens
+from ..bound import borrowed
 from ..encoding import Encoding
 from ..heads import Head
 from ..vision import VisionAdapter
@@ -95,9 +97,9 @@ class DiscoveredVision(Discovered, VisionAdapter):
     def _embed(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The first block's input `[B, T, D]` for pixels `[B, 3, H, W]`, and the grid; the blocks are not run."""
         encoding = self._unnamed(pixels)
-        with _stopped_before(self.blocks[0]) as states:
+        with borrowed(self) as own, OwnRandomness(), _stopped_before(own.blocks[0]) as states:
             try:
-                watched = survey(self.model, lambda: _until_stopped(lambda: self.call(encoding)))
+                watched = survey(own.model, lambda: _until_stopped(lambda: own.call(encoding)))
             except FAILURES as error:
                 height, width = pixels.shape[-2:]
                 raise ProcessorError(
