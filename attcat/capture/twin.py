@@ -72,7 +72,8 @@ class Twin:
         self._originals: list[Any] = []  # alive as long as their ids are used
         self._leading: dict[int, bool] = {}
         self._plain: dict[type, bool] = {}
-        self._seen: list[tuple[Any, Any]] = []  # what was copied, and how it was then
+        self._modules: list[tuple[dict[str, Any], dict[str, Any]]] = []  # attributes, and how they were when copied
+        self._seen: list[tuple[Any, Any]] = []  # the same of what else was copied
         self._cells: list[tuple[types.CellType, Any]] = []
         tree = self._shells(model)
         for module in tree:
@@ -96,8 +97,10 @@ class Twin:
     def is_current(self) -> bool:
         """Whether the model is as it was when the twin was made, up to its training flags and the values of its weights."""
         try:
-            return all(now == then or _update(now, then) for now, then in self._seen) and all(
-                cell.cell_contents is content for cell, content in self._cells
+            return (
+                all(now == then or _but_for_flags(now, then) for now, then in self._modules)
+                and all(now == then for now, then in self._seen)
+                and all(cell.cell_contents is content for cell, content in self._cells)
             )
         except Exception:  # tensors and arrays of another content do not compare, and other threads may be writing
             return False
@@ -111,6 +114,7 @@ class Twin:
             module = waiting.pop()
             if id(module) in self._known:
                 continue
+            self._check_kind(type(module))
             if (inside := module._modules.get("_orig_mod")) is not None:
                 if module._forward_hooks or module._forward_pre_hooks:
                     raise NotCopied("a compiled module has hooks of its own")
@@ -118,26 +122,24 @@ class Twin:
                 waiting.append(inside)
                 self._remember(module, module)
                 continue
-            self._remember(module, self._shell(module))
+            self._remember(module, object.__new__(type(module)))
             tree.append(module)
             waiting.extend([child for child in module._modules.values() if child is not None])
         for module, inside in reversed(compiled):
             self._remember(module, self._known[id(inside)])
         return tree
 
-    def _shell(self, module: nn.Module) -> nn.Module:
-        kind = type(module)
+    def _check_kind(self, kind: type[nn.Module]) -> None:
         if kind not in self._plain:
             slots = any(vars(base).get("__slots__") for base in kind.__mro__)
             self._plain[kind] = not (slots or hasattr(kind, "__del__") or issubclass(kind, torch.jit.ScriptModule))
         if not self._plain[kind]:
             raise NotCopied(f"{kind.__name__} is not made of attributes alone")
-        return object.__new__(kind)
 
     def _fill(self, module: nn.Module, state: dict[str, Any], registered: bool) -> None:
         """Give a twin what the module has; evaluation mode where `model.eval()` would reach."""
         state.update(vars(module))
-        self._seen.append((vars(module), state.copy()))
+        (self._modules if registered else self._seen).append((vars(module), state.copy()))
         for name, value in list(state.items()):
             if type(value) not in ATOMS:
                 state[name] = self._attribute(name, value)
@@ -198,7 +200,8 @@ class Twin:
         if type(value) in (weakref.ProxyType, weakref.CallableProxyType):
             return weakref.proxy(self.of(value.__repr__.__self__))
         if isinstance(value, nn.Module):  # not registered: `eval()` does not reach it
-            twin = self._remember(value, self._shell(value))
+            self._check_kind(type(value))
+            twin = self._remember(value, object.__new__(type(value)))
             self._fill(value, vars(twin), registered=False)
             return twin
         if isinstance(value, weakref.ref):
@@ -304,12 +307,9 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from getattr(value, "__dict__", {}).copy().values()
 
 
-def _update(now: Any, then: Any) -> bool:
-    """Whether two states of a module differ in nothing but its flags; the older one then takes them over."""
-    if not isinstance(now, dict) or "training" not in now:
-        return False
-    flags = {name: now[name] for name in ("training", *CHECKPOINTING) if name in now}
-    then.update(flags)
+def _but_for_flags(now: dict[str, Any], then: dict[str, Any]) -> bool:
+    """Whether the attributes of a module differ in nothing but its flags; the older ones then take them over."""
+    then.update({name: now[name] for name in ("training", *CHECKPOINTING) if name in now})
     return now == then
 
 
