@@ -100,16 +100,17 @@ def interrupted(run: Callable[[], Any], after: float) -> bool:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGALRM, stop)
+    previous, came = signal.signal(signal.SIGALRM, stop), False
     try:
-        signal.setitimer(signal.ITIMER_REAL, after)
-        run()
+        try:
+            signal.setitimer(signal.ITIMER_REAL, after)
+            run()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
-        return True
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-    return False
+        came = True
+    signal.signal(signal.SIGALRM, previous)
+    return came
 
 
 def without_twin(model: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,6 +13,8 @@ from torch import nn
 
 from ..errors import CaptureError
 from .twin import CHECKPOINTING
+
+OURS = __name__.partition(".")[0]
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _making = threading.Lock()
@@ -33,7 +36,8 @@ def as_found(model: nn.Module) -> Iterator[None]:
         flags = [(m, name) for m in modules for name in CHECKPOINTING if vars(m).get(name) is True]
         if any(map(is_compiled, modules)):
             undo.enter_context(torch.compiler.set_stance("force_eager"))
-        undo.callback(_put_back, training, flags)  # twice, for an interruption may come while it runs
+        hooked = [(table, set(table)) for m in modules for table in (m._forward_pre_hooks, m._forward_hooks)]
+        undo.callback(_put_back, training, flags, hooked)  # twice, for an interruption may come while it runs
         try:
             if training:
                 model.eval()
@@ -41,14 +45,20 @@ def as_found(model: nn.Module) -> Iterator[None]:
                 setattr(module, name, False)
             yield
         finally:
-            _put_back(training, flags)
+            _put_back(training, flags, hooked)
 
 
-def _put_back(training: list[nn.Module], flags: list[tuple[nn.Module, str]]) -> None:
+def _put_back(
+    training: list[nn.Module], flags: list[tuple[nn.Module, str]], hooked: list[tuple[dict[int, Any], set[int]]]
+) -> None:
     for module in training:
         module.training = True
     for module, name in flags:
         setattr(module, name, True)
+    for table, before in hooked:  # one that was set, and whose handle an interruption lost
+        for number in set(table) - before:
+            if str(getattr(table.get(number), "__module__", "")).startswith(f"{OURS}."):
+                table.pop(number, None)
 
 
 def is_compiled(module: nn.Module) -> bool:

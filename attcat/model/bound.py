@@ -40,30 +40,33 @@ def borrowed(adapter: Adapter) -> Iterator[Adapter]:
         yield adapter
         return
     pool: deque[_Bound] = vars(adapter).setdefault("_twins", deque(maxlen=POOL))
-    try:
-        bound = _taken(adapter, pool)
-    except NotCopied as reason:
-        log.info("%s is explained in one thread at a time: %s", type(adapter.model).__name__, reason)
+    bound = _taken(adapter, pool)
+    if bound is None:
         with as_found(adapter.model):
             yield adapter
-        return
-    yield bound.adapter
-    pool.append(bound)
+    else:
+        yield bound.adapter
+        pool.append(bound)
 
 
 def _is_borrowed(adapter: Adapter) -> bool:
     return vars(adapter).get("_twins", ()) is None
 
 
-def _taken(adapter: Adapter, pool: deque[_Bound]) -> _Bound:
-    """A twin out of the pool that still is one, or a new one."""
+def _taken(adapter: Adapter, pool: deque[_Bound]) -> _Bound | None:
+    """A twin out of the pool that still is one, or a new one; None if the model has none."""
     while True:
         try:
             bound = pool.pop()
         except IndexError:
-            return _bind(adapter)
+            break
         if bound.twin.is_current:
             return bound
+    try:
+        return _bind(adapter)
+    except NotCopied as reason:
+        log.info("%s is explained in one thread at a time: %s", type(adapter.model).__name__, reason)
+        return None
 
 
 def _bind(adapter: Adapter) -> _Bound:
