@@ -82,12 +82,14 @@ class Twin:
 
     def of(self, value: Any) -> Any:
         """What leads to the twin where `value` leads to the model; `value` itself if it does not lead there."""
-        kind = type(value)
-        if kind in ATOMS:
+        if type(value) in ATOMS:
             return value
         if (known := self._known.get(id(value))) is not None:
             return known
-        return self._again(value) if self._leads(value) else value
+        try:
+            return self._again(value) if self._leads(value) else value
+        except RecursionError as error:
+            raise NotCopied(f"a chain of {type(value).__name__} is too long") from error
 
     def knows(self, module: nn.Module) -> bool:
         """Whether a module is a part of the model, or was found behind one."""
@@ -191,7 +193,7 @@ class Twin:
         return False
 
     def _check_globals(self, function: types.FunctionType) -> None:
-        found = [name for name in function.__code__.co_names if id(function.__globals__.get(name)) in self._known]
+        found = [name for name in _names(function.__code__) if id(function.__globals__.get(name)) in self._known]
         if any(isinstance(function.__globals__[name], nn.Module) for name in found):
             raise NotCopied(f"{function.__qualname__} names a module of the model as a global variable, {found[0]}")
 
@@ -285,8 +287,18 @@ class Twin:
         return made
 
 
+def _names(code: types.CodeType) -> Iterator[str]:
+    """The global names and attributes in a function's code, and in that of functions within."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
 def _parts(value: Any) -> Iterator[Any]:
     """What can be reached from a value in one step."""
+    if isinstance(value, Tensor):  # of a class of its own, as quantised ones
+        return
     if isinstance(value, types.FunctionType):
         yield from value.__closure__ or ()
         yield from (value.__defaults__, value.__kwdefaults__, vars(value))
