@@ -9,7 +9,7 @@ SENTENCE := A gripping, beautifully acted film, though the ending is a mess.
 DATA ?= data
 PHOTO ?= dog
 
-.PHONY: help demo test lint format train pictures bench clean
+.PHONY: help demo test stress lint format train pictures bench clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,9 @@ demo: $(READY)  ## explain a sentence and a photograph with the embedded models
 
 test: $(READY)  ## run the tests, without network
 	$(BIN)/pytest -n auto --maxprocesses 4
+
+stress: $(READY)  ## threads, faults and interruptions in full, half an hour: the figures of docs/service.md
+	ATTCAT_CALLS=1000 ATTCAT_INTERRUPTIONS=1000 ATTCAT_FAULTS=0 $(BIN)/pytest tests/test_threads.py tests/test_faults.py
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check

@@ -9,18 +9,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .capture.attention import Call
-from .capture.borrow import as_found
 from .capture.rules import make_rule
 from .errors import CaptureError, InputError
 from .methods import METHODS
 from .model import Adapter, Encoding, TextAdapter, VisionAdapter
+from .model.bound import borrowed
 from .model.discovered import adapter_of
 from .model.discovered.experiments import (
     FAILURES,
@@ -330,8 +330,8 @@ def _placed(bench: _Bench) -> Measured:
     def states_of(pixels: Tensor) -> Tensor:
         repeated = bench.row(0).encoding.rows([0] * len(pixels))
         encoding = replace(repeated, arguments={**repeated.arguments, **adapter.place({"pixel_values": pixels})})
-        with as_found(adapter.model), torch.no_grad(), stopped_before(adapter.blocks[0]) as seen:
-            until_stopped(lambda: adapter.call(encoding))
+        with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
+            until_stopped(partial(own.call, encoding))
         return seen[0]
 
     found = placed(states_of, (height, width), adapter.grid(height, width), adapter.patch_size)

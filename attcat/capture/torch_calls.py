@@ -21,11 +21,12 @@ from ..errors import CaptureError, Option
 from .attention import Call
 from .blocks import Block
 from .foreign import Foreign, gated
+from .randomness import DRAWING, Draws
 from .rules import Explicit, Libra, Rule, named, varies
 
 
 class Interception(TorchFunctionMode):
-    """Sees every torch call of one forward pass: notes attention, applies the gradient rule.
+    """Sees every torch call of one forward pass: notes attention, applies the gradient rule, answers what draws at random.
 
     Args:
         rule: replaces operations so that their gradient follows the rule.
@@ -43,6 +44,7 @@ class Interception(TorchFunctionMode):
         self.open_blocks = open_blocks
         self.attention = attention
         self.ones = ones
+        self.draws = Draws()
         self.positions_first = False  # whether tensors are [T, B, ...], as inside torch's own attention layer
 
     @contextmanager
@@ -57,6 +59,8 @@ class Interception(TorchFunctionMode):
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in DRAWING:
+            return self.draws(func, args, kwargs)
         if not torch.is_grad_enabled():
             return func(*args, **kwargs)  # below the first block, where there is nothing to see
         if (
@@ -102,6 +106,7 @@ class Interception(TorchFunctionMode):
         return func(*args, **kwargs) if replacement is None else replacement(func, *args, **kwargs)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.draws.check_attention(query, key, value, *args, **kwargs)
         call = Call.of(query, key, value, *args, **kwargs)
         seen: Call | Tensor = call
         if isinstance(self.rule, Explicit):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from torch import nn
 
+from ..capture.unwound import unwound
 from ..errors import InputError
 from ..explanation import Explanation
 from ..model import Adapter, Encoding
@@ -70,7 +72,7 @@ class Explainer:
         completeness: bool = False,
         **options: Any,
     ) -> None:
-        self.adapter: Adapter = adapter_of(model, processor)
+        self.adapter: Adapter = unwound(partial(adapter_of, model, processor))
         self._side = False  # whether only the adapter's own tower is explained
         self.settings = Settings.of(
             method,
@@ -185,7 +187,7 @@ class Explainer:
         for tower in self._towers:
             prove(tower, self.settings)
         sides = [BatchExplainer(tower, self.settings) for tower in self._towers]
-        found = [_explain(side, inputs, target, token, top_k, truncation, window) for side in sides]
+        found = [unwound(partial(_explain, side, inputs, target, token, top_k, truncation, window)) for side in sides]
         return found[0] if len(found) == 1 else side_by_side(*found)
 
 

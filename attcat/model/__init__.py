@@ -11,6 +11,7 @@ processor, so that a family is mostly data:
 """
 
 from .adapter import GUIDE, Adapter, config_labels
+from .bound import borrowed
 from .encoding import Encoding, content_of, first_of, last_of
 from .heads import Head, register_head
 from .registry import find_adapter, known_adapter, no_adapter, register, supported_models
@@ -25,6 +26,7 @@ __all__ = [
     "Head",
     "TextAdapter",
     "VisionAdapter",
+    "borrowed",
     "config_labels",
     "content_of",
     "find_adapter",

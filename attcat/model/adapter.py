@@ -38,6 +38,10 @@ class Adapter(ABC):
         self.model = model
         self.processor = processor
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the twins of the model, which a copy makes for itself; see `attcat.model.bound`."""
+        return {name: value for name, value in vars(self).items() if name != "_twins"}
+
     # -- asked by the core ---------------------------------------------------------------------------------------------
 
     @cached_property

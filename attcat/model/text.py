@@ -14,6 +14,7 @@ from ..errors import InputError, Option, OptionError, ProcessorError, TooLongErr
 from ..tokens import Span, Tokens
 from .adapter import Adapter
 from .encoding import Encoding, content_of, first_of
+from .tokenizer import undisturbed
 from .wrappers import input_embeddings
 
 
@@ -121,15 +122,16 @@ class TextAdapter(Adapter):
         return self._encoding(batch, (checked,) * len(batch["input_ids"]), ()), tokens
 
     def _tokenize(self, first: list[str], second: list[str], **options: Any) -> Any:
-        return self.processor(
-            first,
-            second or None,
-            return_special_tokens_mask=True,
-            return_offsets_mapping=bool(getattr(self.processor, "is_fast", False)),
-            return_attention_mask=True,
-            verbose=False,
-            **options,
-        )
+        with undisturbed(self.processor) as tokenizer:
+            return tokenizer(
+                first,
+                second or None,
+                return_special_tokens_mask=True,
+                return_offsets_mapping=bool(getattr(tokenizer, "is_fast", False)),
+                return_attention_mask=True,
+                verbose=False,
+                **options,
+            )
 
     def _encoding(self, batch: Any, texts: tuple[Any, ...], dropped: tuple[int, ...]) -> Encoding:
         """What the tokenizer made, as tensors."""
@@ -285,7 +287,8 @@ class TextAdapter(Adapter):
         self, lengths: list[int], first: list[str], second: list[str], truncation: bool
     ) -> tuple[int, ...]:
         if truncation:
-            whole = self.processor(first, second or None, truncation=False, verbose=False)["input_ids"]
+            with undisturbed(self.processor) as tokenizer:
+                whole = tokenizer(first, second or None, truncation=False, verbose=False)["input_ids"]
             return tuple(len(ids) - length for ids, length in zip(whole, lengths, strict=True))
         for text, length in zip(first, lengths, strict=True):
             if self.max_length is not None and length > self.max_length:

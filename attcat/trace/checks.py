@@ -8,6 +8,7 @@ moved; and a block's input is the hidden state if no gradient passes it by.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +18,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..capture.blocks import hidden_state, rebind, with_state
-from ..capture.borrow import as_found
 from ..capture.rules import Rule, make_rule
 from ..model import Adapter, Encoding, VisionAdapter
+from ..model.bound import borrowed
 from .recording import Recording, record
 
 STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
@@ -130,15 +131,12 @@ def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | 
         constant = state.detach().clone()
         return None if rebind(state, constant) else with_state(place, constant, args, kwargs)
 
-    hook = adapter.blocks[0].register_forward_pre_hook(enter, with_kwargs=True)
-    try:
-        with as_found(adapter.model), torch.enable_grad(), moving:
-            if isinstance(adapter, VisionAdapter):
-                arguments["pixel_values"] = moving.move(arguments["pixel_values"])
-            logits = adapter.predict(replace(encoding, arguments=arguments))[1]
-            total = logits[logits.isfinite()].sum()
-    finally:
-        hook.remove()
+    with borrowed(adapter) as own, torch.enable_grad(), moving, ExitStack() as undo:
+        undo.callback(own.blocks[0].register_forward_pre_hook(enter, with_kwargs=True).remove)
+        if isinstance(adapter, VisionAdapter):
+            arguments["pixel_values"] = moving.move(arguments["pixel_values"])
+        logits = own.predict(replace(encoding, arguments=arguments))[1]
+        total = logits[logits.isfinite()].sum()
     if not moving.leaves:
         return None
     try:

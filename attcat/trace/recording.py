@@ -17,11 +17,10 @@ from torch import Tensor
 
 from ..capture.attention import Call, Matrices, counting
 from ..capture.blocks import Block, output_of, watch
-from ..capture.borrow import as_found
 from ..capture.rules import Rule
 from ..capture.torch_calls import Interception
 from ..errors import CaptureError, InputError
-from ..model import Adapter, Encoding
+from ..model import Adapter, Encoding, borrowed
 from .values import RECEIVED, Hidden, Needs, Queries, Trace
 
 
@@ -185,20 +184,18 @@ def record(
     ones = torch.ones(len(encoding.tokens), device=adapter.device, requires_grad=True) if biases else None
 
     # An argument may itself be the first block's input, which is written to.
-    own = {name: v.clone() for name, v in encoding.arguments.items() if _is_state(v)}
-    encoding = replace(encoding, arguments={**encoding.arguments, **own}) if own else encoding
+    written = {name: v.clone() for name, v in encoding.arguments.items() if _is_state(v)}
+    encoding = replace(encoding, arguments={**encoding.arguments, **written}) if written else encoding
     with (
-        as_found(adapter.model),
-        watch(
-            adapter.blocks, blocks, open_blocks, gradient, before, early, adapter.passes_state, adapter.model.buffers
-        ),
+        borrowed(adapter) as own,
+        watch(own.blocks, blocks, open_blocks, gradient, before, early, own.passes_state, own.model.buffers),
         torch.no_grad(),  # until the first block is reached
         Interception(rule, open_blocks, attention=attention, ones=ones),
     ):
-        output, logits = adapter.predict(encoding)
-    if not blocks:
+        output, logits = own.predict(encoding)
+    if len(blocks) < len(own.blocks):
         raise CaptureError(
-            f"{type(adapter.model).__name__} was run, but none of its {len(adapter.blocks)} blocks was called"
+            f"{type(adapter.model).__name__} was run, but only {len(blocks)} of its {len(own.blocks)} blocks were called"
         )
     for index, block in enumerate(blocks):
         if block.input._version != block.version:

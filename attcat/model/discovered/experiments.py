@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...capture.blocks import hidden_state
-from ...capture.borrow import as_found
+from ...capture.randomness import OwnRandomness
 from ...tokens import Tokens
 from ..adapter import Adapter
+from ..bound import borrowed
 from ..encoding import Encoding
 from ..heads import SpanHead
 from ..text import TextAdapter
@@ -29,13 +30,12 @@ FAILURES = (ValueError, RuntimeError, TypeError, IndexError, KeyError, Attribute
 
 def logits_of(adapter: Adapter, encoding: Encoding) -> Tensor:
     """The logits `[B, C]` of a plain forward pass."""
-    with as_found(adapter.model), torch.no_grad():
-        return adapter.predict(encoding)[1].detach()
+    with borrowed(adapter) as own, torch.no_grad(), OwnRandomness():
+        return own.predict(encoding)[1].detach()
 
 
 def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int]) -> Tensor:
     """The logits `[B, C]` when the last block passes on other states at some positions."""
-    last, calls = adapter.blocks[-1], adapter.blocks.count(adapter.blocks[-1])
     seen = 0
 
     def disturb(module: nn.Module, args: Any, output: Any) -> Any:
@@ -48,9 +48,10 @@ def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int
         state[:, list(positions)] += push * state.float().std().clamp(min=1e-3).to(state.dtype)
         return state if isinstance(output, Tensor) else type(output)((state, *output[1:]))
 
-    with ExitStack() as undo:
+    with borrowed(adapter) as own, ExitStack() as undo:
+        last, calls = own.blocks[-1], own.blocks.count(own.blocks[-1])
         undo.callback(last.register_forward_hook(disturb).remove)
-        return logits_of(adapter, encoding)
+        return logits_of(own, encoding)
 
 
 def differ(one: Tensor, other: Tensor, tolerance: float | None = None) -> bool:
@@ -164,8 +165,8 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
                 (word for word in words if word not in (ids[0, place], adapter.pad_id)), ids[0, place]
             )
         arguments = {**encoding.arguments, "input_ids": changed}
-        with as_found(adapter.model), torch.no_grad(), stopped_before(adapter.blocks[0]) as seen:
-            until_stopped(partial(adapter.call, replace(encoding, arguments=arguments)))
+        with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
+            until_stopped(partial(own.call, replace(encoding, arguments=arguments)))
         states.append(seen[0][0])
     found = {}
     for place, state in zip(tried, states[1:], strict=True):

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...capture.borrow import as_found
+from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey
+from ..bound import borrowed
 from ..encoding import Encoding, last_of
 from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead, head_of
 from ..text import TextAdapter
@@ -108,8 +109,8 @@ class DiscoveredText(Discovered, TextAdapter):
         ids = ordinary_tokens(self, LENGTH).repeat(2, 1)
         ids[1, -1] = ids[1, 0]
         encoding = encoding_of(self, ids, torch.ones_like(ids))
-        with as_found(self.model), torch.no_grad():
-            given = self.logits(self.call(encoding))
+        with borrowed(self) as own, torch.no_grad(), OwnRandomness():
+            given = own.logits(own.call(encoding))
         del self.head  # was the classifier's, for this experiment
         if not isinstance(given, Tensor):
             return (), False
@@ -129,8 +130,8 @@ class DiscoveredText(Discovered, TextAdapter):
         """What the first block takes at a position has to be that position's token alone."""
         for place, others in mixed(self, trial).items():
             raise self._unclear(
-                f"before its first block ({self.found.first}) tokens are mixed: another token at position {place} also changes "
-                f"what the block takes at {', '.join(map(str, others[:4]))}, so that scores would lie on other tokens (a "
+                f"before its first block ({self.found.names[0]}) tokens are mixed: another token at position {place} changes "
+                f"also what the block takes at {', '.join(map(str, others[:4]))}, so that scores would lie on other tokens (a "
                 "convolution, a recurrent layer or n-grams in front)",
                 hopeless=True,
             )

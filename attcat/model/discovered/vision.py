@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...capture.randomness import OwnRandomness
 from ...capture.survey import Convolution, survey
 from ...errors import ProcessorError
 from ...tokens import Tokens
+from ..bound import borrowed
 from ..encoding import Encoding
 from ..heads import Head
 from ..vision import VisionAdapter
@@ -146,9 +148,9 @@ class DiscoveredVision(Discovered, VisionAdapter):
     def _embed(self, pixels: Tensor) -> tuple[Tensor, list[Convolution]]:
         """The first block's input `[B, T, D]` for pixels `[B, 3, H, W]`, and the convolutions; the blocks are not run."""
         encoding = self._unnamed(pixels)
-        with stopped_before(self.blocks[0]) as states:
+        with borrowed(self) as own, OwnRandomness(), stopped_before(own.blocks[0]) as states:
             try:
-                watched = survey(self.model, lambda: until_stopped(lambda: self.call(encoding)))
+                watched = survey(own.model, lambda: until_stopped(lambda: own.call(encoding)))
             except FAILURES as error:
                 height, width = pixels.shape[-2:]
                 raise ProcessorError(
