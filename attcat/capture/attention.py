@@ -33,6 +33,7 @@ class Call:
         scale: factor of the products; None means 1 / sqrt(d).
         value: `[B, G, S, d]`, kept if the gradient of the weights is asked for.
         output: what the call returned, `[B, H, T, d]`, in the graph; kept with `value`.
+        share: how much of its gradient the weights are given.
     """
 
     query: Tensor
@@ -42,6 +43,7 @@ class Call:
     scale: float | None = None
     value: Tensor | None = None
     output: Tensor | None = None
+    share: float = 1.0
 
     @classmethod
     def of(
@@ -143,7 +145,7 @@ class Call:
             raise ValueError("the call was recorded without its values: record(..., attention=True)")
         wide = torch.promote_types(gradient.dtype, torch.float32)
         value = _per_head(self.value, gradient.shape[1])
-        return gradient.to(wide) @ value.to(wide).transpose(-2, -1)
+        return (gradient.to(wide) * self.share) @ value.to(wide).transpose(-2, -1)
 
     def _chunks(self, queries: Sequence[int], chunk: int | None = None) -> Iterator[slice]:
         """Slices of these queries, of `chunk` weights each; by default `CHUNK`, but no fewer than `ROWS` queries."""

@@ -10,6 +10,10 @@ architectures, and leaves nothing behind.
     The network becomes locally linear in its hidden states, so that gradient x input, summed over tokens, plus the biases
     is the logit. Attention weights and the denominators of normalisations count as constants, an activation as its input
     times a constant gate, and of a product of two hidden states each factor gets half of the gradient.
+`attnlrp` (AttnLRP, Achtibat et al., ICML 2024)
+    As `libra`, but softmax is differentiated, so that what decides where the model looks has a share, too.
+`graded`
+    Between the two: softmax is differentiated in part, by `beta`, from 0 (`libra`) to 1 (`attnlrp`).
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import OptionError
-from .attention import Call, mix
+from .attention import Call
 
 TorchFunction = Callable[..., Any]
 
@@ -38,6 +42,10 @@ class Rule:
     """
 
     name: ClassVar[str] = "plain"
+    options: ClassVar[Mapping[str, float]] = {}
+    """What can be chosen when the rule is made, and what it is by default."""
+    weight_share: float = 1.0
+    """How much of the gradient of a mix of values its weights are given, where a method asks for their gradient."""
 
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """From a torch function to what is called in its place: `replacement(function, *args, **kwargs)`."""
@@ -105,7 +113,63 @@ class Libra(Rule):
         return result
 
 
-class AttnLRP(Libra, Explicit):
+class Graded(Libra):
+    """Softmax differentiated in part: (1 - beta) times `libra` plus beta times `attnlrp`, at every attention.
+
+    `libra` gives a mix of values `sum_j a_ij v_j` wholly to the values. `attnlrp` gives them half, and the other half to the
+    weights, which share it between queries and keys. In between the values get 1 - beta/2, queries and keys beta/4 each.
+    These are factors of the gradients at the inputs of attention, whose kernel differentiates the rest: no attention
+    matrix is held.
+
+    Args:
+        beta: from 0, where attention counts as constant, to 1.
+
+    Raises:
+        OptionError: if beta is not between 0 and 1.
+    """
+
+    name = "graded"
+    options: ClassVar[Mapping[str, float]] = {"beta": 0.75}
+
+    def __init__(self, beta: float = 0.75) -> None:
+        super().__init__()
+        if not 0 <= beta <= 1:
+            raise OptionError(f"beta={beta}, expected a number from 0 (libra) to 1 (attnlrp)")
+        self.beta = beta
+        self.weight_share = 0.5 if beta else 1.0
+
+    def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
+        """Libra's, with another attention: fused, or softmax and the products on its two sides."""
+        table = dict(super().replacements())
+        if self.beta:
+            table[F.scaled_dot_product_attention] = self._attention
+            table.update(dict.fromkeys(named("softmax"), self._softmax))
+            table.update(dict.fromkeys(named("mul", "multiply", "matmul", "bmm"), self._product))
+        return table
+
+    def _attention(
+        self, function: TorchFunction, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
+    ) -> Tensor:
+        query, key = scaled(query, self.beta / 4), scaled(key, self.beta / 4)
+        result: Tensor = function(query, key, scaled(value, 1 - self.beta / 2), *args, **options)
+        return result
+
+    def _softmax(self, function: TorchFunction, *args: Any, **options: Any) -> Tensor:
+        weights: Tensor = function(*args, **options)
+        return _Weights.apply(weights, self.beta) if weights.requires_grad else weights
+
+    def _product(self, function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
+        """Half to each factor; if one of them is made of weights, what these do not get goes to the other."""
+        if not (varies(a) and varies(b)):
+            result: Tensor = function(a, b, **options)
+            return result
+        of_a = 1 - self.beta / 2 if _made_of_weights(b) else 0.5
+        of_b = 1 - self.beta / 2 if _made_of_weights(a) else 0.5
+        mixed: Tensor = function(scaled(a, of_a), scaled(b, of_b), **options)
+        return mixed
+
+
+class AttnLRP(Graded):
     """AttnLRP (Achtibat et al., ICML 2024) in its gradient form: input times this gradient is the relevance.
 
     As LibraGrad, but attention is not constant: softmax is differentiated (deep Taylor expansion, their eq. 13), and the
@@ -114,29 +178,28 @@ class AttnLRP(Libra, Explicit):
     """
 
     name = "attnlrp"
+    options: ClassVar[Mapping[str, float]] = {}
 
-    def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
-        """Libra's, without the constant softmax."""
-        return {f: replacement for f, replacement in super().replacements().items() if f not in named("softmax")}
-
-    def attend(self, call: Call, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Both products halved, softmax as it is."""
-        weights = call.weights(product=_halved)
-        return mix(weights, value, product=_halved), weights
+    def __init__(self) -> None:
+        super().__init__(beta=1.0)
 
 
-RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Rule, Libra, AttnLRP)}
+RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Rule, Libra, Graded, AttnLRP)}
 
 
-def make_rule(name: str) -> Rule:
-    """A fresh rule by its name.
+def make_rule(name: str, **options: float) -> Rule:
+    """A fresh rule by its name, with its options.
 
     Raises:
-        OptionError: if there is no such rule.
+        OptionError: if there is no such rule, or it has no such option.
     """
     if name not in RULES:
         raise OptionError(f"no gradient rule {name!r}: use one of {', '.join(RULES)}")
-    return RULES[name]()
+    unknown = set(options) - set(RULES[name].options)
+    if unknown:
+        known = ", ".join(RULES[name].options) or "none"
+        raise OptionError(f"the rule {name} has no option {', '.join(sorted(unknown))}; it has {known}")
+    return RULES[name](**options)
 
 
 # -- replacements ----------------------------------------------------------------------------------------------------
@@ -194,12 +257,48 @@ def _product(function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
     if not (varies(a) and varies(b)):
         result: Tensor = function(a, b, **options)
         return result
-    return 0.5 * (function(a, b.detach(), **options) + function(a.detach(), b, **options))
+    halved: Tensor = function(scaled(a, 0.5), scaled(b, 0.5), **options)
+    return halved
 
 
-def _halved(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b of two hidden states, each factor with half of the gradient."""
-    return _product(torch.matmul, a, b)
+def scaled(x: Tensor, factor: float) -> Tensor:
+    """x as it is, with its gradient times a factor."""
+    result: Tensor = _Scaled.apply(x, factor)
+    return result
+
+
+class _Scaled(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient * ctx.factor, None
+
+
+class _Weights(_Scaled):
+    """A softmax, with its gradient times a factor. Its name in the graph says that a tensor is made of weights."""
+
+
+STEPS_BACK = 6
+"""How many operations may lie between a softmax and the product that it weighs: a cast, dropout, a reshape, a slice, ..."""
+
+
+def _made_of_weights(x: Tensor) -> bool:
+    """Whether x is a softmax to which nothing was done but what has one input."""
+    node: Any = x.grad_fn
+    for _ in range(STEPS_BACK):
+        if node is None or node.name() == f"{_Weights.__name__}Backward":
+            break
+        before = [function for function, _ in node.next_functions if function is not None]
+        node = before[0] if len(before) == 1 else None
+    else:
+        return False
+    return node is not None
 
 
 def _quotient(function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:

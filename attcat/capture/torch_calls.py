@@ -91,7 +91,8 @@ class Interception(TorchFunctionMode):
             output, seen = self.rule.attend(call, value)
         else:
             output = self._call(F.scaled_dot_product_attention, (query, key, value, *args), kwargs)
-            seen = replace(call, value=value, output=output) if self.attention else call
+            share = self.rule.weight_share
+            seen = replace(call, value=value, output=output, share=share) if self.attention else call
         if self.open_blocks:
             self.open_blocks[-1].attention.append(seen)
         return output

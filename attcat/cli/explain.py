@@ -16,7 +16,7 @@ from ..errors import OptionError
 from ..explainer import Explainer
 from ..explanation import Explanation
 from ..files import write_atomically
-from ..methods import method_and_rule
+from ..methods import read_name
 from ..render import wording
 from ..render.terminal import visible
 from ..trace import Hidden, Queries
@@ -91,7 +91,7 @@ def explain(
     """
     items = [read(value, pair) for value in expand(inputs)]
     paths = _plan(output, items)
-    method_and_rule(method)  # what is wrong with an option is told before a model is loaded
+    read_name(method)  # what is wrong with an option is told before a model is loaded
     if rule is not None:
         make_rule(rule)
     place = device_named(device)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..capture.relevance import Relevance
-from ..capture.rules import make_rule
 from ..errors import InputError, TargetError
 from ..explanation import Explanation
 from ..model import Adapter, Encoding
@@ -41,7 +41,8 @@ class BatchExplainer:
         rounds = max(map(len, every))
         by_row: list[list[Explanation]] = [[] for _ in encoding.tokens]
         for index in range(rounds):
-            goal = Goal.of(recording.logits, [row[index] for row in every], labels)
+            measure = partial(head.measure, self.settings.quantity)
+            goal = Goal.of(recording.logits, [row[index] for row in every], labels, measure)
             read = replace(recording, read=head.read(encoding, goal.classes))
             for row, explanation in enumerate(self._once(encoding, read, goal, labels, index < rounds - 1)):
                 by_row[row].append(explanation)
@@ -65,7 +66,7 @@ class BatchExplainer:
         self, encoding: Encoding, recording: Recording, goal: Goal, labels: list[Sequence[str]], keep: bool
     ) -> list[Explanation]:
         trace = self._trace(recording, goal, encoding, keep)
-        passes = Passes(self.adapter, encoding, goal)
+        passes = Passes(self.adapter, encoding, goal, self.settings.make_rule, self._hidden)
         contributions = self._contributions(trace, passes)
         mask, head = trace.mask.cpu(), self.adapter.head
         classes, against = goal.classes.tolist(), goal.against.tolist()
@@ -101,10 +102,8 @@ class BatchExplainer:
     def _trace(self, recording: Recording, goal: Goal, encoding: Encoding, keep: bool) -> Trace:
         with torch.enable_grad():
             value = goal.value(recording.output, recording.logits)
-        hidden: Hidden = self.settings.hidden if self.settings.method.states else "input"
-        trace = recording.trace(
-            value, goal.classes, needs=self.settings.needs, hidden=hidden, queries=self.settings.queries, keep=keep
-        )
+        needs, queries = self.settings.needs, self.settings.queries
+        trace = recording.trace(value, goal.classes, needs=needs, hidden=self._hidden, queries=queries, keep=keep)
         if not self.settings.method.needs.relevance:
             return trace
         again = record(self.adapter, encoding, Relevance())
@@ -112,13 +111,17 @@ class BatchExplainer:
             relevance, of_attention = again.relevance(goal.value(again.output, again.logits))
         return replace(trace, relevance=relevance, attention_relevance=of_attention)
 
+    @property
+    def _hidden(self) -> Hidden:
+        return self.settings.hidden if self.settings.method.states else "input"
+
     def record(self, encoding: Encoding) -> Recording:
         """One forward pass under the rule, with what the method reads."""
         needs = self.settings.needs
         return record(
             self.adapter,
             encoding,
-            make_rule(self.settings.rule or "plain"),
+            self.settings.make_rule(),
             attention=needs.attention,
             biases=self.settings.completeness,
             gradient=needs.gradient,
