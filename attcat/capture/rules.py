@@ -68,6 +68,8 @@ class Libra(Rule):
     """LibraGrad: see the module's text."""
 
     name = "libra"
+    value_share: float = 1.0
+    """How much of the gradient of a mix of values its values are given."""
 
     def __init__(self) -> None:
         self._saturating = WeakIdKeyDictionary()  # results of tanh, which become a gate once a constant is added
@@ -89,8 +91,7 @@ class Libra(Rule):
             ([F.gelu, F.silu, F.mish, F.elu, F.hardswish], _gate),
             (named("tanh"), self._tanh),
             (named("add", "__radd__"), self._add),
-            (named("mul", "multiply"), _product),
-            (named("matmul", "bmm"), _product),
+            (named("mul", "multiply", "matmul", "bmm"), self._product),
             (named("div", "divide", "true_divide"), _quotient),
             (named("pow", "square"), _power),
         )
@@ -98,6 +99,19 @@ class Libra(Rule):
             table.update(dict.fromkeys(functions, replacement))
         table[F.scaled_dot_product_attention] = _attention
         return table
+
+    def _product(self, function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
+        """a * b of two hidden states, a function of degree two, of which each factor gets half; weights have a share apart."""
+        if not (varies(a) and varies(b)):
+            result: Tensor = function(a, b, **options)
+            return result
+        of_a = of_b = 0.5
+        if _made_of_weights(a):
+            of_a, of_b = self.weight_share, self.value_share
+        elif _made_of_weights(b):
+            of_a, of_b = self.value_share, self.weight_share
+        shared: Tensor = function(scaled(a, of_a), scaled(b, of_b), **options)
+        return shared
 
     def _tanh(self, function: TorchFunction, x: Tensor) -> Tensor:
         result = _gate(function, x)
@@ -136,7 +150,8 @@ class Graded(Libra):
         if not 0 <= beta <= 1:
             raise OptionError(f"beta={beta}, expected a number from 0 (libra) to 1 (attnlrp)")
         self.beta = beta
-        self.weight_share = 0.5 if beta else 1.0
+        if beta:
+            self.value_share, self.weight_share = 1 - beta / 2, 0.5  # softmax passes beta of the latter on
 
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """Libra's, with another attention: fused, or softmax and the products on its two sides."""
@@ -144,29 +159,18 @@ class Graded(Libra):
         if self.beta:
             table[F.scaled_dot_product_attention] = self._attention
             table.update(dict.fromkeys(named("softmax"), self._softmax))
-            table.update(dict.fromkeys(named("mul", "multiply", "matmul", "bmm"), self._product))
         return table
 
     def _attention(
         self, function: TorchFunction, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
     ) -> Tensor:
         query, key = scaled(query, self.beta / 4), scaled(key, self.beta / 4)
-        result: Tensor = function(query, key, scaled(value, 1 - self.beta / 2), *args, **options)
+        result: Tensor = function(query, key, scaled(value, self.value_share), *args, **options)
         return result
 
     def _softmax(self, function: TorchFunction, *args: Any, **options: Any) -> Tensor:
         weights: Tensor = function(*args, **options)
-        return _Weights.apply(weights, self.beta) if weights.requires_grad else weights
-
-    def _product(self, function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
-        """Half to each factor; if one of them is made of weights, what these do not get goes to the other."""
-        if not (varies(a) and varies(b)):
-            result: Tensor = function(a, b, **options)
-            return result
-        of_a = 1 - self.beta / 2 if _made_of_weights(b) else 0.5
-        of_b = 1 - self.beta / 2 if _made_of_weights(a) else 0.5
-        mixed: Tensor = function(scaled(a, of_a), scaled(b, of_b), **options)
-        return mixed
+        return as_weights(weights, self.beta) if weights.requires_grad else weights
 
 
 class AttnLRP(Graded):
@@ -252,18 +256,15 @@ def _constant_result(function: TorchFunction, *args: Any, **options: Any) -> Ten
     return result.detach()
 
 
-def _product(function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
-    """a * b of two hidden states: a function of degree two, of which each factor gets half."""
-    if not (varies(a) and varies(b)):
-        result: Tensor = function(a, b, **options)
-        return result
-    halved: Tensor = function(scaled(a, 0.5), scaled(b, 0.5), **options)
-    return halved
-
-
 def scaled(x: Tensor, factor: float) -> Tensor:
     """x as it is, with its gradient times a factor."""
     result: Tensor = _Scaled.apply(x, factor)
+    return result
+
+
+def as_weights(softmax: Tensor, factor: float = 1.0) -> Tensor:
+    """A softmax as it is, known as weights from here on, with its gradient times a factor."""
+    result: Tensor = _Weights.apply(softmax, factor)
     return result
 
 
@@ -277,7 +278,7 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient * ctx.factor, None
+        return (gradient if ctx.factor == 1 else gradient * ctx.factor), None
 
 
 class _Weights(_Scaled):

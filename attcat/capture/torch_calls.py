@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from ..errors import CaptureError
 from .attention import Call
 from .blocks import Block
-from .rules import Explicit, Rule, named, varies
+from .rules import Explicit, Rule, as_weights, named, varies
 
 
 class Interception(TorchFunctionMode):
@@ -76,7 +76,7 @@ class Interception(TorchFunctionMode):
             result = self._call(func, args, kwargs)
         if func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor) and result.dim() == 4:
             if self.attention and not result.requires_grad and any(map(varies, (*args, *kwargs.values()))):
-                result.requires_grad_()  # constant under the rule, but asked for
+                result = as_weights(result.requires_grad_())  # constant under the rule, but asked for
             self.open_blocks[-1].attention.append(result)
         return result
 

@@ -278,7 +278,10 @@ def code_version(*used: type) -> str:
         *used: such classes, as an adapter's.
     """
     package = Path(__file__).parents[1]
-    beside = {package / "adapters", package / "demos"}  # where an installed package has them; others have them elsewhere
+    beside = {
+        package / "adapters",
+        package / "demos",
+    }  # where an installed package has them; others have them elsewhere
     files = [path for path in sorted(package.rglob("*.py")) if not beside & set(path.parents)]
     found = hashlib.sha256()
     for path in files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from typing import Any, get_args
 
 from ..capture.rules import RULES, Rule, make_rule
@@ -62,7 +63,7 @@ class Settings:
             method: name of the method, which may name the rule and options as well.
             rule: name of the rule.
             own: options of the method and of the rule.
-            **others: the other fields; None stands for one that was not given.
+            **others: the other fields; one that is as usual does not contradict the name.
 
         Raises:
             OptionError: if there is no such method, or the name and an option contradict each other.
@@ -70,7 +71,8 @@ class Settings:
         found, named, options = read_name(method)
         if named is not None and rule not in (None, named):
             raise OptionError(f"method={method!r} and rule={rule!r} name two different rules: leave one of them out")
-        given = {**own, **{name: value for name, value in others.items() if value is not None}}
+        usual = {one.name: one.default for one in dataclass_fields(cls)}
+        given = {**own, **{name: value for name, value in others.items() if value != usual[name]}}
         twice = [name for name, value in options.items() if given.get(name, value) != value]
         if twice:
             raise OptionError(f"method={method!r} and {twice[0]}={given[twice[0]]!r} differ: leave one of them out")

@@ -31,7 +31,7 @@ from .attention import (
 )
 from .cat import attcat, cat
 from .contrast import contrast_cat
-from .oddscat import oddscat
+from .odds import oddscat
 from .propagation import input_x_gradient, integrated_gradients, lrp, occlusion, random
 
 Function = Callable[..., Tensor]
