@@ -172,6 +172,8 @@ METHODS: dict[str, Method] = {
         ),
         Method("input_x_gradient", input_x_gradient, "Shrikumar et al. 2016"),
         Method("attnlrp", input_x_gradient, "Achtibat et al., ICML 2024", rule="attnlrp", fixed=True),
+        Method("gim", input_x_gradient, "Edin et al., GIM, 2025", rule="gim", fixed=True),
+        Method("reslrp", input_x_gradient, "AttnLRP with a gamma rule at residuals", rule="reslrp", fixed=True),
         Method(
             "integrated_gradients",
             integrated_gradients,
