@@ -39,7 +39,7 @@ METHODS = (
     REFERENCE,
     "attnlrp",
     *ONE_PASS,
-    "oddscat:beta=0.75:ranked=true",
+    "oddscat:beta=0.75:samples=2:ranked=true",
     "oddscat:beta=0.75:samples=8",
 )
 PART = 8

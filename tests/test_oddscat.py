@@ -9,7 +9,7 @@ from zoo import EVERY, FAMILIES
 
 import attcat
 from attcat.errors import InputError, OptionError
-from attcat.methods.odds import _upper_half
+from attcat.methods.odds import _best
 from attcat.probabilities import quantity
 
 ONE_PASS = "cat+graded:quantity=log-odds"
@@ -113,14 +113,15 @@ def test_without_copies_it_is_one_pass(name: str) -> None:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The halves that are removed first of each pair, as the method draws them."""
+    """What is removed first of each pair, as the method draws it."""
     halves: list[Tensor] = []
 
-    def noted(scores: Tensor, content: Tensor) -> Tensor:
-        halves.append(_upper_half(scores, content))
+    def noted(scores: Tensor, content: Tensor, share: float) -> Tensor:
+        halves.append(_best(scores, content, share))
+        assert int(halves[-1].sum()) == int(content.sum() * share + 1e-6)
         return halves[-1]
 
-    monkeypatch.setattr("attcat.methods.odds._upper_half", noted)
+    monkeypatch.setattr("attcat.methods.odds._best", noted)
     return halves
 
 
@@ -144,7 +145,7 @@ def by_hand(name: str, removed: list[Tensor], removal: str | None) -> Tensor:
     ("name", "removal"),
     [("bert", None), ("bert", "delete"), ("gpt2", "mask"), ("timm-deit-distilled", "mean"), ("dinov2", None)],
 )
-@pytest.mark.parametrize("options", [{"samples": 4}, {"ranked": True}])
+@pytest.mark.parametrize("options", [{"samples": 4}, {"samples": 2, "ranked": True}, {"samples": 4, "ranked": True}])
 def test_the_mean_over_copies_is_that_of_a_loop(name: str, removal: str | None, options, drawn: list[Tensor]) -> None:
     family = FAMILIES[name]
     arguments = family.row(family.arguments(), 0)
@@ -152,15 +153,15 @@ def test_the_mean_over_copies_is_that_of_a_loop(name: str, removal: str | None, 
     found = explain(arguments, 1)
     content = ~torch.tensor(found.tokens.special)[None]
     halves = [part for half in drawn for part in (half, content & ~half)]
-    assert len(halves) == (2 if "ranked" in options else 4)
+    assert len(halves) == options["samples"]
     for first, second in zip(halves[::2], halves[1::2], strict=True):  # what one removes, the other keeps
         assert torch.equal(first ^ second, content)
-        assert abs(int(first.sum()) - int(second.sum())) <= 1
     expected = by_hand(name, halves, removal)
     torch.testing.assert_close(found.layers, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
     if "ranked" in options:
         one = attcat.Explainer(family.model(), method="oddscat")(arguments, 1).scores
-        assert float(one[halves[0][0]].min()) >= float(one[halves[1][0]].max())
+        for best, others in zip(halves[::2], halves[1::2], strict=True):
+            assert float(one[best[0]].min()) >= float(one[others[0]].max())
 
 
 @pytest.mark.parametrize("name", ["bert", "vit"])
@@ -197,7 +198,7 @@ def test_a_text_of_one_token_has_no_halves_to_keep_it_from() -> None:
     [
         ({"samples": 3}, "copies come in pairs, expected 0 or an even number"),
         ({"samples": -2}, "samples=-2"),
-        ({"samples": 2, "ranked": True}, "leave out samples=2"),
+        ({"ranked": True}, "ranked=True says which copies are made: say how many"),
         ({"samples": 2, "removal": "burn"}, "no removal 'burn'"),
     ],
 )

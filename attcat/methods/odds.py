@@ -19,15 +19,15 @@ def oddscat(
         CAT_i^l = sum_d ( dy/dh^l * h^l )_{i,d},    y the log-odds of the class, d by the rule `graded`
         score_i = mean of CAT_i over the input and those of its copies that have token i
 
-    Of every copy half of the content is removed, drawn at random. Copies come in pairs: what one removes, the other keeps.
-    Special tokens and padding are never removed. The draw depends on the input and the seed alone.
+    Copies come in pairs: what one removes, the other keeps. Of random copies half of the content is removed, drawn for each
+    input by the seed alone. Ranked copies follow the scores of the input itself, best first: with n pairs the k-th pair removes
+    and keeps the first k / (n + 1) of the content. Special tokens and padding are never removed.
 
     Args:
         trace: of the batch, under the rule.
         passes: further passes through the model.
-        samples: how many copies, an even number; 0 is one forward and one backward pass.
-        ranked: instead of random copies two that are made by the scores of the input itself: one without the half that
-            speaks least for the class, one without the half that speaks most for it.
+        samples: how many copies, an even number; 0 is one forward and one backward pass, any other takes 1 + samples.
+        ranked: copies that follow the ranking of the input's own scores, instead of random ones; nothing is random then.
         removal: how tokens are removed, one of the adapter's ways; by default its first.
         seed: of the draw.
 
@@ -35,16 +35,16 @@ def oddscat(
         float32 `[L, B, T]`, signed; padding is 0.
 
     Raises:
-        OptionError: if `samples` is negative or odd, is given together with `ranked`, or the model knows no such removal.
+        OptionError: if `samples` is negative or odd, or 0 with `ranked`, or the model knows no such removal.
     """
     if samples < 0 or samples % 2:
         raise OptionError(f"samples={samples}: copies come in pairs, expected 0 or an even number")
-    if samples and ranked:
-        raise OptionError(f"ranked=True makes two copies of its own: leave out samples={samples}")
+    if ranked and not samples:
+        raise OptionError("ranked=True says which copies are made: say how many, as in samples=2")
     found = cat(trace)
-    if not samples and not ranked:
+    if not samples:
         return found
-    halves = [_upper_half(found.sum(0), passes.content)] if ranked else _halves(passes, samples // 2, seed)
+    halves = _ranked(passes, found.sum(0), samples // 2) if ranked else _random(passes, samples // 2, seed)
     removed = [part for half in halves for part in (half, passes.content & ~half)]
     count = trace.mask.float()
     for copies, contributions in passes.without(removed, cat, removal):
@@ -53,10 +53,15 @@ def oddscat(
     return found / count.clamp(min=1)
 
 
-def _halves(passes: Passes, pairs: int, seed: int) -> list[Tensor]:
+def _ranked(passes: Passes, scores: Tensor, pairs: int) -> list[Tensor]:
+    """The best of the content, bool `[B, T]` each: for one pair half of it, for two the first and the first two thirds, ..."""
+    return [_best(scores, passes.content, pair / (pairs + 1)) for pair in range(1, pairs + 1)]
+
+
+def _random(passes: Passes, pairs: int, seed: int) -> list[Tensor]:
     """Random halves of the content, bool `[B, T]` each, drawn for each input by itself."""
     noise = torch.stack([_noise(passes, row, pairs, seed) for row in range(len(passes.tokens))], 1)
-    return [_upper_half(scores, passes.content) for scores in noise.to(passes.content.device)]
+    return [_best(scores, passes.content, 0.5) for scores in noise.to(passes.content.device)]
 
 
 def _noise(passes: Passes, row: int, pairs: int, seed: int) -> Tensor:
@@ -67,7 +72,7 @@ def _noise(passes: Passes, row: int, pairs: int, seed: int) -> Tensor:
     return noise
 
 
-def _upper_half(scores: Tensor, content: Tensor) -> Tensor:
-    """bool `[B, T]`: the half of the content with the higher scores; of an odd number the smaller half."""
+def _best(scores: Tensor, content: Tensor, share: float) -> Tensor:
+    """bool `[B, T]`: this share of the content, rounded down, with the highest scores."""
     order = scores.masked_fill(~content, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    return content & (order.argsort(-1) < content.sum(-1, keepdim=True) // 2)
+    return content & (order.argsort(-1) < (content.sum(-1, keepdim=True) * share + 1e-6).floor())
