@@ -202,3 +202,12 @@ def test_completeness_says_what_softmax_took() -> None:
 
     assert abs(gap(0.0)) < 1e-5
     assert abs(gap(0.75)) > 1e-3
+
+
+def test_of_log_odds_the_entropy_of_the_others_is_missing() -> None:
+    model, arguments = FAMILIES["bert"].model().double(), FAMILIES["bert"].row(FAMILIES["bert"].arguments(), 0)
+    method = "input_x_gradient+libra:quantity=log-odds"
+    explanation = attcat.Explainer(model, method=method, completeness=True)(arguments, 1)
+    others = explanation.logits[[0, 2]].double().softmax(0)
+    entropy = -float((others * others.log()).sum())
+    assert explanation.completeness == pytest.approx(-entropy, abs=1e-5)
