@@ -1,13 +1,13 @@
 """How much of the softmax? Chosen on one half of the data, reported on the other.
 
-    python -m attcat.demos.beta DATA --output FOLDER [--only text|pictures|photographs] [--limit 200]
+    python -m attcat.demos.beta DATA --output FOLDER [--only text|pictures|photographs] [--limit 200] [--methods NAMES]
 
 DATA holds ``sst2/dev.tsv``, ``cifar10.zip`` and ``photos.zip``. OddsCAT differentiates the softmax of attention in part, by
 ``beta``; this measures it at several, alone and over copies of the input, beside the methods that it has to beat, on the
 embedded models. Each method is scored by the area between the perturbation curves at three shares removed (20, 50 and 80 %),
 which costs a third of ABPC at every tenth. Examples are shuffled; the best beta of one pass is chosen on every other one, as
-the mean over the three kinds of data, and the paired differences from AttCAT are those of the rest, which played no part in
-the choice.
+the mean over the three kinds of data, and the paired differences from AttCAT (the first method) are those of the rest, which
+played no part in the choice.
 
 FOLDER keeps what was found, a file for each kind, so that an interrupted run goes on; a file of another version of the code
 is refused. Prints Markdown of as many examples as are done.
@@ -34,9 +34,8 @@ from .train_objects import read
 
 BETAS = (0.5, 0.75, 1.0)
 ONE_PASS = tuple(f"oddscat:beta={beta}" for beta in BETAS)
-REFERENCE = "attcat"
 METHODS = (
-    REFERENCE,
+    "attcat",
     "attnlrp",
     *ONE_PASS,
     "oddscat:beta=0.75:samples=2:ranked=true",
@@ -79,7 +78,7 @@ def found(log: Log, count: int, methods: Sequence[str]) -> dict[str, list[float]
 
 
 def report(tables: dict[str, dict[str, list[float]]]) -> str:
-    """Choose beta on the even examples; tell the odd ones, minus AttCAT's."""
+    """Choose beta on the even examples; tell the odd ones, minus those of the first method."""
     even = {kind: {m: estimate(v[::2], 0).mean for m, v in by.items()} for kind, by in tables.items()}
     choice = {
         m: sum(by[m] for by in even.values()) / len(even) for m in ONE_PASS if all(m in by for by in even.values())
@@ -88,11 +87,11 @@ def report(tables: dict[str, dict[str, list[float]]]) -> str:
     parts = ["One pass, the half to choose on, mean over the kinds:\n", *lines]
     for kind, by in tables.items():
         rest = {m: v[1::2] for m, v in by.items()}
-        pairs = compare(rest, 0)
-        parts.append(f"\n{kind}, {len(rest[REFERENCE])} examples of the other half:\n")
-        parts.append("| method | ABPC at 20, 50, 80 % | minus AttCAT |\n|---|---|---|")
+        first, pairs = next(iter(rest)), compare(rest, 0)
+        parts.append(f"\n{kind}, {len(rest[first])} examples of the other half:\n")
+        parts.append(f"| method | ABPC at 20, 50, 80 % | minus `{first}` |\n|---|---|---|")
         for method, values in rest.items():
-            pair = pairs.get((REFERENCE, method))
+            pair = pairs.get((first, method))
             against = "" if pair is None else f"{-pair.difference:+.3f} [{-pair.high:+.3f}, {-pair.low:+.3f}]"
             parts.append(f"| `{method}` | {estimate(values, 0).mean:.3f} | {against} |")
     return "\n".join(parts)
@@ -113,13 +112,15 @@ def tasks(data: Path, only: Sequence[str] = KINDS) -> Iterator[tuple[str, Adapte
 
 
 def main(arguments: Sequence[str] | None = None, methods: Sequence[str] = METHODS) -> str:
-    """Measure what is missing, and print what is known."""
+    """Measure what is missing, and print what is known; with `methods` in place of the usual ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder that contains sst2/dev.tsv, cifar10.zip and photos.zip")
     parser.add_argument("--output", type=Path, required=True, help="folder of the records")
     parser.add_argument("--only", choices=KINDS, action="append", help="a kind of data [default: all]")
     parser.add_argument("--limit", type=int, help="examples of each kind [default: all]; 0 only reports")
+    parser.add_argument("--methods", help="names with commas, the first is the one to beat [default: those above]")
     given = parser.parse_args(arguments)
+    methods = tuple(given.methods.split(",")) if given.methods else methods
     tables = {}
     for kind, adapter, inputs, removal in tasks(given.data, given.only or KINDS):
         settings = {"format": "attcat-beta-1", "code": code_version(type(adapter)), "kind": kind, "removal": removal}
@@ -128,7 +129,7 @@ def main(arguments: Sequence[str] | None = None, methods: Sequence[str] = METHOD
             if given.limit is not None and done >= given.limit:
                 break
         table = found(log, len(inputs), methods)
-        if len(table[REFERENCE]) > 1:
+        if len(table[methods[0]]) > 1:
             tables[kind] = table
     text = report(tables)
     print(text)
