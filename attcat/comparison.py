@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 METHODS_COMPARED = (
     "attcat",
     "attcat+plain",
+    "oddscat",
     "cat",
     "attention",
     "rollout",

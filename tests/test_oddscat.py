@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tasks_zoo import TASKS
 from torch import Tensor
 from zoo import EVERY, FAMILIES
 
@@ -206,3 +207,14 @@ def test_options_that_do_not_fit(options: dict, message: str) -> None:
     family = FAMILIES["bert"]
     with pytest.raises(OptionError, match=message):
         attcat.Explainer(family.model(), method="oddscat", **options)(family.row(family.arguments(), 0), 1)
+
+
+@pytest.mark.parametrize("name", ["BertForTokenClassification", "BertForQuestionAnswering", "GPT2LMHeadModel"])
+def test_other_heads_read_the_same_token_in_every_copy(name: str) -> None:
+    task = TASKS[name]
+    explain = task.explainer(method="oddscat:samples=2")
+    together = explain(list(task.inputs), token=list(task.tokens))
+    alone = explain(task.inputs[1], token=task.tokens[1])
+    torch.testing.assert_close(together[1].scores, alone.scores, rtol=1e-3, atol=1e-4 * float(alone.scores.abs().max()))
+    with pytest.raises(OptionError, match="'delete' moves the token that is explained"):
+        task.explainer(method="oddscat:samples=2:removal=delete")(task.inputs[0], token=task.tokens[0])

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..explanation import Explanation
+from ..methods import DEFAULT
 from ..model import Adapter, Encoding
 from ..model.discovered import adapter_of
 from ..probabilities import Quantity
@@ -65,7 +66,7 @@ class Explainer:
         model: Any,
         processor: Any = None,
         *,
-        method: str = "attcat",
+        method: str = DEFAULT,
         rule: str | None = None,
         hidden: Hidden = "input",
         queries: Queries = "mean",

@@ -188,6 +188,10 @@ METHODS: dict[str, Method] = {
 }
 
 
+DEFAULT = "attcat"
+"""What explains when no method is named."""
+
+
 class Named(NamedTuple):
     """What a name says: `method`, `method+rule`, with options behind colons, as `oddscat:samples=8` or `cat+graded:beta=0.5`.
 
