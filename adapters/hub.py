@@ -25,6 +25,7 @@ KINDS = {
     "ForSequenceClassification": ("AutoModelForSequenceClassification", TEXT),
     "ForTokenClassification": ("AutoModelForTokenClassification", TEXT),
     "ForQuestionAnswering": ("AutoModelForQuestionAnswering", TEXT),
+    "ForMultipleChoice": ("AutoModelForMultipleChoice", TEXT),
     "ForMaskedLM": ("AutoModelForMaskedLM", TEXT),
     "ForCausalLM": ("AutoModelForCausalLM", TEXT),
     "LMHeadModel": ("AutoModelForCausalLM", TEXT),
@@ -133,6 +134,8 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 def _loader(config: dict[str, Any], name: str) -> Callable[[Path, dict[str, Any], str], tuple[nn.Module, Any]]:
     """Which library made the folder; the wrapper of transformers writes both keys, so its own comes first."""
     kinds = config.get("architectures") or []
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        raise LoadError(f"{CONFIG} of {name} is damaged: `architectures` is {kinds!r}, expected a list of class names")
     if kinds:
         if _kind(kinds) is None:
             raise UnsupportedModelError(
@@ -239,20 +242,9 @@ def _first_line(error: BaseException) -> str:
 @contextmanager
 def _told(name: str, what: str) -> Iterator[None]:
     """Turn what the libraries raise about a folder's content into one line."""
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ImportError,
-        SafetensorError,
-    ) as error:
+    except Exception as error:  # whatever a library makes of broken files
         raise LoadError(f"{what} in {name} cannot be loaded: {_first_line(error)}") from error
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -128,6 +129,19 @@ class ImageTower(VisionAdapter):
 
     def like(self, model: nn.Module) -> ImageTower:
         return type(self)(model, self.whole_processor)
+
+    def samples(self) -> Any:
+        """Pairs of a picture of noise and a text; without a processor, model arguments of the model's own sizes."""
+        texts = ["a gray dog", "noise"]
+        generator = np.random.default_rng(0)
+        if self.whole_processor is not None:
+            return [(generator.integers(0, 256, (48, 64, 3), dtype=np.uint8), text) for text in texts]
+        config: Any = self.model.config
+        side, end = config.vision_config.image_size, config.text_config.eos_token_id
+        ids = torch.arange(3, 3 + min(9, config.text_config.max_position_embeddings)).repeat(2, 1)
+        ids[:, -1] = end if end is not None and end < config.text_config.vocab_size else ids.max() + 1
+        pixels = torch.from_numpy(generator.standard_normal((2, 3, side, side))).float()
+        return {"input_ids": ids, "pixel_values": pixels}
 
     @property
     def patch_size(self) -> tuple[int, int]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from . import plain
+from .errors import InputError, Option
+from .plain import recorded
 from .probabilities import Activation, probabilities, settled
-from .tokens import Span, Tokens, View, Word, group_words
+from .tokens import Span, Tokens, View, Word, check_size, group_words
+
+__all__ = ["Attribution", "Window", "read_only", "recorded"]
 
 
 @dataclass(frozen=True)
@@ -23,16 +27,30 @@ class Window:
         start: first character of the text (of the second one of a pair).
         end: one past the last character.
         logits: the model's output for this part, `[C]`.
+
+    Raises:
+        ValueError: if a field has another type, or the end comes before the start.
     """
 
     start: int
     end: int
     logits: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        plain.settle(self, _WINDOW)
+        if self.start > self.end:
+            raise ValueError(f"a window from character {self.start} to {self.end} ends before it starts")
+
+
+_WINDOW = {"start": plain.whole(), "end": plain.whole(), "logits": plain.tuple_of(plain.real_or_ruled_out)}
+
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
     """Which tokens decided a prediction.
+
+    Nothing in it can be changed, neither by whoever made it nor by whoever reads it: tensors are copied on the way in and
+    out, mappings and pixels are read-only copies. `dataclasses.replace` makes another one.
 
     Args:
         layers: contribution of every token at every block, float32 `[L, T]` on the CPU.
@@ -42,7 +60,7 @@ class Attribution:
         target: the class that is explained, or None when the target was a function of the output.
         labels: the names of the `C` classes.
         method: name of the method.
-        options: what the method was run with (`rule`, `hidden`, `queries`, ...).
+        options: what the method was run with (`rule`, `hidden`, `queries`, ...), in plain values as JSON holds them.
         source: the input: a string, a pair of strings, or a picture as uint8 `[H, W, 3]`; None for model arguments.
         model: class name of the model.
         dropped: how many tokens were cut from a text that was too long.
@@ -58,6 +76,11 @@ class Attribution:
         windows: the parts in which a long text was read, in order; then `logits`, `value` and `bias` are means over them, and
             the score of a token is the mean over those windows that it is in. Empty if the text was read at once.
         answers: in question answering, for each class the characters of the context that it stands for; None for no answer.
+        classes: the numbers of the `C` classes in the model; None if all are kept, in their order.
+
+    Raises:
+        ValueError: if a field has another type, holds a number that is not finite (a logit may be minus infinity: a class that
+            the model rules out), or contradicts another; the message names it, what was given and what is expected.
     """
 
     layers: Tensor
@@ -80,27 +103,40 @@ class Attribution:
     position: int | None = None
     answers: tuple[Span | None, ...] | None = None
     windows: tuple[Window, ...] = ()
+    classes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "activation", settled(self.activation, self.logits.numel()))
-        if self.layers.dim() != 2 or self.layers.shape[1] != len(self.tokens):
-            raise ValueError(f"layers has shape {tuple(self.layers.shape)}, expected [L, {len(self.tokens)}]")
-        if self.logits.dim() != 1 or len(self.labels) != len(self.logits):
-            raise ValueError(f"{len(self.labels)} labels for logits of shape {tuple(self.logits.shape)}")
-        if self.target is not None and not 0 <= self.target < len(self.labels):
+        plain.settle(self, _FIELDS)
+        object.__setattr__(self, "activation", settled(self.activation, len(self.labels)))
+        layers, logits = tuple(self.layers.shape), tuple(self.logits.shape)
+        if len(layers) != 2 or layers[1] != len(self.tokens) or 0 in layers:
+            raise ValueError(f"layers has shape {layers}, expected [L, {len(self.tokens)}]")
+        if logits != (len(self.labels),):
+            raise ValueError(f"{len(self.labels)} labels for logits of shape {logits}")
+        if self.target is not None and self.target >= len(self.labels):
             raise ValueError(f"target {self.target} is not one of {len(self.labels)} classes")
-        if self.position is not None and not 0 <= self.position < len(self.tokens):
+        if self.against is not None and (self.target in (None, self.against) or self.against >= len(self.labels)):
+            raise ValueError(
+                f"against is {self.against}, expected another one of the {len(self.labels)} classes than the target, "
+                f"which is {self.target}"
+            )
+        if self.position is not None and self.position >= len(self.tokens):
             raise ValueError(f"position {self.position} is not one of {len(self.tokens)} tokens")
-        if self.activation not in get_args(Activation):
-            raise ValueError(f"activation {self.activation!r} is not one of {', '.join(get_args(Activation))}")
         if any(len(window.logits) != len(self.labels) for window in self.windows):
             raise ValueError(f"a window has logits for another number of classes than {len(self.labels)}")
         if self.answers is not None and len(self.answers) != len(self.labels):
             raise ValueError(f"{len(self.answers)} answers for {len(self.labels)} labels")
+        if self.classes is not None and len(set(self.classes)) != len(self.labels):
+            raise ValueError(f"{len(set(self.classes))} different class numbers for {len(self.labels)} labels")
         if isinstance(self.source, np.ndarray):
             _check_picture(self.source, self.tokens)
         elif self.source is not None:
             _check_spans(self.texts, self.tokens)
+        _check_extents(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled and copied by its fields, so that a copy is checked and read-only like the first.
+        return _made, (type(self), {f.name: getattr(self, f.name) for f in fields(self)})
 
     # -- what was predicted ------------------------------------------------------------------------------------------
 
@@ -121,7 +157,7 @@ class Attribution:
             InputError: if the outputs are measured values, or the text was not read in windows.
         """
         if not self.windows:
-            raise InputError("the text was read at once: explain it with window=True to get windows")
+            raise InputError("the text was read at once: explain it with ", Option("window", True), " to get windows")
         return probabilities(torch.tensor([window.logits for window in self.windows]), self._activation, self.rest)
 
     @property
@@ -141,6 +177,23 @@ class Attribution:
         if self.against is not None:
             return f"{label} rather than {self.labels[self.against]}"
         return f"{label} = {float(self.logits[self.target]):.4g}" if self.activation == "none" else label
+
+    @property
+    def again(self) -> int | tuple[int, int]:
+        """The target by its number in the model, a contrast as two: what an Explainer takes to explain the same again.
+
+        `target` is the place among the classes that are kept, which of a vocabulary are few.
+
+        Raises:
+            InputError: if the target was a function, which is not kept.
+        """
+        if self.target is None:
+            raise InputError(
+                "the target was a function of the output, which is not kept: give the function itself again"
+            )
+        numbers = self.classes or range(len(self.labels))
+        target = numbers[self.target]
+        return target if self.against is None else (target, numbers[self.against])
 
     @property
     def predicted(self) -> int:
@@ -202,7 +255,7 @@ class Attribution:
             InputError: if the bias terms were not measured.
         """
         if self.bias is None or self.value is None:
-            raise InputError("the bias terms were not measured: use Explainer(..., completeness=True)")
+            raise InputError("the bias terms were not measured: make the Explainer with ", Option("completeness", True))
         return self.value - float(self.scores.sum()) - self.bias
 
     @property
@@ -282,31 +335,104 @@ class Attribution:
         Raises:
             InputError: if the input was not a picture.
         """
-        grid = self.grid.numpy()
-        view = self.view
-        left, top, right, bottom = view.box
-        rows = _interpolation(view.height, top, bottom, grid.shape[0])
-        columns = _interpolation(view.width, left, right, grid.shape[1])
-        return np.asarray(rows @ grid @ columns.T, dtype=np.float32)
+        return self.view.spread(self.grid.numpy()).astype(np.float32)
 
 
-def _interpolation(pixels: int, start: float, stop: float, cells: int) -> np.ndarray:
-    """Linear interpolation from `cells` values, spread evenly over `[start, stop)`, to the centres of `pixels` pixels.
+class _Copied:
+    """A tensor of a frozen value: kept as a copy, handed out as a copy."""
 
-    Returns:
-        float64 `[pixels, cells]`, rows summing to 1; NaN for pixels outside. The centre of a pixel is at +0.5, the
-        centre of a cell in its middle; beyond the outermost centres the outermost value is kept.
-    """
-    where = (np.arange(pixels) + 0.5 - start) / (stop - start) * cells
-    position = np.clip(where - 0.5, 0, cells - 1)
-    lower = np.minimum(position.astype(int), max(cells - 2, 0))
-    weights = np.zeros((pixels, cells))
-    rows = np.arange(pixels)
-    weights[rows, lower] = 1 - (position - lower)
-    if cells > 1:
-        weights[rows, lower + 1] = position - lower
-    weights[(where < 0) | (where > cells)] = np.nan
-    return weights
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else _copy(instance.__dict__[self.name])
+
+    def __set__(self, instance: object, value: Any) -> None:
+        instance.__dict__[self.name] = _copy(value)
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value  # anything else is refused by its check
+
+
+# Set after the class was made: inside it a dataclass would take them for the fields' defaults.
+for _name in ("layers", "logits"):
+    setattr(Attribution, _name, _Copied(_name))
+
+
+def _made(kind: type[Attribution], given: dict[str, Any]) -> Attribution:
+    return kind(**given)
+
+
+def read_only(source: Any) -> Any:
+    """A source that no one can change: pixels as a copy that cannot be made writable again; anything else as it is."""
+    if not isinstance(source, np.ndarray) or source.dtype != np.uint8 or isinstance(source.base, bytes):
+        return source
+    return np.ndarray(source.shape, source.dtype, source.tobytes())
+
+
+# -- what the fields hold ------------------------------------------------------------------------------------------------
+
+
+def _source(value: Any) -> Any:
+    if isinstance(value, str):
+        return plain.text(value)
+    if isinstance(value, tuple):
+        return plain.tuple_of(plain.text, 2)(value)
+    if value is None or isinstance(value, np.ndarray):
+        return read_only(value)
+    raise ValueError(f"got {type(value).__name__}, expected a string, a pair of strings, a picture or None")
+
+
+def _float32(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.device.type != "cpu":
+        what = f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"got {what}, expected float32 on the CPU")
+    return value
+
+
+def _layers(value: Any) -> Tensor:
+    if not _float32(value).abs().sum() < plain.LARGEST_FLOAT:
+        raise ValueError("got numbers that are not finite, or too large to be summed, expected contributions")
+    return _float32(value)
+
+
+def _logits(value: Any) -> Tensor:
+    finite = _float32(value).isfinite()
+    if not (finite | (value == -torch.inf)).all() or not finite.any():
+        raise ValueError("got numbers that are not finite, expected logits (minus infinity only beside others)")
+    return _float32(value)
+
+
+def _activation(value: Any) -> Any:
+    if value not in get_args(Activation):
+        raise ValueError(f"got {value!r}, expected one of {', '.join(get_args(Activation))}")
+    return value
+
+
+_FIELDS: dict[str, plain.Check] = {
+    "layers": _layers,
+    "tokens": plain.a(Tokens),
+    "logits": _logits,
+    "target": plain.optional(plain.whole()),
+    "labels": plain.tuple_of(plain.text),
+    "method": plain.text,
+    "options": plain.frozen,
+    "source": _source,
+    "model": plain.text,
+    "dropped": plain.whole(),
+    "value": plain.optional(plain.real),
+    "bias": plain.optional(plain.real),
+    "against": plain.optional(plain.whole()),
+    "measured": plain.numbers,
+    "task": plain.text,
+    "activation": plain.optional(_activation),
+    "rest": plain.optional(plain.real),
+    "position": plain.optional(plain.whole()),
+    "answers": plain.optional(plain.tuple_of(plain.optional(plain.span))),
+    "windows": plain.tuple_of(plain.a(Window)),
+    "classes": plain.optional(plain.tuple_of(plain.whole())),
+}
 
 
 def _check_picture(picture: np.ndarray, tokens: Tokens) -> None:
@@ -315,13 +441,26 @@ def _check_picture(picture: np.ndarray, tokens: Tokens) -> None:
     if tokens.grid is None:
         raise ValueError("a picture is explained by a grid of patches, but the tokens have none")
     view = tokens.view
-    if view is not None and (view.height, view.width) != picture.shape[:2]:
-        height, width = picture.shape[:2]
+    height, width = picture.shape[:2]
+    check_size(tokens.grid, height, width)
+    if view is not None and (view.height, view.width) != (height, width):
         raise ValueError(f"the view is of {view.width} x {view.height} pixels, the picture has {width} x {height}")
 
 
 def _check_spans(texts: tuple[str, ...], tokens: Tokens) -> None:
+    if tokens.grid is not None:
+        raise ValueError("a text is not explained by a grid of patches, but the tokens have one")
     for position, span in enumerate(tokens.spans or ()):
         segment = (tokens.segments[position] if tokens.segments else 0) or 0
         if span is not None and not (0 <= segment < len(texts) and 0 <= span[0] <= span[1] <= len(texts[segment])):
             raise ValueError(f"token {position} has the characters {span} of text {segment}, which do not exist")
+
+
+def _check_extents(given: Attribution) -> None:
+    """The answers lie in the context, and the windows in the text, where there is one."""
+    texts = given.texts if isinstance(given.source, (str, tuple)) else ()
+    context = len(texts[1]) if len(texts) == 2 and given.tokens.spans is not None else 0
+    if any(span is not None and span[1] > context for span in given.answers or ()):
+        raise ValueError(f"an answer lies outside of the context, of which {context} characters are known")
+    if texts and any(window.end > len(texts[-1]) for window in given.windows):
+        raise ValueError(f"a window ends beyond the {len(texts[-1])} characters of the text")

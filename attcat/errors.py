@@ -10,12 +10,51 @@
     ├── OptionError             a method, rule or option that does not exist
     └── CaptureError            the forward pass did not show what the method needs
 
-A message says what was given, what was expected, and the next thing to try.
+A message says what was given, what was expected, and the next thing to try. An option that it names is an `Option`, not a part
+of the sentence: Python and the command line each write it in their own way.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option that a message names.
+
+    Args:
+        name: as Python calls it.
+        value: what to give, as an example; None for any.
+    """
+
+    name: str
+    value: Any = None
+
+    def __str__(self) -> str:
+        """As Python writes it: `token='word'`."""
+        return f"{self.name}=" if self.value is None else f"{self.name}={self.value!r}"
 
 
 class AttCATError(Exception):
-    """Base class: catch this to catch everything that AttCAT raises on purpose."""
+    """Base class: catch this to catch everything that AttCAT raises on purpose.
+
+    Args:
+        *parts: the message, in pieces: strings, and the options that it names.
+    """
+
+    def __init__(self, *parts: str | Option) -> None:
+        self.parts = parts
+        super().__init__(self.message())
+
+    def message(self, word: Callable[[Option], str] = str) -> str:
+        """The message, with options written by `word`; by default as in Python."""
+        return "".join(word(part) if isinstance(part, Option) else str(part) for part in self.parts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.parts, self.__dict__
 
 
 class LoadError(AttCATError, OSError):

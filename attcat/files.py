@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,8 +60,17 @@ def encode_png(picture: Image.Image | np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode_png(data: bytes) -> np.ndarray:
-    """uint8 `[H, W, 3]` from the content of a PNG file."""
+def decode_png(data: bytes, most: int) -> np.ndarray:
+    """uint8 `[H, W, 3]` from the content of a PNG file.
+
+    Raises:
+        ValueError: if it has more than `most` pixels; they are not decoded.
+    """
     from PIL import Image
 
-    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
+        picture = Image.open(io.BytesIO(data), formats=["PNG"])
+    if picture.width * picture.height > most:
+        raise ValueError(f"the picture has {picture.width} x {picture.height} pixels, expected at most {most:,}")
+    return np.array(picture.convert("RGB"))

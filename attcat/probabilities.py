@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import InputError, OptionError
+from .errors import InputError, Option, OptionError
 
 Activation = Literal["softmax", "sigmoid", "none"]
 """One class of several, each class for itself, or no probabilities at all (a measured value, as in regression)."""
@@ -74,7 +74,7 @@ def quantity(logits: Tensor, classes: Tensor, which: Quantity, activation: Activ
         InputError: if it is a probability of a measured value.
     """
     if which not in get_args(Quantity):
-        raise OptionError(f"quantity={which!r} is not one of {', '.join(get_args(Quantity))}")
+        raise OptionError(Option("quantity", which), f" is not one of {', '.join(get_args(Quantity))}")
     index = classes[:, None]
     value = logits.gather(1, index).squeeze(1)
     if which == "logit":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from torch import Tensor
 from .attribution import Attribution, Window
 from .errors import InputError
 from .files import decode_png, encode_png
-from .tokens import Tokens, View
+from .tokens import MAX_PIXELS, Tokens, View
 
 FORMAT = "attcat-explanation-1"
 
@@ -45,18 +46,18 @@ def load(path: Path, kind: type[Kind]) -> Kind:
 # -- the content -------------------------------------------------------------------------------------------------------
 
 _PLAIN = ("target", "labels", "method", "model", "dropped", "value", "bias", "against")
-_LATER = ("task", "activation", "rest", "position", "answers")
+_LATER = ("task", "activation", "rest", "position", "answers", "classes")
 """Fields that hold plain values; the later ones are absent from files that were written before there were such tasks."""
 
 
 def _to_record(explanation: Attribution) -> dict[str, Any]:
-    """Everything except the tensors, as plain JSON values."""
+    """Everything except the tensors, as plain JSON values (read-only mappings are written as dicts)."""
     tokens, source = explanation.tokens, explanation.source
     record: dict[str, Any] = {"format": FORMAT, "scores": explanation.scores.tolist()}
     for name in (*_PLAIN, *_LATER):
         record[name] = getattr(explanation, name)
-    record["windows"] = [[window.start, window.end, list(window.logits)] for window in explanation.windows]
-    record["options"], record["measured"] = dict(explanation.options), dict(explanation.measured)
+    record["windows"] = [[window.start, window.end, _written(window.logits)] for window in explanation.windows]
+    record["options"], record["measured"] = explanation.options, explanation.measured
     record["tokens"] = {f.name: getattr(tokens, f.name) for f in fields(tokens) if f.name != "view"}
     view = tokens.view
     record["tokens"]["view"] = view and {"width": view.width, "height": view.height, "box": view.box}
@@ -68,35 +69,40 @@ def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels:
     """The fields of an attribution."""
     if record.get("format") != FORMAT:
         raise ValueError(f"format {record.get('format')!r}, expected {FORMAT!r}")
-    described = dict(record["tokens"])
+    described, texts = dict(record["tokens"]), record["source"]["texts"]
     view = described.pop("view")
-    for name in ("labels", "special", "segments", "words", "grid"):
-        described[name] = None if described[name] is None else tuple(described[name])
-    if described["spans"] is not None:
-        described["spans"] = tuple(None if span is None else (span[0], span[1]) for span in described["spans"])
-    tokens = Tokens(view=view and View(view["width"], view["height"], tuple(view["box"])), **described)
-    texts = record["source"]["texts"]
-    later = {name: record[name] for name in _LATER if name in record}
-    if later.get("answers") is not None:
-        later["answers"] = tuple(None if span is None else (span[0], span[1]) for span in later["answers"])
-    later["windows"] = tuple(Window(start, end, tuple(logits)) for start, end, logits in record.get("windows", ()))
+    tokens = Tokens(**described, view=None if view is None else View(**view))
+    if texts is not None and (not isinstance(texts, list) or not 1 <= len(texts) <= 2):
+        raise ValueError("source: expected a list of one or two texts")
+    windows = [Window(start, end, _read(logits)) for start, end, logits in record.get("windows", ())]
     return dict(
-        layers=layers.float(),
+        {name: record[name] for name in (*_PLAIN, "options", "measured")},
+        **{name: record[name] for name in _LATER if name in record},
+        layers=layers,
         tokens=tokens,
-        logits=logits.float(),
-        target=record["target"],
-        labels=tuple(record["labels"]),
-        method=record["method"],
-        options=record["options"],
-        source=pixels if texts is None else texts[0] if len(texts) == 1 else (texts[0], texts[1]),
-        model=record["model"],
-        dropped=record["dropped"],
-        value=record["value"],
-        bias=record["bias"],
-        against=record["against"],
-        measured=record["measured"],
-        **later,
+        logits=logits,
+        source=pixels if texts is None else texts[0] if len(texts) == 1 else tuple(texts),
+        windows=windows,
     )
+
+
+def _written(logits: Sequence[float]) -> list[float | None]:
+    """JSON has no minus infinity, which is the logit of a class that is ruled out: null stands for it."""
+    return [None if logit == -math.inf else logit for logit in logits]
+
+
+def _read(logits: Any) -> tuple[Any, ...]:
+    if not isinstance(logits, list):
+        raise ValueError(f"logits: got {type(logits).__name__}, expected a list")
+    return tuple(-math.inf if logit is None else logit for logit in logits)
+
+
+def _floats(values: Any) -> Tensor:
+    """Numbers that stood in JSON, float32; a number that is too large becomes infinite, and is refused with the others."""
+    found = torch.tensor(values, dtype=torch.float64)
+    if torch.tensor(values).dtype == torch.bool:
+        raise ValueError("got True and False, expected numbers")
+    return found.float()
 
 
 # -- the files ---------------------------------------------------------------------------------------------------------
@@ -104,17 +110,17 @@ def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels:
 
 def _to_json(explanation: Attribution) -> bytes:
     record = _to_record(explanation)
-    record["layers"], record["logits"] = explanation.layers.tolist(), explanation.logits.tolist()
+    record["layers"], record["logits"] = explanation.layers.tolist(), _written(explanation.logits.tolist())
     if isinstance(explanation.source, np.ndarray):
         record["source"]["png"] = base64.b64encode(encode_png(explanation.source)).decode()
-    return json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False).encode()
+    return json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False, default=dict).encode()
 
 
 def _from_json(data: bytes) -> dict[str, Any]:
     record = json.loads(data)
     picture = record["source"].get("png")
-    pixels = None if picture is None else decode_png(base64.b64decode(picture))
-    return _from_record(record, torch.tensor(record["layers"]), torch.tensor(record["logits"]), pixels)
+    pixels = None if picture is None else decode_png(base64.b64decode(picture), MAX_PIXELS)
+    return _from_record(record, _floats(record["layers"]), _floats(_read(record["logits"])), pixels)
 
 
 def _to_safetensors(explanation: Attribution) -> bytes:
@@ -124,7 +130,7 @@ def _to_safetensors(explanation: Attribution) -> bytes:
     if isinstance(explanation.source, np.ndarray):
         tensors["picture"] = torch.tensor(explanation.source)  # a copy: the pixels of a PIL image are read-only
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    return safetensors.torch.save(tensors, metadata={"attcat": json.dumps(_to_record(explanation))})
+    return safetensors.torch.save(tensors, metadata={"attcat": json.dumps(_to_record(explanation), default=dict)})
 
 
 def _from_safetensors(data: bytes) -> dict[str, Any]:

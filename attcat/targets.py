@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import TargetError
+from .errors import Option, OptionError, TargetError
 
 
 @dataclass(frozen=True)
@@ -138,13 +140,15 @@ def find_class(target: Name, labels: Sequence[str]) -> int:
     """
     if isinstance(labels, Lookup):
         return labels.find(target)
-    if isinstance(target, bool) or not isinstance(target, (int, str)):
+    index = integer(target)
+    if index is None and not isinstance(target, str):
         raise TargetError(f"a target is a class index, a label or a function, not {type(target).__name__}")
     shown = ", ".join(labels[:20]) + (f", ... ({len(labels)} in all)" if len(labels) > 20 else "")
-    if isinstance(target, int):
-        if not 0 <= target < len(labels):
-            raise TargetError(f"no class {target}: the model has 0 to {len(labels) - 1} ({shown})")
-        return target
+    if index is not None:
+        if not 0 <= index < len(labels):
+            raise TargetError(f"no class {index}: the model has 0 to {len(labels) - 1} ({shown})")
+        return index
+    target = str(target)
     wanted = target.strip().casefold()
     for matches in (
         [i for i, label in enumerate(labels) if label == target],
@@ -156,3 +160,36 @@ def find_class(target: Name, labels: Sequence[str]) -> int:
         if matches:
             raise TargetError(f"{len(matches)} classes are called {target!r}: give one of the indices {matches[:10]}")
     raise TargetError(f"no class {target!r}: the model has {shown}")
+
+
+def integer(value: Any) -> int | None:
+    """An integer of Python, numpy or a tensor without dimensions; None for anything else, bools and floats among it."""
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
+        value = value.item()
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+
+
+def count(name: str, value: Any) -> int:
+    """An option that counts something.
+
+    Raises:
+        OptionError: if it is not an integer of at least 1.
+    """
+    number = integer(value)
+    if number is None or number < 1:
+        raise OptionError(Option(name, value), ": expected an integer of at least 1")
+    return number
+
+
+def listed(target: Any) -> Any:
+    """A row of class indices, as a tensor or array `[B]`, as a list; any other target as it is."""
+    if (
+        isinstance(target, Tensor)
+        and target.dim() == 1
+        and not target.is_floating_point()
+        and target.dtype != torch.bool
+    ):
+        return target.tolist()
+    return (
+        target.tolist() if isinstance(target, np.ndarray) and target.ndim == 1 and target.dtype.kind in "iu" else target
+    )

@@ -7,8 +7,8 @@ compared with its matrix, gradients with finite differences, what the head reads
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,15 +25,15 @@ from .model.discovered.experiments import (
     FAILURES,
     differ,
     distance,
+    encoding_of,
     logits_of,
     logits_without,
     ordinary_tokens,
     picture_size,
     rounding,
 )
+from .model.heads import Token
 from .trace import Recording, Trace, one_attention, record
-
-SENTENCES = ("A gripping, very long film!", "It rained.")
 
 STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Finite differences are taken with each: too small a step drowns in rounding (some models compute in float32 inside,
@@ -67,60 +67,78 @@ class Check:
         )
 
 
-def check_adapter(model: nn.Module, processor: Any = None, inputs: Any = None) -> list[Check]:
+def check_adapter(
+    model: nn.Module, processor: Any = None, inputs: Any = None, *, token: Token | list[Token] = None
+) -> list[Check]:
     """Ask everything that an explanation rests on.
 
     Args:
-        model: a classifier, served by an adapter or not.
+        model: a model with its head, served by an adapter or not.
         processor: its tokenizer, image processor or transform; None to check with ready-made model arguments.
-        inputs: what to check with, as `Explainer` takes it, best of different lengths; by default two sentences, or
-            token numbers or noise of the model's own size.
+        inputs: what to check with, as `Explainer` takes it, best of different lengths; by default two texts that suit the
+            head, or token numbers or noise of the model's own size.
+        token: for heads that predict tokens, whose prediction is checked, as for `Explainer`; by default the head's own
+            choice, or the second word.
 
     Returns:
-        One `Check` for each promise, in a fixed order.
+        One `Check` for each promise, in a fixed order; for a model with two sides, as CLIP, those of each side.
 
     Raises:
         UnsupportedModelError: if no adapter serves the model, and it does not tell what one would say.
         InputError: if there are no default inputs for this kind of adapter.
     """
     adapter = adapter_of(model, processor)
-    bench = _Bench(adapter, _encode(adapter, inputs))
-    found = []
-    for name, (advice, measure) in CHECKS.items():
+    inputs = _default_inputs(adapter) if inputs is None else inputs
+    towers = adapter.towers
+    sides = [f"{tower.family}: " if len(towers) > 1 else "" for tower in towers]
+    return [check for tower, side in zip(towers, sides, strict=True) for check in _checks(tower, inputs, token, side)]
+
+
+def _checks(adapter: Adapter, inputs: Any, token: Token | list[Token], side: str) -> Iterator[Check]:
+    """What one side of a model promises, with its name in front."""
+    bench = _Bench(adapter, _encode(adapter, inputs, token))
+    for promise, (advice, measure) in CHECKS.items():
+        name = side + promise
         try:
             measured, limit = measure(bench)
         except _NotAsked as reason:
-            found.append(Check(name, None, 0.0, 0.0, str(reason)))
+            yield Check(name, None, 0.0, 0.0, str(reason))
         except CaptureError as error:
-            found.append(Check(name, False, float("inf"), 0.0, str(error)))
+            yield Check(name, False, float("inf"), 0.0, str(error))
         else:
-            found.append(Check(name, bool(measured <= limit), float(measured), float(limit), advice))
-    return found
+            yield Check(name, bool(measured <= limit), float(measured), float(limit), advice)
 
 
 class _NotAsked(Exception):  # noqa: N818 - an answer, not an error
     pass
 
 
-def _encode(adapter: Adapter, inputs: Any) -> Encoding:
-    if inputs is None:
-        inputs = _default_inputs(adapter)
-    if isinstance(inputs, Mapping):
-        return adapter.encode_arguments(inputs)
-    listed = list(inputs) if isinstance(inputs, list) else [inputs]
-    return adapter.encode(listed if adapter.can_batch else listed[:1])
+def _encode(adapter: Adapter, inputs: Any, token: Token | list[Token]) -> Encoding:
+    """The batch to check with, and the tokens whose predictions are checked, where the head has one for each."""
+    if isinstance(inputs, Encoding):
+        encoding = inputs
+    elif isinstance(inputs, Mapping):
+        encoding = adapter.encode_arguments(inputs)
+    else:
+        listed = list(inputs) if isinstance(inputs, list) else [inputs]
+        encoding = adapter.encode(listed if adapter.can_batch else listed[:1])
+    rows = range(len(encoding.tokens))
+    if token is None:
+        return adapter.head.point(encoding, [adapter.head.trial(encoding, row) for row in rows])
+    return adapter.head.point(encoding, token if isinstance(token, list) else [token for _ in rows])
 
 
 def _default_inputs(adapter: Adapter) -> Any:
-    if isinstance(adapter, TextAdapter) and adapter.processor is not None:
-        return list(SENTENCES)
+    samples = adapter.samples()
+    if samples is not None:
+        return samples
     if isinstance(adapter, TextAdapter):
         ids = ordinary_tokens(adapter, 9)
         if not adapter.can_batch:
-            return {"input_ids": ids[None], "attention_mask": torch.ones(1, 9, dtype=torch.long)}
+            return encoding_of(adapter, ids[None], torch.ones(1, 9, dtype=torch.long))
         mask = torch.ones(2, 9, dtype=torch.long)
         mask[1, 6:] = 0
-        return {"input_ids": ids.repeat(2, 1).masked_fill(mask == 0, adapter.pad_id or 0), "attention_mask": mask}
+        return encoding_of(adapter, ids.repeat(2, 1).masked_fill(mask == 0, adapter.pad_id or 0), mask)
     if isinstance(adapter, VisionAdapter):
         size = (2, 3, *picture_size(adapter))
         return {"pixel_values": torch.randn(size, generator=torch.Generator().manual_seed(0))}
@@ -143,35 +161,37 @@ class _Bench:
     def logits(self) -> Tensor:
         return logits_of(self.adapter, self.encoding)
 
+    @cached_property
+    def classes(self) -> Tensor:
+        """The predicted classes, `[B]`."""
+        return self.logits.argmax(-1)
+
+    def explained(self, logits: Tensor) -> Tensor:
+        """The logits of the predicted classes, `[B]`, in another pass's logits `[B, C]`."""
+        return logits.gather(1, self.classes[:, None]).squeeze(1)
+
     @property
     def padding(self) -> Tensor:
         return ~self.encoding.mask
 
     def row(self, row: int) -> _Bench:
         """One example of the batch, without its padding."""
-        return _Bench(self.adapter, one_row(self.encoding, row))
+        return _Bench(self.adapter, self.encoding.alone(row))
 
     @cached_property
     def double(self) -> _Bench:
         """The first example, with a copy of the model in float64."""
         try:
-            model = copy.deepcopy(self.adapter.model).double()
-            adapter = adapter_of(model, self.adapter.processor)
+            adapter = self.adapter.like(copy.deepcopy(self.adapter.model).double())
         except (*FAILURES, NotImplementedError) as error:
             raise _NotAsked(f"the model cannot be copied in float64 ({str(error).partition(chr(10))[0]})") from error
-        one = one_row(self.encoding, 0)
-        return _Bench(adapter, Encoding(adapter.place(one.arguments), one.mask, one.tokens, one.sources))
+        one = self.encoding.alone(0)
+        return _Bench(adapter, replace(one, arguments=adapter.place(one.arguments)))
 
 
-def one_row(encoding: Encoding, row: int) -> Encoding:
-    """One example of a batch, without its padding."""
-    mask = encoding.mask
-
-    def cut(value: Tensor) -> Tensor:
-        return value[row : row + 1, mask[row]] if value.shape[:2] == mask.shape else value[row : row + 1]
-
-    arguments = {name: cut(value) for name, value in encoding.arguments.items()}
-    return Encoding(arguments, mask[row : row + 1, mask[row]], (encoding.tokens[row],), (encoding.sources[row],))
+def _finite(logits: Tensor) -> Tensor:
+    """Logits with 0 for the classes that are ruled out, as the spans that are no answer."""
+    return logits.masked_fill(logits == -torch.inf, 0.0)
 
 
 # -- the checks: each measures a figure, and names the limit ---------------------------------------------------------
@@ -227,39 +247,45 @@ def _finite_difference(bench: _Bench) -> Measured:
     exact = bench.double
     recording = exact.record("plain")
     share = torch.linspace(1, 2, recording.logits.shape[1], dtype=recording.logits.dtype)
-    trace = recording.trace(recording.logits @ share.to(recording.logits.device))
+    with torch.enable_grad():
+        watched = _finite(recording.logits) @ share.to(recording.logits.device)
+    trace = recording.trace(watched)
     state = trace.hidden[0]
     direction = torch.randn(state.shape, generator=torch.Generator().manual_seed(0), dtype=state.dtype).to(state.device)
     slope = float((trace.gradient[0] * direction).sum())
 
     def value(step: float) -> float:
         moved = exact.record("plain", before=lambda x: x.detach() + step * direction)
-        return float(moved.logits.detach() @ share.to(state.device))
+        return float(_finite(moved.logits.detach()) @ share.to(state.device))
 
     numeric = [(value(step) - value(-step)) / (2 * step) for step in STEPS]
     return min(abs(n - slope) / max(abs(slope), 1e-12) for n in numeric), 5e-3
 
 
 def _untouched(bench: _Bench) -> Measured:
-    worst = max(distance(bench.logits, bench.record(rule).logits.detach()) for rule in ("plain", "libra"))
+    expected = _finite(bench.logits)
+    worst = max(distance(expected, _finite(bench.record(rule).logits.detach())) for rule in ("plain", "libra"))
     return worst, _loose(bench.logits)
 
 
 def _reads(bench: _Bench) -> Measured:
     one = bench.row(0)
-    read = one.adapter.read(one.encoding)[0]
-    before, wrong = logits_of(one.adapter, one.encoding), 0
+    read = one.adapter.head.read(one.encoding, one.classes)[0]
+    before = one.explained(one.logits)
+
+    def matters(positions: list[int]) -> bool:
+        return differ(before, one.explained(logits_without(one.adapter, one.encoding, positions)))
+
     unread = (~read).nonzero().flatten().tolist()
-    if unread:
-        wrong += differ(before, logits_without(one.adapter, one.encoding, unread))
+    wrong = int(bool(unread) and matters(unread))
     positions = read.nonzero().flatten().tolist()
     for position in positions[:: max(1, len(positions) // 8)]:
-        wrong += not differ(before, logits_without(one.adapter, one.encoding, [position]))
+        wrong += not matters([position])
     return wrong, 0
 
 
 def _alone(bench: _Bench) -> Measured:
-    if len(bench.encoding.tokens) < 2:
+    if len(bench.encoding.tokens) < 2 or bench.adapter.head.one_input:
         raise _NotAsked("one input at a time" if not bench.adapter.can_batch else "a single input was given")
     together, worst = _scores(bench), 0.0
     for row in range(len(bench.encoding.tokens)):
@@ -302,7 +328,7 @@ def _complete(bench: _Bench) -> Measured:
         exact = bench.row(0)  # less exact, but the same question
     recording = exact.record("libra", biases=True)
     worst = 0.0
-    for target in range(min(3, recording.logits.shape[1])):
+    for target in recording.logits[0].topk(min(3, recording.logits.shape[1])).indices.tolist():
         trace = recording.trace(recording.logits[:, target], keep=True)
         inputs = float((trace.hidden[0].double() * trace.gradient[0].double()).sum())
         bias = 0.0 if trace.bias is None else float(trace.bias)
@@ -339,7 +365,7 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
     "the same scores alone and in a batch": ("padding or neighbours change the scores: set can_batch = False", _alone),
     "grid times patch size is the picture": ("patch_size or grid() does not fit; pixels are left over", _grid),
     "offsets rebuild the text": ("the share of characters that no token covers: another tokenizer?", _offsets),
-    "complete under libra": ("gradient times input misses a part of the logit: use rule='plain'", _complete),
+    "complete under libra": ("gradient times input misses a part of the logit: use the gradient rule plain", _complete),
     "the model is left as it was found": ("an attribute, hook or flag changed: see attcat.testing.snapshot", _left),
 }
 

@@ -59,7 +59,7 @@ def measured(adapter: Adapter, inputs: Sequence[Any], removal: str, log: Log, me
             for name in missing:
                 explanations = attcat.Explainer(adapter, method=name)(values, targets)
                 curves = perturbation_curves(ablation, explanations, targets, COARSE)
-                between = (curves.lerf.probability - curves.morf.probability)[:, 1:].mean(1)
+                between = (curves.lerf.level - curves.morf.level)[:, 1:].mean(1)
                 log.add(name, part, [{"abpc": value} for value in between.tolist()])
         yield start + len(part)
 

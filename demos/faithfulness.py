@@ -57,7 +57,7 @@ def compare(model: Any, processor: Any, inputs: list[Any], removal: str) -> dict
         found[method] = perturbation_curves(ablation, explanations)
         if len(found) == 1:
             print(f"{'taken out':14}" + "".join(f"{share:6.0%}" for share in found[method].fractions) + "   AOPC  ABPC")
-        falling = "".join(f"{value:6.2f}" for value in found[method].morf.probability.mean(0).tolist())
+        falling = "".join(f"{value:6.2f}" for value in found[method].morf.level.mean(0).tolist())
         print(f"{method:14}{falling}  {aopc(found[method]).mean():5.2f} {abpc(found[method]).mean():5.2f}", flush=True)
     return found
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -94,6 +95,17 @@ class DispatcherAdapter(attcat.Adapter):
     def read(self, encoding: attcat.Encoding) -> Tensor:
         """The head reads `[CLS]`."""
         return encoding.arguments["numbers"] == 0
+
+    removals = ("blank",)
+
+    def remove(
+        self, encoding: attcat.Encoding, removed: Tensor | None = None, how: str | None = None
+    ) -> attcat.Encoding:
+        """A word that says nothing in place of what is removed: for occlusion, integrated gradients and metrics."""
+        self.removal(how)
+        numbers = encoding.arguments["numbers"]
+        removed = numbers != 0 if removed is None else removed
+        return replace(encoding, arguments={"numbers": numbers.masked_fill(removed, NUMBERS["a"])})
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> attcat.Encoding:
         """Only texts are explained here."""

@@ -132,7 +132,7 @@ def search(
         ablation = Ablation(adapter, part, removal)
         for recipe, scores in explain(adapter, part, recipes).items():
             curves = perturbation_curves(ablation, scores, fractions=COARSE)
-            totals[recipe] += float((curves.lerf.probability - curves.morf.probability)[:, 1:].mean(1).sum())
+            totals[recipe] += float((curves.lerf.level - curves.morf.level)[:, 1:].mean(1).sum())
     return {recipe: total / len(inputs) for recipe, total in totals.items()}
 
 

@@ -287,7 +287,20 @@ def test_wrong_text(run: Run, text: Path, arguments: Sequence[str], told: str) -
 
 
 def test_options_have_the_names_of_the_command_line(run: Run, text: Path) -> None:
-    fails(run("explain", "great " * 20, "--model", text), "--truncation")
+    result = run("explain", "great " * 20, "--model", text)
+    fails(result, "read it in windows with --window, shorten it, or accept a cut with --truncation$")
+    fails(
+        run("explain", "a", "--model", text, "--token", "a"), "one prediction for the whole input: leave out --token$"
+    )
+    fails(
+        run("explain", "a", "--method", "attcat+plain", "--rule", "libra", "--model", text),
+        "--method attcat.plain and --rule libra name two different rules",
+    )
+    fails(run("explain", "a", "--method", "attention", "--rule", "libra", "--model", text), "leave out --rule libra$")
+    fails(
+        run("explain", "a", "--window", "--truncation", "--model", text),
+        "--truncation cuts the text, --window reads all",
+    )
 
 
 def test_wrong_kind(run: Run, text: Path, image: Path, photo: Path) -> None:
@@ -352,15 +365,71 @@ def test_packages_of_embedded_models_missing(run: Run, monkeypatch: pytest.Monke
     fails(run("explain", "a film"), r"the embedded models need transformers: pip install 'attcat\[embedded\]'")
 
 
-def test_a_bug_is_no_user_error(run: Run, monkeypatch: pytest.MonkeyPatch, text: Path) -> None:
-    """What is ours to mend keeps its traceback."""
-
+def test_a_bug_is_one_line_that_says_how_to_see_more(run: Run, monkeypatch: pytest.MonkeyPatch, text: Path) -> None:
     def broken(*_: object) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr("attcat.cli.explain.check_kind", broken)
-    with pytest.raises(ZeroDivisionError):
+    fails(run("explain", "a", "--model", text), "ZeroDivisionError: by zero; ATTCAT_TRACEBACK=1 .* shows where")
+    monkeypatch.setattr("attcat.cli.explain.check_kind", lambda explainer, item: len(None))  # type: ignore[arg-type]
+    fails(run("explain", "a", "--model", text), "TypeError: ")
+    monkeypatch.setenv("ATTCAT_TRACEBACK", "1")
+    with pytest.raises(TypeError):
         run("explain", "a", "--model", text)
+
+
+class Strange(Exception):  # noqa: N818 - not an error that anyone knows
+    pass
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("explain", "a film"), ("compare", "a film"), ("check",), ("evaluate", "DATA", "--output", "OUT", "--model")],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_model_that_fails_in_its_own_way_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    def forward(*_: object, **__: object) -> None:
+        raise Strange("boom\nmore")
+
+    monkeypatch.setattr("transformers.models.bert.modeling_bert.BertModel.forward", forward)
+    (tmp_path / "data.tsv").write_text("text\tlabel\na film\tdull\na great film\tgreat\n")
+    names = {"DATA": str(tmp_path / "data.tsv"), "OUT": str(tmp_path / "out")}
+    given = [names.get(argument, argument) for argument in arguments]
+    model = [text] if arguments[0] in ("check", "evaluate") else ["--model", text]
+    result = run(*given, *model)
+    assert "Traceback" not in result.err
+    assert (result.code, result.err.count("\n")) == (2, 1), result
+    assert re.search("Strange: boom; ATTCAT_TRACEBACK=1", result.err), result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b'{"architectures": "BertForSequenceClassification"}'),
+        ("config.json", b'{"architectures": [1]}'),
+        (
+            "config.json",
+            b'{"architectures": ["BertForSequenceClassification"], "model_type": "bert", "hidden_size": "x"}',
+        ),
+        (
+            "config.json",
+            b'{"architectures": ["BertForSequenceClassification"], "model_type": "bert", "hidden_size": -8}',
+        ),
+        ("config.json", b'{"architectures": ["BertForSequenceClassification"], "model_type": ["bert"]}'),
+        ("model.safetensors", b"broken"),
+        ("model.safetensors", b""),
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b"[1]"),
+        ("tokenizer_config.json", b"[]"),
+    ],
+)
+@pytest.mark.parametrize("command", ["explain", "check"])
+def test_a_broken_folder_is_one_line(run: Run, tmp_path: Path, name: str, content: bytes, command: str) -> None:
+    folder = saved.save_text(tmp_path)
+    (folder / name).write_bytes(content)
+    fails(run(command, *(["a", "--model", folder] if command == "explain" else [folder])), "cannot be loaded|damaged")
 
 
 def test_as_a_program(text: Path) -> None:
@@ -405,7 +474,9 @@ def test_other_heads_and_windows(run: Run, tmp_path: Path) -> None:
     done = run("explain", "a gripping film", "--model", tagger, "--token", "gripping")
     assert done.rows[0][1].endswith('(tag of "gripping")')
     assert done.rows == run("explain", "a gripping film", "--model", tagger, "--token", "1").rows
-    assert "say which one, as token='word'" in run("explain", "a gripping film", "--model", tagger).err
+    assert "say which one by --token word" in run("explain", "a gripping film", "--model", tagger).err
+    twice = run("explain", "a film, a film", "--model", tagger, "--token", "film").err
+    assert "give the number of the word (1 or 4), e.g. --token 1" in twice
     answers = saved.save_text(tmp_path / "answers", "BertForQuestionAnswering")
     row = run("explain", "a film", "--pair", "a gripping, dull film", "--model", answers, "--target", "dull").rows[0]
     assert row[1] == "dull (characters 12 to 16 of the context)"
@@ -415,3 +486,25 @@ def test_other_heads_and_windows(run: Run, tmp_path: Path) -> None:
     long = "a gripping film, " * 8
     assert "--window" in run("explain", long, "--model", words).err
     assert re.fullmatch(r"\(\d windows\)", run("explain", long, "--model", words, "--window").rows[0][-1])
+
+
+def test_explain_contrasts_with_references(run: Run, text: Path, tmp_path: Path) -> None:
+    """Inputs by name, or data from which they are drawn: the same references, the same scores."""
+    data = tmp_path / "others.tsv"
+    data.write_text("boring\t0\n", encoding="utf-8")
+    asked = ("explain", "a gripping film", "--model", text, "--method", "contrast_cat")
+    found = []
+    for name, given in (("one", "boring"), ("two", data)):
+        path = tmp_path / f"{name}.json"
+        assert run(*asked, "--references", given, "--output", path).code == 0
+        found.append(attcat.load(path))
+    assert found[0].method == "contrast_cat"
+    assert found[0].scores.tolist() == found[1].scores.tolist()
+    model = attcat.Explainer(*cli.inputs.load_model(str(text), False), method="contrast_cat", references=["boring"])
+    assert found[0].scores.tolist() == pytest.approx(model("a gripping film").scores.tolist(), abs=1e-5)
+    missing = run(*asked)
+    assert missing.code == 2
+    assert "give them by --references" in missing.err
+    superfluous = run("explain", "a film", "--model", text, "--references", "boring")
+    assert superfluous.code == 2
+    assert "attcat compares the input with no others" in superfluous.err

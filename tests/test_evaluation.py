@@ -15,6 +15,7 @@ import torch
 import transformers
 from PIL import Image
 from saved import save_text
+from tasks_zoo import TASKS, make
 from tokenizers_small import wordpiece
 from zoo import FAMILIES
 
@@ -461,3 +462,53 @@ def test_bad_options(
     data = write(tmp_path / "films.tsv", "a film\t0\n")
     assert command(["evaluate", data, "--model", str(folder), "--output", str(tmp_path / "out"), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+# -- other tasks -----------------------------------------------------------------------------------------------------
+
+
+def evaluated(explainer: attcat.Explainer, texts: list[Any], metrics: list[str], folder: Path, **options: Any) -> Any:
+    """A run over two methods; `random` comes by itself."""
+    data = Dataset("data", tuple(Example(value) for value in texts), pictures=False, fingerprint="fingerprint")
+    plan = Plan("model", ("attcat",), tuple(metrics), **options)
+    return run(plan, data, lambda name: attcat.Explainer(explainer.adapter, method=name), folder)
+
+
+@pytest.mark.parametrize("how", ["mask", "pad", "delete"])
+def test_a_masked_language_model_is_evaluated(tmp_path: Path, how: str) -> None:
+    explainer = TASKS["BertForMaskedLM"].explainer()
+    texts = ["the [MASK] was not boring, a film!", "a gripping [MASK]"]
+    results = evaluated(explainer, texts, ["aopc", "lodds", "abpc"], tmp_path / how, removal=how)
+    assert all(np.isfinite(column).all() for by in results.values.values() for column in by.values())
+    assert results.watched == "probability"
+
+
+def test_a_regression_is_evaluated_on_its_value_and_says_so(tmp_path: Path) -> None:
+    model = make("Bert", "ForSequenceClassification", num_labels=1)
+    explainer = attcat.Explainer(model, wordpiece())
+    results = evaluated(explainer, TEXTS, ["aopc", "abpc"], tmp_path / "a")
+    (value,) = explainer(TEXTS[:1])[0].logits.tolist()
+    number = results.records["attcat"][0]["example"]
+    with torch.no_grad():
+        value = float(model(**wordpiece()(TEXTS[number], return_tensors="pt")).logits)
+    assert results.records["attcat"][0]["morf"][0] == pytest.approx(value, abs=1e-5)
+    names, *_ = table(results)
+    assert [name[:-2] for name in names[1:3]] == ["aopc of value", "abpc of value"]
+    assert "aopc of value" in markdown(results)
+    shown = page(results)
+    assert "value over the share of tokens removed" in shown
+    assert "value that the model measures" in shown
+    assert "probability" not in shown
+    assert json.loads(to_json(results))["settings"]["watched"] == "value"
+    with pytest.raises(OptionError, match=r"lodds: not defined for a measured value.*use aopc"):
+        evaluated(explainer, TEXTS, ["aopc", "lodds"], tmp_path / "b")
+
+
+def test_a_multi_label_model_is_evaluated_by_the_classs_own_probability(tmp_path: Path) -> None:
+    model = make("Bert", "ForSequenceClassification", num_labels=3, problem_type="multi_label_classification")
+    results = evaluated(attcat.Explainer(model, wordpiece()), TEXTS, ["aopc"], tmp_path)
+    line = results.records["attcat"][0]
+    with torch.no_grad():
+        logits = model(**wordpiece()(TEXTS[line["example"]], return_tensors="pt")).logits[0]
+    assert line["morf"][0] == pytest.approx(float(logits.max().sigmoid()), abs=1e-6)
+    assert "probability over the share of tokens removed" in page(results)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,8 @@ from torch import nn
 from zoo import FAMILIES, SIDE
 
 import attcat
+from attcat.model import Encoding
+from attcat.tokens import Tokens
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +296,7 @@ def test_several_targets_of_one_input(text: attcat.Explainer) -> None:
     assert [e.target for e in text("a film", top_k=2)] == order[:2]
     assert [e.target for e in text("a film", top_k=9)] == order
     assert [[e.target for e in row] for row in text(["a film", "a film"], top_k=1)] == [[order[0]]] * 2
-    with pytest.raises(attcat.TargetError, match="top_k=0"):
+    with pytest.raises(attcat.OptionError, match="top_k=0"):
         text("a film", top_k=0)
     with pytest.raises(attcat.TargetError, match="empty list"):
         text("a film", target=[])
@@ -342,7 +346,9 @@ def test_a_model_without_adapter_is_named_and_the_way_out_shown() -> None:
 
 def test_a_model_without_a_classification_head() -> None:
     config = FAMILIES["bert"].model().config
-    with pytest.raises(attcat.UnsupportedModelError, match=r"BertModel has no blocks|no class logits"):
+    with pytest.raises(
+        attcat.UnsupportedModelError, match=r"BertModel has no head.*AutoModelForSequenceClassification"
+    ):
         attcat.Explainer(transformers.BertModel(config), wordpiece())("film")
 
 
@@ -453,3 +459,26 @@ def test_an_explainer_from_anothers_adapter_does_not_look_at_the_model_again() -
     second = attcat.Explainer(first.adapter, method="rollout")
     assert second.adapter is first.adapter
     assert second(FAMILIES["bert"].arguments(1)).method == "rollout"
+
+
+@dataclass(frozen=True)
+class Named(Encoding):
+    names: tuple[str, ...] = ()
+
+
+def test_rows_and_a_row_alone_keep_every_field_also_of_a_subclass() -> None:
+    mask = torch.tensor([[False, True, True, False], [True, True, True, True]])  # padding on both sides
+    ids = torch.arange(8).reshape(2, 4)
+    tokens = tuple(Tokens(("a",) * n, (False,) * n) for n in (2, 4))
+    batch = Named({"ids": ids, "pixels": ids[:, 0]}, mask, tokens, ("x", "y"), (1, 2), torch.tensor([2, 3]), ("p", "q"))
+    both = batch.rows([1, 0, 1])
+    assert (type(both), both.names, both.dropped, both.sources) == (Named, ("q", "p", "q"), (2, 1, 2), ("y", "x", "y"))
+    assert both.focus is not None
+    assert both.focus.tolist() == [3, 2, 3]
+    assert torch.equal(both.arguments["ids"], ids[[1, 0, 1]])
+    one = batch.alone(0)
+    assert (type(one), one.names, one.dropped, one.mask.tolist()) == (Named, ("p",), (1,), [[True, True]])
+    assert one.focus is not None
+    assert one.focus.tolist() == [1]  # the second of what is left
+    assert one.arguments["ids"].tolist() == [[1, 2]]
+    assert one.arguments["pixels"].tolist() == [0]

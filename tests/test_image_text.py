@@ -15,6 +15,7 @@ from tasks_zoo import redraw
 from tokenizers_small import byte_bpe
 
 import attcat
+from attcat.testing import check_adapter
 
 BLOCKS, SIDE, PATCH, LENGTH = 3, 32, 8, 16
 _TOWER = {"hidden_size": 32, "num_hidden_layers": BLOCKS, "num_attention_heads": 4, "intermediate_size": 48}
@@ -164,6 +165,16 @@ def test_the_gradient_agrees_with_a_finite_difference_and_libra_is_complete(kind
                 ends.append(float(tower.predict(encoding)[1]))
             hook.remove()
         assert float(explanation.scores.sum()) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-6)
+
+
+def test_both_towers_are_checked(kind: str) -> None:
+    """With a processor and without; each side keeps every promise that is asked of it."""
+    model = make(kind)
+    for brought in (processor(kind), None):
+        checks = check_adapter(model, brought)
+        sides = {check.name.partition(":")[0] for check in checks}
+        assert sides == {tower.family for tower in attcat.Explainer(model, processor(kind)).adapter.towers}
+        assert [check for check in checks if check.passed is False] == []
 
 
 def test_saved_drawn_and_with_other_methods(kind: str, tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_special_tokens_stay() -> None:
 def test_scores_from_elsewhere_are_taken_in_any_form() -> None:
     ablation = reader([3, 5])
     forms: list[Any] = [np.arange(12.0), list(range(12)), torch.arange(12.0)]
-    first = [perturbation_curves(ablation, [form, form]).morf.probability for form in forms]
+    first = [perturbation_curves(ablation, [form, form]).morf.level for form in forms]
     assert torch.equal(first[0], first[1])
     assert torch.equal(first[0], first[2])
 
@@ -313,6 +313,7 @@ def test_published_forms_by_hand() -> None:
             return torch.stack([(1 - p).log(), p.log()], -1)
 
         intact = property(lambda self: torch.zeros(1, 2))  # type: ignore[assignment]
+        activation = property(lambda self: "softmax")  # type: ignore[assignment]
 
     ablation = Fake()
     scores = torch.arange(18.0).flip(0)  # the last special token ranks last, so that all content goes

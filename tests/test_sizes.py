@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -131,3 +132,19 @@ def test_a_fixed_timm_model_says_how_to_make_it_for_other_sizes() -> None:
     wrapped = attcat.Explainer(FAMILIES["timm-wrapper"].model(), TO_TENSOR)
     with pytest.raises(attcat.ProcessorError, match="dynamic_img_size=True"):
         wrapped(np.zeros((24, 64, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("message", ["Input image size (48*48) doesn't match model (32*32).", "unexpected height"])
+def test_another_size_is_blamed_only_where_the_size_is_another(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    explain = attcat.Explainer(model("vit"))
+
+    def refuse(**_: Any) -> Any:
+        raise ValueError(message)
+
+    monkeypatch.setattr(explain.adapter.model, "forward", refuse)
+    with pytest.raises(
+        attcat.ProcessorError, match=f"of {SIDE + PATCH} x {SIDE + PATCH} pixels, it was made for {SIDE}"
+    ):
+        explain({"pixel_values": torch.randn(1, 3, SIDE + PATCH, SIDE + PATCH)})
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        explain({"pixel_values": torch.randn(1, 3, SIDE, SIDE)})

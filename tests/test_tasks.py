@@ -230,12 +230,12 @@ def test_a_token_by_word_number_and_characters(token: Any, label: str) -> None:
 @pytest.mark.parametrize(
     ("token", "told"),
     [
-        (None, r"say which one, as token='word'; words: 0 the, 1 gripping"),
-        ("film", r"'film' occurs 2 times: give the number of the word, as token=2 or 7"),
+        (None, r"say which one by token='word'; words: 0 the, 1 gripping"),
+        ("film", r"'film' occurs 2 times: give the number of the word \(2 or 7\), e.g. token=2"),
         ("Paris", r"no token 'Paris' in the text; words: 0 the"),
         ("", r"no token '' in the text"),
         (9, r"no word number 9: the text has 9"),
-        (slice(90, 95), r"no token slice\(90, 95, None\) in the text"),
+        (slice(90, 95), r"slice\(90, 95, None\) is empty in a text of"),
         (["film", "film"], r"occurs 2 times"),
     ],
 )
@@ -370,7 +370,7 @@ def test_another_answer_can_be_explained() -> None:
         ("film", r"occurs 2 times in the context: give one by its characters, as slice\(13, 17\), slice\(32, 36\)"),
         ("Paris", r"'Paris' is not in the context"),
         (3, r"given by its text or as slice\(start, end\)"),
-        (slice(90, 99), r"no token at the characters 90 to 99"),
+        (slice(90, 99), r"slice\(90, 99, None\) is empty in a text of"),
     ],
 )
 def test_an_answer_that_is_none(target: Any, told: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tasks_zoo import TASKS
 from test_discovery import Torch
 from tokenizers_small import byte_bpe, wordpiece
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from zoo import FAMILIES, Family
 from zoo_unseen import SERVED, UNSEEN, Unseen
 
 import attcat
+from attcat.model import first_of
+from attcat.model.heads import TokenHead
 from attcat.testing import CHECKS, Check, changes, check_adapter, snapshot
 
 EVERY: dict[str, Family] = {**FAMILIES, **SERVED, **UNSEEN}
@@ -35,6 +38,42 @@ def test_every_family_keeps_its_promises(name: str) -> None:
     assert ("offsets rebuild the text" in not_asked) == (not family.text)
     if not isinstance(family, Unseen) or family.name != "torch-layers":  # which has no mask, so takes one at a time
         assert "the same scores alone and in a batch" not in not_asked
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_head_keeps_its_promises(name: str) -> None:
+    """What is read is asked of the head, as the explainer does; with the head's own samples and with inputs of ours."""
+    explain = TASKS[name].explainer()
+    for checks in (
+        check_adapter(explain.adapter.model, explain.adapter.processor),
+        check_adapter(explain.adapter, inputs=list(TASKS[name].inputs), token=list(TASKS[name].tokens)),
+    ):
+        assert [check for check in checks if check.passed is False] == []
+        assert by_name(checks)["the head reads the tokens that it is said to"].passed
+
+
+def test_a_head_that_reads_another_token_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TASKS["BertForTokenClassification"]
+    monkeypatch.setattr(TokenHead, "read", lambda self, encoding, classes: first_of(encoding.mask))
+    checks = check_adapter(task.model(), task.explainer().adapter.processor)
+    assert not by_name(checks)["the head reads the tokens that it is said to"].passed
+
+
+def test_the_copy_in_float64_has_the_same_adapter() -> None:
+    """A user's own adapter is asked, not the registered one in its place."""
+    made: list[nn.Module] = []
+
+    model = FAMILIES["bert"].model()
+
+    class Mine(type(attcat.Explainer(model).adapter)):  # type: ignore[misc]
+        def __init__(self, model: nn.Module, processor: object = None) -> None:
+            made.append(model)
+            super().__init__(model, processor)
+
+    checks = check_adapter(Mine(model), inputs=FAMILIES["bert"].arguments(2))
+    assert [check for check in checks if check.passed is False] == []
+    assert [next(m.parameters()).dtype for m in made] == [torch.float32, torch.float64, torch.float64][: len(made)]
+    assert len(made) > 1
 
 
 def failed(checks: list[Check]) -> list[str]:

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..errors import OptionError
+from ..errors import Option, OptionError
 from .attention import Call, mix
 from .linearised import gate, layer_norm, rms_norm
 
@@ -151,7 +151,7 @@ class Graded(Libra):
     def __init__(self, beta: float = 0.75) -> None:
         super().__init__()
         if not 0 <= beta <= 1:
-            raise OptionError(f"beta={beta}, expected a number from 0 (libra) to 1 (attnlrp)")
+            raise OptionError(Option("beta", beta), ", expected a number from 0 (libra) to 1 (attnlrp)")
         self.beta = beta
         if beta:
             self.value_share, self.weight_share = 1 - beta / 2, 0.5  # softmax passes beta of the latter on
@@ -211,7 +211,7 @@ class GIM(Libra, Explicit):
     def __init__(self, temperature: float = 2.0) -> None:
         super().__init__()
         if not temperature > 0:
-            raise OptionError(f"temperature={temperature}, expected a positive number")
+            raise OptionError(Option("temperature", temperature), ", expected a positive number")
         self.temperature = temperature
         self.value_share = self.weight_share = 0.5
         self._activated = WeakIdKeyDictionary()  # what an activation that is written out is made of
@@ -284,7 +284,7 @@ class ResLRP(AttnLRP):
     def __init__(self, gamma: float = 1.0) -> None:
         super().__init__()
         if not gamma >= 0:
-            raise OptionError(f"gamma={gamma}, expected 0 or more")
+            raise OptionError(Option("gamma", gamma), ", expected 0 or more")
         self.gamma = gamma
 
     def _add(self, function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:

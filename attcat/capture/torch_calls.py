@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import CaptureError
+from ..errors import CaptureError, Option
 from .attention import Call
 from .blocks import Block
 from .rules import Explicit, Rule, as_weights, named, varies
@@ -155,7 +155,8 @@ def _plus(result: Any, bias: Tensor | None, ones: Tensor, positions_first: bool 
         return result + bias * (factor.repeat(result.shape[0] // len(ones))[:, None] if flat else factor[:, None])
     if result.shape[0] % len(ones):
         raise CaptureError(
-            f"cannot tell the examples apart in a tensor of shape {tuple(result.shape)}: completeness=False"
+            f"cannot tell the examples apart in a tensor of shape {tuple(result.shape)}: use ",
+            Option("completeness", False),
         )
     factor = ones.to(result.dtype).repeat_interleave(result.shape[0] // len(ones))
     return result + bias * factor.view(-1, *(1,) * (result.dim() - 1))

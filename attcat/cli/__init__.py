@@ -1,7 +1,8 @@
 """The command line, thin: it parses, calls and prints. One module a command.
 
-Results go to stdout, one line each; progress and errors to stderr. What is wrong with what the user gave is told in one
-line with exit code 2. This is the only room of `attcat` that knows `attcat.adapters` and `attcat.demos`.
+Results go to stdout, one line each; progress and errors to stderr. Whatever goes wrong is one line with exit code 2; for what
+no one expected, the environment variable ATTCAT_TRACEBACK=1 shows where it comes from. This is the only room of `attcat` that
+knows `attcat.adapters` and `attcat.demos`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import typer
 from .. import __version__
 from ..errors import AttCATError
 from . import check, compare, evaluate, explain, listing
+from .wording import TRACEBACK, in_shell, unexpected
 
 app = typer.Typer(
     name="attcat",
@@ -54,7 +56,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 if a check failed, 2 after an error of the user's, 130 after Ctrl-C."""
+    """Run the command line and return its exit code: 0, 1 if a check failed, 2 after an error, 130 after Ctrl-C."""
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -66,9 +68,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         message = f"{error.format_message().rstrip('.')}; see attcat --help"
     except AttCATError as error:
-        message = str(error).replace("truncation=True", "--truncation").replace("window=True", "--window")
+        message = in_shell(error)
     except torch.cuda.OutOfMemoryError:
         message = "the device has too little memory: try --batch-size 1, or --device cpu"
+    except Exception as error:  # what a model that is not made well raises is told like any other mistake
+        if os.environ.get(TRACEBACK):
+            raise
+        message = unexpected(error)
     print(f"attcat: {' '.join(message.split())}", file=sys.stderr)
     return 2
 

@@ -14,8 +14,9 @@ from ..explainer import Explainer
 from ..files import write_atomically
 from ..methods import read_name
 from ..model.discovered import adapter_of
-from .inputs import Item, check_kind, device_named, listed, listed_methods, load_model
+from .inputs import REFERENCES, Item, check_kind, device_named, listed, listed_methods, load_model
 from .output import counting, print_table, write_file
+from .wording import in_shell
 
 if TYPE_CHECKING:
     from ..evaluation import Dataset, Plan, Results
@@ -25,7 +26,6 @@ METHODS = "attcat+libra,attcat+plain,attention,rollout,genatt"
 METRICS = "aopc,lodds,comprehensiveness,sufficiency,abpc"
 CHECKED = 16
 """Examples that the sanity checks look at."""
-REFERENCES = 8
 
 
 def evaluate(
@@ -197,4 +197,4 @@ def _told(work: Any) -> str:
     try:
         return str(work())
     except AttCATError as error:
-        return f"({str(error).splitlines()[0][:60]})"
+        return f"({in_shell(error).splitlines()[0][:60]})"

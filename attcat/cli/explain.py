@@ -20,7 +20,7 @@ from ..methods import DEFAULT, read_name
 from ..render import wording
 from ..render.terminal import visible
 from ..trace import Hidden, Queries
-from .inputs import Item, check_kind, device_named, expand, load_model, named_class, read
+from .inputs import Item, check_kind, device_named, drawn, expand, load_model, named_class, read
 from .output import console_for_results, one_line, progress, write_file
 
 if TYPE_CHECKING:
@@ -78,6 +78,15 @@ def explain(
             help="The word (or its number, from 0) whose tag or prediction is explained, in models that have one for each.",
         ),
     ] = None,
+    references: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--references",
+            "--reference",
+            metavar="INPUT|DATA",
+            help="An input of another class, for contrast_cat, or a file or folder of them; may be given several times.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
     output: Annotated[
         str | None,
@@ -96,7 +105,7 @@ def explain(
     """
     items = [read(value, pair) for value in expand(inputs)]
     paths = _plan(output, items)
-    read_name(method)  # what is wrong with an option is told before a model is loaded
+    compared = _references(method, references)  # what is wrong with an option is said before a model is loaded
     if rule is not None:
         make_rule(rule)
     place = device_named(device)
@@ -104,6 +113,8 @@ def explain(
     @cache
     def explainer(picture: bool) -> Explainer:
         network, processor = load_model(model, picture)
+        same = [one.value for one in compared if model is not None or one.is_picture == picture]
+        own: dict[str, Any] = {"references": same} if compared else {}
         return Explainer(
             network.to(place),
             processor,
@@ -112,9 +123,12 @@ def explain(
             hidden=hidden,
             queries=queries,
             batch_size=batch_size,
+            **own,
         )
 
     options = {"truncation": truncation, "window": window, "token": _numbered(token)}
+    for one in compared:
+        check_kind(explainer(one.is_picture if model is None else False), one)
     done = _explain(items, lambda picture: explainer(picture if model is None else False), target, options)
     _print_and_write(items, done, paths)
 
@@ -135,6 +149,25 @@ def _explain(
         for start in range(0, len(same), step):
             batch = [item.value for item in same[start : start + step]]
             yield from explainer(batch, wanted, **options)
+
+
+def _references(method: str, given: Sequence[str] | None) -> list[Item]:
+    """The references of a method that contrasts the input with others; of other methods none.
+
+    Raises:
+        OptionError: if it has none, or another method was given some.
+    """
+    found = read_name(method).method
+    if "references" not in found.defaults:
+        if given:
+            raise OptionError(f"--references is for contrast_cat: {found.name} compares the input with no others")
+        return []
+    if not given:
+        raise OptionError(
+            f"{found.name} contrasts the input with inputs of other classes: give them by --references, as texts, pictures, "
+            "or a file or folder of data"
+        )
+    return list(drawn(given))
 
 
 def _numbered(token: str | None) -> str | int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,29 @@ def expand(inputs: Sequence[str]) -> Iterator[str]:
         if not any(lines):
             raise InputError("stdin is empty: give one text or path per line")
         yield from filter(None, lines)
+
+
+REFERENCES = 8
+"""How many references are drawn from data."""
+
+
+def drawn(values: Iterable[str]) -> Iterator[Item]:
+    """Inputs as they are named; of a file of data, or a folder of pictures by class, the first of a fixed shuffle.
+
+    Raises:
+        InputError: if one cannot be read.
+    """
+    for value in values:
+        path = Path(value)
+        if not (path.is_dir() or (path.is_file() and path.suffix.lower() in (".tsv", ".csv", ".jsonl"))):
+            yield read(value, None)
+            continue
+        from ..evaluation import read_dataset
+        from ..evaluation.runner import choose
+
+        data = read_dataset(value)
+        for index in choose(0, len(data.examples))[:REFERENCES]:
+            yield Item(data.examples[index].value)
 
 
 def read(value: str, pair: str | None) -> Item:

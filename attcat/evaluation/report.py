@@ -22,7 +22,7 @@ DASHES = ("", "6 3", "2 2", "9 3 2 3")  # with eight colours, 32 lines that diff
 def table(results: Results) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
     """The summary: names of the columns, a row per method, and which cells are the best of their column."""
     metrics = results.plan.metrics
-    names = ["method", *(f"{name} {ARROWS[find_metric(name).better]}" for name in metrics), "s/example", "forwards"]
+    names = ["method", *(heading(name, results) for name in metrics), "s/example", "forwards"]
     rows, bold = [], set()
     for number, method in enumerate(results.plan.methods):
         estimates = results.estimates[method]
@@ -31,6 +31,13 @@ def table(results: Results) -> tuple[list[str], list[list[str]], set[tuple[int, 
         cost = results.seconds[method] / results.forward if results.forward else math.nan
         rows.append([method, *cells, f"{results.seconds[method]:.3g}", f"{cost:.1f}"])
     return names, rows, bold
+
+
+def heading(name: str, results: Results) -> str:
+    """Of a metric's column, as `aopc ↑`; in a regression as `aopc of value ↑`, where others are of probabilities."""
+    metric = find_metric(name)
+    of = " of value" if results.watched == "value" and metric.reads in ("curves", "passes") else ""
+    return f"{name}{of} {ARROWS[metric.better]}"
 
 
 def number_with_interval(value: Estimate) -> str:
@@ -127,8 +134,8 @@ def page(results: Results, sanity: Mapping[str, Mapping[str, str]] | None = None
     accuracy = "" if results.accuracy is None else f" The model predicts {results.accuracy:.1%} of the labels."
     body = [
         f"<p>{escape(str(settings['model']))} on {count} examples of {escape(str(settings['data']))}; tokens are removed by "
-        f"<b>{escape(str(settings['removal']))}</b>; means with 95 % bootstrap intervals, the best in bold.{accuracy} "
-        "A forward is the time of one plain forward pass.</p>",
+        f"<b>{escape(str(settings['removal']))}</b>; watched is the {_watched(results)}; means with 95 % bootstrap intervals, "
+        f"the best in bold.{accuracy} A forward is the time of one plain forward pass.</p>",
         _table(names, rows, bold),
         _chart(results, "morf", "most relevant first: the lower the better"),
         _chart(results, "lerf", "least relevant first: the higher the better"),
@@ -182,22 +189,37 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]], bold: set[tuple[
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
+def _watched(results: Results) -> str:
+    """What the curves are of, in words."""
+    return "value that the model measures" if results.watched == "value" else "probability of the predicted class"
+
+
+def _ticks(results: Results) -> list[float]:
+    """Of the vertical axis: 0 to 1 for a probability, around all curves for a value."""
+    if results.watched == "probability":
+        return [0, 0.25, 0.5, 0.75, 1]
+    points = [point for by_side in results.curves.values() for curve in by_side.values() for point in curve]
+    low, high = min(points), max(points)
+    high = high if high > low else low + 1
+    return [low + share * (high - low) for share in (0, 0.25, 0.5, 0.75, 1)]
+
+
 def _chart(results: Results, side: str, caption: str) -> str:
-    """The mean probability over the share removed, a line per method."""
+    """The mean probability (or value) over the share removed, a line per method."""
     left, top, width, height = 44, 12, 330, 230
-    methods = results.plan.methods
+    methods, ticks = results.plan.methods, _ticks(results)
 
     def x(share: float) -> float:
         return left + share * width
 
-    def y(probability: float) -> float:
-        return top + (1 - probability) * height
+    def y(level: float) -> float:
+        return top + (1 - (level - ticks[0]) / (ticks[-1] - ticks[0])) * height
 
     parts = []
-    for tick in (0, 0.25, 0.5, 0.75, 1):
+    for share, tick in zip((0, 0.25, 0.5, 0.75, 1), ticks, strict=True):
         parts.append(f'<path d="M{left} {y(tick):.1f}H{left + width}" stroke="currentColor" stroke-opacity=".15"/>')
-        parts.append(f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
-        parts.append(f'<text x="{x(tick):.1f}" y="{top + height + 16}" text-anchor="middle">{tick:.0%}</text>')
+        parts.append(f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.3g}</text>')
+        parts.append(f'<text x="{x(share):.1f}" y="{top + height + 16}" text-anchor="middle">{share:.0%}</text>')
     for number, method in enumerate(methods):
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
         stroke = f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
@@ -207,6 +229,6 @@ def _chart(results: Results, side: str, caption: str) -> str:
         parts.append(f'<path d="M{left + width + 12} {line}h22" {stroke}/>')
         parts.append(f'<text x="{left + width + 40}" y="{line + 4}">{escape(method)}</text>')
     tall = max(top + height + 22, top + 15 * len(methods) + 8)
-    label = f"mean probability of the predicted class while tokens are removed, {caption}"
+    label = f"mean {_watched(results)} while tokens are removed, {caption}"
     drawing = f'<svg viewBox="0 0 600 {tall}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-    return f"<figure>{drawing}<figcaption>{caption}; probability over the share of tokens removed</figcaption></figure>"
+    return f"<figure>{drawing}<figcaption>{caption}; {results.watched} over the share of tokens removed</figcaption></figure>"

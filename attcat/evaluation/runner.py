@@ -23,7 +23,7 @@ import torch
 from ..errors import InputError, OptionError
 from ..explainer import Explainer
 from ..explanation import Explanation
-from ..metrics import Ablation, Metric, evaluate, find_metric, gold_tokens, perturbation_curves
+from ..metrics import Ablation, Metric, evaluate, find_metric, for_values, gold_tokens, perturbation_curves
 from ..metrics.ablation import content_scores
 from ..metrics.localisation import Mosaic, grid_pointing, mosaics
 from ..metrics.perturbation import STEPS
@@ -92,7 +92,7 @@ class Results:
         settings: what made the numbers what they are.
         accuracy: share of the examples whose gold label the model predicts; None without labels.
         values: method, metric, value per example (NaN where a metric is not defined).
-        curves: method, `morf` or `lerf`, mean probability at `STEPS`.
+        curves: method, `morf` or `lerf`, mean probability (of a regression: value) at `STEPS`.
         seconds: method, seconds per example.
         forward: seconds of a plain forward pass per example, batched alike.
         records: method, the examples' own lines.
@@ -116,6 +116,11 @@ class Results:
         object.__setattr__(self, "estimates", estimates)
         paired = {n: compare({m: by[n] for m, by in self.values.items() if n in by}, seed) for n in names}
         object.__setattr__(self, "comparisons", paired)
+
+    @property
+    def watched(self) -> str:
+        """What falls when tokens are removed: the `probability` of the predicted class, or the `value` of a regression."""
+        return str(self.settings.get("watched", "probability"))
 
     def best(self, metric: str) -> str | None:
         """The method with the best mean, `random` aside; None if no method has a value."""
@@ -143,8 +148,11 @@ def run(plan: Plan, data: Dataset, make: Make, folder: Path, tick: Tick = lambda
     adapter = next(iter(explainers.values())).adapter
     chosen = choose(plan.seed, len(data.examples))[: plan.limit]
     _check(plan, data, [data.examples[index] for index in chosen])
-    labels = _labels(data, chosen, explainers[plan.methods[0]])
-    settings = _settings(plan, data, adapter.removal(plan.removal), adapter)
+    measured = adapter.head.activation == "none"
+    if measured:
+        for_values([find_metric(name) for name in plan.metrics])
+    labels = [None] * len(chosen) if measured else _labels(data, chosen, explainers[plan.methods[0]])
+    settings = _settings(plan, data, adapter.removal(plan.removal), measured, type(adapter))
     log = Log(folder / RECORDS, settings)
     size = PART[data.pictures]
     for start in range(0, len(chosen), size):
@@ -188,8 +196,8 @@ class Part:
                 "predicted": int(self.predicted[row]),
                 "label": self.labels[row],
                 "values": {name: _plain(column[row]) for name, column in values.items()},
-                "morf": curves.morf.probability[row].tolist(),
-                "lerf": curves.lerf.probability[row].tolist(),
+                "morf": curves.morf.level[row].tolist(),
+                "lerf": curves.lerf.level[row].tolist(),
             }
             for row in range(len(self.inputs))
         ]
@@ -232,9 +240,14 @@ class Part:
         for row, scores in enumerate(content_scores(self.ablation, explanations) if metrics else ()):
             spans = self.examples[row].spans
             for metric in metrics:
-                gold = None if spans is None else gold_tokens(self.ablation.tokens[row], spans)
+                gold = None if spans is None else self._gold(row, spans)
                 found[metric.name].append(math.nan if gold is None else float(metric.function(scores, gold)))  # type: ignore[arg-type]
         return dict(found)
+
+    def _gold(self, row: int, spans: Any) -> torch.Tensor:
+        """bool `[n]`: gold tokens among those that can be removed, which are all but the explained one."""
+        inner = ~torch.tensor(self.ablation.tokens[row].special)
+        return gold_tokens(self.ablation.tokens[row], spans)[self.ablation.content[row][inner]]
 
 
 def _mosaics(
@@ -278,10 +291,7 @@ def code_version(*used: type) -> str:
         *used: such classes, as an adapter's.
     """
     package = Path(__file__).parents[1]
-    beside = {
-        package / "adapters",
-        package / "demos",
-    }  # where an installed package has them; others have them elsewhere
+    beside = {package / "adapters", package / "demos"}  # there if installed; in a checkout they lie elsewhere
     files = [path for path in sorted(package.rglob("*.py")) if not beside & set(path.parents)]
     found = hashlib.sha256()
     for path in files:
@@ -292,11 +302,11 @@ def code_version(*used: type) -> str:
     return found.hexdigest()[:16]
 
 
-def _settings(plan: Plan, data: Dataset, removal: str, adapter: Any) -> dict[str, Any]:
-    """What a record depends on; the versions of other packages are told in results.json, and do not forbid to go on."""
+def _settings(plan: Plan, data: Dataset, removal: str, measured: bool, adapter: type) -> dict[str, Any]:
+    """What a record depends on; the versions of other packages are in results.json, and do not forbid to go on."""
     return {
         "format": "attcat-evaluation-2",
-        "code": code_version(type(adapter)),
+        "code": code_version(adapter),
         "model": plan.model,
         "data": data.name,
         "fingerprint": data.fingerprint,
@@ -304,6 +314,7 @@ def _settings(plan: Plan, data: Dataset, removal: str, adapter: Any) -> dict[str
         "removal": removal,
         "seed": plan.seed,
         "truncation": plan.truncation,
+        **({"watched": "value"} if measured else {}),
         **plan.conditions,
     }
 
@@ -365,10 +376,9 @@ def _labels(data: Dataset, chosen: list[int], explainer: Explainer) -> list[int 
     return [known[data.examples[index].label] for index in chosen]
 
 
-def _class_names(explainer: Explainer, value: Any) -> tuple[str, ...]:
-    count = Ablation(explainer, [value], truncation=True).intact.shape[1]
-    names = explainer.adapter.labels
-    return names if names is not None and len(names) == count else tuple(f"class {index}" for index in range(count))
+def _class_names(explainer: Explainer, value: Any) -> Sequence[str]:
+    ablation = Ablation(explainer, [value], truncation=True)
+    return explainer.adapter.head.labels(ablation.encodings[0], 0, ablation.intact.shape[1])
 
 
 def _results(plan: Plan, settings: Mapping[str, Any], log: Log, chosen: list[int], size: int) -> Results:

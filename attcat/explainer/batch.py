@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..attribution import read_only
 from ..capture.relevance import Relevance
-from ..errors import InputError, TargetError
+from ..errors import InputError, Option, TargetError
 from ..explanation import Explanation
 from ..model import Adapter, Encoding
 from ..targets import Goal, Rank, Target
@@ -33,32 +34,38 @@ class BatchExplainer:
     settings: Settings
 
     def explain(self, encoding: Encoding, targets: Sequence[Sequence[Target]]) -> list[list[Explanation]]:
-        """One forward pass; for each target of a row one backward pass and one Explanation."""
+        """One forward pass; for each target of an input one backward pass and one Explanation."""
+        encoding = replace(encoding, sources=tuple(map(read_only, encoding.sources)))  # copied once for all targets
         recording, head = self.record(encoding), self.adapter.head
-        count = recording.logits.shape[1]
-        labels = [head.labels(encoding, row, count) for row in range(len(encoding.tokens))]
-        every = [self.listed(row, count) for row in targets]
+        rows, count = range(len(encoding.tokens)), recording.logits.shape[1]
+        labels = [head.labels(encoding, row, count) for row in rows]
+        every = [self.listed(targets[0 if head.one_input else row], count) for row in rows]
         rounds = max(map(len, every))
-        by_row: list[list[Explanation]] = [[] for _ in encoding.tokens]
+        found: list[list[Explanation]] = [[] for _ in targets]
         for index in range(rounds):
             measure = partial(head.measure, self.settings.quantity)
             goal = Goal.of(recording.logits, [row[index] for row in every], labels, measure)
             read = replace(recording, read=head.read(encoding, goal.classes))
-            for row, explanation in enumerate(self._once(encoding, read, goal, labels, index < rounds - 1)):
-                by_row[row].append(explanation)
-        return by_row
+            explained = self._once(encoding, read, goal, labels, index < rounds - 1)
+            for explanations, row in zip(found, head.shown(encoding, goal.classes), strict=True):
+                explanations.append(explained[row])
+        return found
 
     def listed(self, targets: Any, count: int) -> list[Any]:
         """The targets of a row one by one, when there are `count` classes."""
         head = self.adapter.head
         if targets is ALL:
             if head.kept is not None:
-                raise TargetError(f"{count} are too many to explain all of them: use top_k, or a list of targets")
+                raise TargetError(
+                    f"{count} are too many to explain all of them: use ", Option("top_k", 3), ", or a list of targets"
+                )
             return list(range(count))
         if head.activation == "none" and count > 1 and any(one is None or isinstance(one, Rank) for one in targets):
             raise TargetError(
-                f"the {count} outputs are measured values, of which none is the predicted one: name the one to explain, "
-                f"as target=0, or use target='all'"
+                f"the {count} outputs are measured values, of which none is the predicted one: name the one to explain, e.g. ",
+                Option("target", 0),
+                "; or all, by ",
+                Option("target", "all"),
             )
         return [one for one in targets if not isinstance(one, Rank) or one.place < count]
 
@@ -68,6 +75,8 @@ class BatchExplainer:
         trace = self._trace(recording, goal, encoding, keep)
         passes = Passes(self.adapter, encoding, goal, self.settings.make_rule, self._hidden)
         contributions = self._contributions(trace, passes)
+        for name, values in {"value": trace.value, "bias": trace.bias, **passes.measured}.items():
+            self._check_finite(name, values)
         mask, head = trace.mask.cpu(), self.adapter.head
         classes, against = goal.classes.tolist(), goal.against.tolist()
         chosen = [
@@ -87,6 +96,7 @@ class BatchExplainer:
                 rest=chosen[row].rest,
                 position=head.position(encoding, row),
                 answers=head.answers(encoding, row, chosen[row].classes),
+                classes=None if head.kept is None else tuple(chosen[row].classes),
                 method=self.settings.method.name,
                 options=self.settings.options,
                 source=encoding.sources[row],
@@ -130,11 +140,14 @@ class BatchExplainer:
     def _contributions(self, trace: Trace, passes: Passes) -> Tensor:
         further = (passes,) if self.settings.method.several else ()
         contributions = self.settings.method.function(trace, *further, **self.settings.own).float().cpu()
-        if not contributions.isfinite().all():
-            raise InputError(
-                f"the {self.settings.method.name} scores are not finite: the gradient overflowed in {self.adapter.dtype}"
-            )
+        self._check_finite("scores", contributions)
         return contributions
+
+    def _check_finite(self, name: str, values: Tensor | None) -> None:
+        if values is not None and not values.isfinite().all():
+            raise InputError(
+                f"the {self.settings.method.name} {name} are not finite: the pass overflowed in {self.adapter.dtype}"
+            )
 
 
 @dataclass(frozen=True)

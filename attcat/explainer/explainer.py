@@ -11,11 +11,10 @@ from torch import nn
 
 from ..errors import InputError
 from ..explanation import Explanation
-from ..methods import DEFAULT
+from ..methods import DEFAULT, Quantity
 from ..model import Adapter, Encoding
 from ..model.discovered import adapter_of
-from ..probabilities import Quantity
-from ..targets import Target
+from ..targets import Target, count
 from ..trace import Hidden, Queries
 from . import windows
 from .batch import BatchExplainer
@@ -76,6 +75,7 @@ class Explainer:
         **options: Any,
     ) -> None:
         self.adapter: Adapter = adapter_of(model, processor)
+        self._side = False  # whether only the adapter's own tower is explained
         self.settings = Settings.of(
             method,
             rule,
@@ -97,6 +97,25 @@ class Explainer:
         other = copy(self)
         other.adapter = self.adapter if model is None else self.adapter.like(model)
         other.settings = replace(self.settings, **changes)
+        return other
+
+    @property
+    def _towers(self) -> tuple[Adapter, ...]:
+        return (self.adapter,) if self._side else self.adapter.towers
+
+    @property
+    def sides(self) -> tuple[Explainer, ...]:
+        """One Explainer for each Explanation that an input gets, as metrics want them.
+
+        Of a model that compares a picture with a text, one explains the picture and one the text; otherwise it is this one.
+        """
+        if len(self._towers) == 1:
+            return (self,)
+        return tuple(self._of(tower) for tower in self.adapter.towers)
+
+    def _of(self, tower: Adapter) -> Explainer:
+        other = copy(self)
+        other.adapter, other._side = tower, True
         return other
 
     def describe(self) -> str:
@@ -167,7 +186,7 @@ class Explainer:
             TargetError: if the target does not exist.
             CaptureError: if the forward pass did not show what the method needs.
         """
-        sides = [BatchExplainer(tower, self.settings) for tower in self.adapter.towers]
+        sides = [BatchExplainer(tower, self.settings) for tower in self._towers]
         found = [_explain(side, inputs, target, token, top_k, truncation, window) for side in sides]
         return found[0] if len(found) == 1 else side_by_side(*found)
 
@@ -186,7 +205,9 @@ def _explain(
     many = isinstance(inputs, list)
     listed: list[Any] = inputs if many else [inputs]
     if window is not False:
-        return _windowed(side, listed, target, many, top_k, token, truncation, None if window is True else window)
+        return _windowed(
+            side, listed, target, many, top_k, token, truncation, None if window is True else count("window", window)
+        )
     encodings: Iterable[tuple[list[int], Encoding]]
     if any(isinstance(value, Mapping) for value in listed):
         encodings = list(_ready_made(side, listed, truncation))  # a dict may hold several rows
@@ -218,7 +239,7 @@ def _windowed(
     size: int | None,
 ) -> Any:
     """Each text by itself, in windows."""
-    windows.check(side.adapter, inputs, token, truncation, size)
+    windows.check(side.adapter, inputs, token, truncation)
     targets, several = targets_by_row(target, len(inputs), many, top_k)
     found = [windows.explain(side, value, wanted, size) for value, wanted in zip(inputs, targets, strict=True)]
     return shaped(found, several, many)
@@ -240,5 +261,6 @@ def _ready_made(side: BatchExplainer, inputs: list[Any], truncation: bool) -> It
             if isinstance(value, Mapping)
             else side.adapter.encode([value], truncation=truncation)
         )
-        yield list(range(row, row + len(encoding.tokens))), encoding
-        row += len(encoding.tokens)
+        count = 1 if side.adapter.head.one_input else len(encoding.tokens)
+        yield list(range(row, row + count)), encoding
+        row += count

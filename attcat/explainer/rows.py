@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..errors import TargetError
+from ..errors import Option, TargetError
 from ..explanation import Explanation, ImageText
-from ..targets import Rank
+from ..targets import Rank, count, listed
 
 Picture = Any
 """A path, a `PIL.Image`, an array or a tensor; see `attcat.model.picture.read_picture`."""
@@ -26,9 +26,11 @@ ALL = object()
 def targets_by_row(target: Any, rows: int, many: bool, top_k: int | None) -> tuple[list[Any], bool]:
     """For each row the targets that it is explained for, and whether the caller wants a list for each row."""
     if top_k is not None:
-        if target is not None or top_k < 1:
-            raise TargetError(f"top_k={top_k} with target={target!r}: give a positive top_k, or a target")
-        return [[Rank(place) for place in range(top_k)]] * rows, True
+        number = count("top_k", top_k)
+        if target is not None:
+            raise TargetError(Option("top_k", number), " and ", Option("target", target), ": give one of them")
+        return [[Rank(place) for place in range(number)]] * rows, True
+    target = listed(target)
     if isinstance(target, str) and target == "all":
         return [ALL] * rows, True
     if not isinstance(target, list):

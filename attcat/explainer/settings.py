@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from typing import Any, get_args
 
+from ..attribution import recorded
 from ..capture.rules import RULES, Rule, make_rule
-from ..errors import OptionError
-from ..methods import Method, read_name
-from ..probabilities import Quantity
+from ..errors import Option, OptionError
+from ..methods import Method, Quantity, read_name
+from ..targets import count, integer
 from ..trace import Hidden, Needs, Queries
 
 
@@ -46,14 +47,14 @@ class Settings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rule", _rule(self.method, self.rule))
         object.__setattr__(self, "quantity", self.quantity or self.method.quantity)
-        object.__setattr__(self, "own", self.method.with_options(self.own))
+        object.__setattr__(self, "own", _own(self.method, self.own))
         self.make_rule()
         for name, allowed in (("hidden", Hidden), ("queries", Queries), ("quantity", Quantity)):
             value = getattr(self, name)
             if value not in get_args(allowed):
-                raise OptionError(f"{name}={value!r} is not one of {', '.join(get_args(allowed))}")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise OptionError(f"batch_size is {self.batch_size}, expected at least 1")
+                raise OptionError(Option(name, value), f" is not one of {', '.join(get_args(allowed))}")
+        if self.batch_size is not None:
+            object.__setattr__(self, "batch_size", count("batch_size", self.batch_size))
 
     @classmethod
     def of(cls, method: str, rule: str | None, own: Mapping[str, Any], **others: Any) -> Settings:
@@ -70,12 +71,22 @@ class Settings:
         """
         found, named, options = read_name(method)
         if named is not None and rule not in (None, named):
-            raise OptionError(f"method={method!r} and rule={rule!r} name two different rules: leave one of them out")
+            raise OptionError(
+                Option("method", method),
+                " and ",
+                Option("rule", rule),
+                " name two different rules: leave one of them out",
+            )
         usual = {one.name: one.default for one in dataclass_fields(cls)}
         given = {**own, **{name: value for name, value in others.items() if value != usual[name]}}
         twice = [name for name, value in options.items() if given.get(name, value) != value]
         if twice:
-            raise OptionError(f"method={method!r} and {twice[0]}={given[twice[0]]!r} differ: leave one of them out")
+            raise OptionError(
+                Option("method", method),
+                " and ",
+                Option(twice[0], given[twice[0]]),
+                " differ: leave one of them out",
+            )
         given |= options
         fields = {name: given.pop(name) for name in FIELDS if name in given}
         rule = rule or named
@@ -94,22 +105,45 @@ class Settings:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the method runs with, as far as it matters to it; what an Explanation records."""
+        """What the method runs with, as far as it matters to it, in plain values; what an Explanation records."""
         options: dict[str, Any] = {}
         if self.rule is not None:
-            options |= {"rule": self.rule, **RULES[self.rule].options, **self.of_rule}
+            options |= {
+                "rule": self.rule,
+                **RULES[self.rule].options,
+                **{n: recorded(v) for n, v in self.of_rule.items()},
+            }
         if self.quantity != "logit":
             options["quantity"] = self.quantity
         if self.method.states:
             options["hidden"] = self.hidden
         if self.method.needs.received:
             options["queries"] = self.queries
-        own = {name: f"{len(v)} given" if isinstance(v, (list, tuple)) else v for name, v in self.own.items()}
+        own = {n: f"{len(v)} given" if isinstance(v, (list, tuple)) else recorded(v) for n, v in self.own.items()}
         return {**options, **own}
 
 
 FIELDS = ("hidden", "queries", "batch_size", "completeness", "quantity")
 """Of a method's name, the options that are the Explainer's own."""
+
+
+def _own(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's own options; what is an integer by default stays one.
+
+    Raises:
+        OptionError: if an option does not exist, or is not an integer where one is expected.
+    """
+    own = method.with_options(given)
+    for name, default in method.defaults.items():
+        if integer(default) is None:
+            continue
+        number = integer(own[name])
+        if number is None:
+            raise OptionError(
+                Option(name, own[name]), f": {method.name} expects an integer, e.g. ", Option(name, default)
+            )
+        own[name] = number
+    return own
 
 
 def _rule(method: Method, asked: str | None) -> str | None:
@@ -122,7 +156,7 @@ def _rule(method: Method, asked: str | None) -> str | None:
         return method.rule
     make_rule(asked)
     if method.rule is None:
-        raise OptionError(f"{method.name} uses no gradient rule: leave out rule={asked!r}")
+        raise OptionError(f"{method.name} uses no gradient rule: leave out ", Option("rule", asked))
     if method.fixed:
         raise OptionError(f"{method.name} is defined by its rule {method.rule!r}: it cannot run under {asked!r}")
     return asked

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..attribution import Window
-from ..errors import InputError, OptionError
+from ..errors import InputError, Option, OptionError
 from ..explanation import Explanation
 from ..model import Adapter, TextAdapter
 from ..model.heads import Head
@@ -23,8 +23,10 @@ from ..tokens import Tokens
 from .batch import BatchExplainer
 from .rows import batches
 
+_WINDOW = Option("window", True)
 
-def check(adapter: Adapter, inputs: Sequence[Any], token: Any, truncation: bool, size: int | None) -> None:
+
+def check(adapter: Adapter, inputs: Sequence[Any], token: Any, truncation: bool) -> None:
     """Refuse what cannot be read in windows.
 
     Raises:
@@ -32,15 +34,14 @@ def check(adapter: Adapter, inputs: Sequence[Any], token: Any, truncation: bool,
         OptionError: if the options contradict each other.
     """
     if truncation:
-        raise OptionError("truncation=True cuts the text, window=True reads all of it: give one of them")
-    if size is not None and size < 1:
-        raise OptionError(f"window={size}: give True, or the number of tokens in a window")
+        raise OptionError(Option("truncation", True), " cuts the text, ", _WINDOW, " reads all of it: give one of them")
     if not isinstance(adapter, TextAdapter) or any(isinstance(value, Mapping) for value in inputs):
-        raise InputError("window=True is for texts that are given as strings")
+        raise InputError(_WINDOW, " is for texts that are given as strings")
     if token is not None or type(adapter.head) is not Head:
         raise InputError(
-            f"window=True averages the class logits of windows, but {type(adapter.model).__name__} predicts parts of the text "
-            f"({adapter.head.task}): give the passage that matters, at most {adapter.max_length} tokens"
+            _WINDOW,
+            f" averages the class logits of windows, but {type(adapter.model).__name__} predicts parts of the text "
+            f"({adapter.head.task}): give the passage that matters, at most {adapter.max_length} tokens",
         )
 
 
@@ -128,7 +129,8 @@ def _places(window: Tokens, whole: Tokens) -> Iterator[int]:
         start = next(starts, None) if segment is not None else 0
         if start is None:
             raise InputError(
-                "a window's tokens are not those of the whole text: this tokenizer cannot be used with window="
+                "a window's tokens are not those of the whole text: this tokenizer cannot be used with ",
+                Option("window"),
             )
         found.update(zip(positions, every[start:], strict=False))
     return (found[position] for position in range(len(window)))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..errors import OptionError
-from ..probabilities import Quantity
+from ..probabilities import Quantity as Quantity
 from ..trace import Needs
 from .attention import (
     attention,
@@ -213,9 +213,11 @@ def read_name(name: str) -> Named:
         OptionError: if there is no such method, or an option has no value.
     """
     head, *given = name.split(":")
-    method, _, rule = head.partition("+")
+    method, plus, rule = head.partition("+")
     if method not in METHODS:
         raise OptionError(f"no method {method!r}: use one of {', '.join(METHODS)}")
+    if plus and not rule:
+        raise OptionError(f"{name!r} names no rule after the +: give {method!r}, or e.g. '{method}+plain'")
     options = {}
     for text in given:
         key, equals, value = (part.strip() for part in text.partition("="))
@@ -244,7 +246,9 @@ def register_method(method: Method) -> Method:
     Raises:
         OptionError: if a built-in or registered method has this name.
     """
-    if method.name in METHODS:
-        raise OptionError(f"there is a method {method.name!r} already")
+    if METHODS.get(method.name, method) != method:
+        raise OptionError(
+            f"there is a method {method.name!r} already: choose another name; taken are {', '.join(METHODS)}"
+        )
     METHODS[method.name] = method
     return method

@@ -64,6 +64,5 @@ def _fall(trace: Trace, passes: Passes, scores: Tensor, share: float = 0.5) -> T
     """How far the value falls, `[B]`, when the highest-scored half of the content is taken out."""
     ranked = scores.masked_fill(~passes.content, -torch.inf).argsort(-1, descending=True).argsort(-1)
     removed = passes.content & (ranked < share * passes.content.sum(-1, keepdim=True))
-    name = passes.input_name
-    before = passes.values_of({name: passes.encoding.arguments[name]})
-    return before - passes.values_of({name: passes.adapter.remove(passes.encoding, removed).arguments[name]})
+    before, after = (passes.values_without(some[None])[0] for some in (torch.zeros_like(removed), removed))
+    return before - after

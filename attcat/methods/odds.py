@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import OptionError
+from ..errors import Option, OptionError
 from ..trace import Trace
 from ..trace.passes import Passes
 from .cat import cat
@@ -21,7 +21,8 @@ def oddscat(
 
     Copies come in pairs: what one removes, the other keeps. Of random copies half of the content is removed, drawn for each
     input by the seed alone. Ranked copies follow the scores of the input itself, best first: with n pairs the k-th pair removes
-    and keeps the first k / (n + 1) of the content. Special tokens and padding are never removed.
+    and keeps the first k / (n + 1) of the content. Special tokens and padding are never removed, nor is
+    the token whose prediction is explained.
 
     Args:
         trace: of the batch, under the rule.
@@ -38,14 +39,16 @@ def oddscat(
         OptionError: if `samples` is negative or odd, or 0 with `ranked`, or the model knows no such removal.
     """
     if samples < 0 or samples % 2:
-        raise OptionError(f"samples={samples}: copies come in pairs, expected 0 or an even number")
+        raise OptionError(Option("samples", samples), ": copies come in pairs, expected 0 or an even number")
     if ranked and not samples:
-        raise OptionError("ranked=True says which copies are made: say how many, as in samples=2")
+        raise OptionError(
+            Option("ranked", True), " says which copies are made: say how many, as in ", Option("samples", 2)
+        )
     found = cat(trace)
     if not samples:
         return found
     halves = _ranked(passes, found.sum(0), samples // 2) if ranked else _random(passes, samples // 2, seed)
-    removed = [part for half in halves for part in (half, passes.content & ~half)]
+    removed = [part for half in halves for part in (half, passes.removable & ~half)]
     count = trace.mask.float()
     for copies, contributions in passes.without(removed, cat, removal):
         found = found + contributions.sum(1)
@@ -55,13 +58,13 @@ def oddscat(
 
 def _ranked(passes: Passes, scores: Tensor, pairs: int) -> list[Tensor]:
     """The best of the content, bool `[B, T]` each: for one pair half of it, for two the first and the first two thirds, ..."""
-    return [_best(scores, passes.content, pair / (pairs + 1)) for pair in range(1, pairs + 1)]
+    return [_best(scores, passes.removable, pair / (pairs + 1)) for pair in range(1, pairs + 1)]
 
 
 def _random(passes: Passes, pairs: int, seed: int) -> list[Tensor]:
     """Random halves of the content, bool `[B, T]` each, drawn for each input by itself."""
     noise = torch.stack([_noise(passes, row, pairs, seed) for row in range(len(passes.tokens))], 1)
-    return [_best(scores, passes.content, 0.5) for scores in noise.to(passes.content.device)]
+    return [_best(scores, passes.removable, 0.5) for scores in noise.to(passes.removable.device)]
 
 
 def _noise(passes: Passes, row: int, pairs: int, seed: int) -> Tensor:

@@ -50,8 +50,8 @@ def integrated_gradients(trace: Trace, passes: Passes, *, steps: int = 50) -> Te
     if steps < 1:
         raise OptionError(f"steps={steps}, expected at least 1")
     method = _captum().IntegratedGradients(passes.values_at, multiply_by_inputs=True)
-    (start, *_) = passes.states_of({passes.input_name: passes.blank})
-    rows = max(len(passes.tokens), 16)
+    start = passes.blank_state()
+    rows = max(len(passes.tokens), 16) if passes.adapter.can_batch else len(passes.tokens)
     found = method.attribute(trace.hidden[0], baselines=start, n_steps=steps, internal_batch_size=rows)
     with torch.no_grad():
         change = passes.values_at(trace.hidden[0]) - passes.values_at(start)
@@ -60,31 +60,33 @@ def integrated_gradients(trace: Trace, passes: Passes, *, steps: int = 50) -> Te
 
 
 def occlusion(trace: Trace, passes: Passes, *, batch: int = 8) -> Tensor:
-    """How much the value falls when one token is taken out: mask token, or mean patch; special tokens stay and get 0.
+    """How much the value falls when one token is removed: mask token, or grey patch; special tokens stay and get 0.
 
         y(x) - y(x without token i)
 
+    Args:
+        trace: of the batch.
+        passes: further passes through the model.
+        batch: how many copies of the batch share a forward pass, if the model takes several examples at once.
+
     Returns:
-        float32 `[1, B, T]`, signed. Source: Zeiler & Fergus, ECCV 2014. One forward pass per token, by captum.
+        float32 `[1, B, T]`, signed. Source: Zeiler & Fergus, ECCV 2014. One forward pass per token.
 
     Raises:
-        OptionError: if captum is not installed.
+        OptionError: if `batch` is not positive.
+        UnsupportedModelError: if the adapter does not say how tokens are removed.
     """
-    name = passes.input_name
-    values = passes.encoding.arguments[name]
-    regions = _regions(passes, values)
-    method = _captum().FeatureAblation(lambda changed: passes.values_of({name: changed}))
-    found = method.attribute(values, baselines=passes.blank, feature_mask=regions, perturbations_per_eval=batch)
-    scores = torch.zeros_like(trace.mask, dtype=torch.float32)
-    for row, tokens in enumerate(passes.tokens):
-        content = passes.content[row]
-        if tokens.grid is None:
-            scores[row, content] = found[row].float()[content]
-        else:  # every pixel of a patch has the patch's score
-            flat, region = found[row].float()[0].flatten(), regions[0, 0].flatten()
-            first = [int((region == patch).nonzero()[0]) for patch in range(int(content.sum()))]
-            scores[row, content] = flat[first]
-    return scores[None]
+    if batch < 1:
+        raise OptionError(f"batch={batch}, expected at least 1")
+    content = passes.content
+    place = content.cumsum(-1) - 1  # which content token of its row
+    count = int(content.sum(-1).max())
+    one_each = [content & (place == number) for number in range(count)]
+    copies = batch if passes.adapter.can_batch else 1
+    groups = [torch.stack(one_each[start : start + copies]) for start in range(0, count, copies)]
+    before = passes.values_without(torch.zeros_like(content)[None])[0].float()
+    falls = torch.cat([before - passes.values_without(group).float() for group in groups])  # [n, B]
+    return (falls.T.gather(1, place.clamp(min=0)) * content)[None]
 
 
 def random(trace: Trace, passes: Passes, *, seed: int = 0) -> Tensor:
@@ -98,17 +100,6 @@ def random(trace: Trace, passes: Passes, *, seed: int = 0) -> Tensor:
         noise = torch.rand(len(tokens), generator=passes.generator(row, seed))
         scores[row, trace.mask[row]] = noise.to(scores.device)
     return scores[None]
-
-
-def _regions(passes: Passes, values: Tensor) -> Tensor:
-    """Which token each entry of the model's input belongs to: `[1, T]`, or `[1, 1, H, W]` for patches."""
-    grid = passes.tokens[0].grid
-    if grid is None:
-        return torch.arange(values.shape[1], device=values.device)[None]
-    height, width = values.shape[-2:]
-    rows = (torch.arange(height, device=values.device) // -(-height // grid[0])).clamp(max=grid[0] - 1)
-    columns = (torch.arange(width, device=values.device) // -(-width // grid[1])).clamp(max=grid[1] - 1)
-    return (rows[:, None] * grid[1] + columns)[None, None]
 
 
 def _captum() -> Any:

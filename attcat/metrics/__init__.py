@@ -4,14 +4,14 @@
     scores = explainer(texts)                     # or one array per text, from elsewhere
     evaluate(ablation, scores, ["aopc", "abpc"])  # {"aopc": one value per text, ...}
 
-`METRICS` lists those that the command `attcat evaluate` knows, and what each needs.
+`METRICS` lists those that the command `attcat evaluate` knows, and what each needs; `register_metric` adds one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -54,6 +54,7 @@ __all__ = [
     "gold_tokens",
     "perturbation_curves",
     "published_curve",
+    "register_metric",
 ]
 
 Reads = Literal["curves", "published", "passes", "two classes", "spans", "mosaics"]
@@ -72,6 +73,8 @@ class Metric:
         better: `higher` or `lower`.
         fractions: the shares at which it reads the curves.
         side: pictures in a row of its mosaics.
+        classes_only: whether it is defined for classes alone, and not for a measured value (regression): log-odds, accuracy,
+            gold labels.
     """
 
     name: str
@@ -81,6 +84,16 @@ class Metric:
     better: Literal["higher", "lower"] = "higher"
     fractions: tuple[float, ...] = ()
     side: int = 0
+    classes_only: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.name or self.reads not in get_args(Reads) or self.better not in ("higher", "lower"):
+            raise OptionError(
+                f"metric {self.name!r} reads {self.reads!r}, {self.better!r} is better: expected a name, one of "
+                f"{', '.join(get_args(Reads))}, and higher or lower"
+            )
+        if self.reads == "curves" and not self.fractions:
+            raise OptionError(f"metric {self.name!r} reads curves: say at which shares, as fractions=(0.1, 0.5)")
 
 
 _ERASER = "DeYoung et al., ERASER, ACL 2020"
@@ -92,27 +105,27 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("aopc", aopc, "curves", "Samek et al. 2017", fractions=TENTHS),
-        Metric("lodds", lodds, "curves", "Shrikumar et al. 2017", "lower", TENTHS),
-        Metric("aopc_published", aopc_published, "published", _QIANG),
-        Metric("lodds_published", lodds_published, "published", _QIANG, "lower"),
+        Metric("lodds", lodds, "curves", "Shrikumar et al. 2017", "lower", TENTHS, classes_only=True),
+        Metric("aopc_published", aopc_published, "published", _QIANG, classes_only=True),
+        Metric("lodds_published", lodds_published, "published", _QIANG, "lower", classes_only=True),
         Metric("comprehensiveness", comprehensiveness, "curves", _ERASER, fractions=BINS),
         Metric("sufficiency", sufficiency, "curves", _ERASER, "lower", KEPT),
         Metric("deletion", deletion, "curves", _RISE, "lower", STEPS),
         Metric("insertion", insertion, "curves", _RISE, fractions=STEPS),
-        Metric("positive_perturbation", positive_perturbation, "curves", _CHEFER, "lower", TENTHS),
-        Metric("negative_perturbation", negative_perturbation, "curves", _CHEFER, fractions=TENTHS),
+        Metric("positive_perturbation", positive_perturbation, "curves", _CHEFER, "lower", TENTHS, classes_only=True),
+        Metric("negative_perturbation", negative_perturbation, "curves", _CHEFER, fractions=TENTHS, classes_only=True),
         Metric("abpc", abpc, "curves", "Schulz et al., ICLR 2020", fractions=TENTHS),
         Metric("naopc", naopc, "passes", "Edin et al., arXiv 2408.08137"),
         Metric("saco", saco, "passes", "Wu et al., CVPR 2024"),
-        Metric("kendall_tau", kendall_tau, "two classes", "Adebayo et al., NeurIPS 2018", "lower"),
-        Metric("kendall_tau_of_argsort", kendall_tau_of_argsort, "two classes", _QIANG, "lower"),
+        Metric("kendall_tau", kendall_tau, "two classes", "Adebayo et al., NeurIPS 2018", "lower", classes_only=True),
+        Metric("kendall_tau_of_argsort", kendall_tau_of_argsort, "two classes", _QIANG, "lower", classes_only=True),
         Metric("precision_at_k", precision_at_k, "spans", _QIANG),
         Metric("recall_at_k", recall_at_k, "spans", _QIANG),
         Metric("token_f1", token_f1, "spans", _ERASER),
         Metric("iou_f1", iou_f1, "spans", _ERASER),
         Metric("auprc", auprc, "spans", _ERASER),
-        Metric("grid_2x2", grid_pointing, "mosaics", "Boehle et al., CVPR 2021", side=2),
-        Metric("grid_3x3", grid_pointing, "mosaics", "Boehle et al., CVPR 2021", side=3),
+        Metric("grid_2x2", grid_pointing, "mosaics", "Boehle et al., CVPR 2021", side=2, classes_only=True),
+        Metric("grid_3x3", grid_pointing, "mosaics", "Boehle et al., CVPR 2021", side=3, classes_only=True),
     )
 }
 
@@ -126,6 +139,35 @@ def find_metric(name: str) -> Metric:
     if name not in METRICS:
         raise OptionError(f"no metric {name!r}: use one of {', '.join(METRICS)}")
     return METRICS[name]
+
+
+def register_metric(metric: Metric) -> Metric:
+    """Add a metric of your own, to be used by its name like the built-in ones, also by `attcat evaluate`.
+
+    Raises:
+        OptionError: if a built-in or registered metric has this name.
+    """
+    if METRICS.get(metric.name, metric) != metric:
+        raise OptionError(
+            f"there is a metric {metric.name!r} already: choose another name; taken are {', '.join(METRICS)}"
+        )
+    METRICS[metric.name] = metric
+    return metric
+
+
+def for_values(metrics: Sequence[Metric]) -> None:
+    """Refuse what is defined for classes alone, when the model measures a value.
+
+    Raises:
+        OptionError: if there is such a metric.
+    """
+    refused = [metric.name for metric in metrics if metric.classes_only]
+    if refused:
+        others = [m.name for m in METRICS.values() if m.reads in ("curves", "passes") and not m.classes_only]
+        raise OptionError(
+            f"{', '.join(refused)}: not defined for a measured value (regression), which is not a class and has no "
+            f"probability; use {', '.join(others)}"
+        )
 
 
 def evaluate(
@@ -149,7 +191,7 @@ def evaluate(
         float64 `[N]` per metric.
 
     Raises:
-        OptionError: if there is no such metric, or it needs something else.
+        OptionError: if there is no such metric, it needs something else, or is not defined for a measured value.
         InputError: if scores, classes or labels do not fit, or labels are missing.
     """
     wanted = [find_metric(name) for name in metrics]
@@ -158,6 +200,8 @@ def evaluate(
         raise OptionError(
             f"{', '.join(others)}: call the function itself, it needs more than one explanation per input"
         )
+    if ablation.activation == "none":
+        for_values(wanted)
     found: dict[str, Tensor] = {}
     shares = {share for metric in wanted for share in metric.fractions}
     curves = perturbation_curves(ablation, scores, classes, shares) if shares else None

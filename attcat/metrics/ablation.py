@@ -1,4 +1,4 @@
-"""Inputs from which tokens are taken out, and what the model then says: what every faithfulness metric is made of.
+"""Inputs from which tokens are removed, and what the model then says: what every faithfulness metric is made of.
 
 An evaluation asks for thousands of predictions on copies of a few inputs. They are sorted by length and batched across
 examples and fractions, the same copy is run once, and the passes are plain ones, so that the model's own time is most of
@@ -14,25 +14,28 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..capture.blocks import hidden_state, with_state
 from ..capture.borrow import as_found
-from ..errors import InputError, UnsupportedModelError
+from ..errors import InputError, OptionError, UnsupportedModelError
 from ..explainer import Explainer, batches
 from ..explanation import Explanation
 from ..model import Adapter, Encoding, content_of, first_of
+from ..model.heads import SpanHead
+from ..probabilities import Activation, log_probabilities, settled
 from ..tokens import Tokens
 
 Job = tuple[int, Tensor]
-"""An example's number, and which of its tokens are taken out: bool `[T]`, specials included."""
+"""An example's number, and which of its tokens are removed: bool `[T]`, specials included."""
 
 Scores = Explanation | Tensor | np.ndarray | Sequence[float]
 """One score per token, `[T]`, or one per content token."""
 
 
 class Ablation:
-    """Inputs of one model, and a way to take tokens out of them.
+    """Inputs of one model, and a way to remove tokens from them.
 
         ablation = Ablation(explainer, texts, how="pad")
         ablation.intact                      # logits [N, C] of the inputs as they are
@@ -45,10 +48,12 @@ class Ablation:
             or `drop` (patch tokens are taken out before the first block); by default the first of these.
         budget: about how many tokens share a forward pass.
         truncation: accept that a text is cut to what the model takes.
+        token: whose prediction is watched, for taggers and language models: one, or one per input; see `Explainer`. It is
+            found in the intact input, is never removed, and is followed when deletion moves it.
 
     Raises:
         InputError: if there are no inputs, or one cannot be used.
-        OptionError: if the adapter does not know `how`.
+        OptionError: if the adapter does not know `how`, or the task does not allow it.
     """
 
     def __init__(
@@ -59,25 +64,38 @@ class Ablation:
         *,
         budget: int = 4096,
         truncation: bool = False,
+        token: Any = None,
     ) -> None:
         if not inputs:
             raise InputError("no inputs: there is nothing to evaluate")
         self.adapter: Adapter = model.adapter if isinstance(model, Explainer) else model
         self.how = self.adapter.removal(how)
         self.budget = budget
-        self.encodings = tuple(_encode(self.adapter, inputs, truncation))
-        self._places = [(part, row) for part, e in enumerate(self.encodings) for row in range(len(e.tokens))]
-        self.tokens: tuple[Tokens, ...] = tuple(tokens for e in self.encodings for tokens in e.tokens)
+        if self.adapter.head.one_input:
+            raise OptionError(
+                f"{type(self.adapter.model).__name__} reads every input as several rows ({self.adapter.head.task}), from which "
+                "tokens are not removed one by one: explain it, or evaluate a classifier"
+            )
+        encodings = tuple(_encode(self.adapter, inputs, truncation))
+        self._places = [(part, row) for part, e in enumerate(encodings) for row in range(len(e.tokens))]
+        self.tokens: tuple[Tokens, ...] = tuple(tokens for e in encodings for tokens in e.tokens)
         if len(self.tokens) != len(inputs):
             raise InputError(
                 f"{len(inputs)} inputs hold {len(self.tokens)} examples: give model arguments of one row each"
             )
-        self.content = tuple(~torch.tensor(tokens.special, dtype=torch.bool) for tokens in self.tokens)
+        if self.how == "delete" and isinstance(self.adapter.head, SpanHead):
+            raise OptionError(
+                "an answer is a stretch of the text, which delete takes apart: use the removal mask or pad"
+            )
+        self.encodings = tuple(_pointed(self.adapter, encodings, token, len(inputs)))
+        self.content = tuple(content for e in self.encodings for content in _removable(self.adapter, e))
         self.passes = 0
         self._known: dict[tuple[int, bytes], Tensor] = {}
         for number, content in enumerate(self.content):
             if not content.any():
-                raise InputError(f"input {number} has only special tokens: there is nothing to take out")
+                raise InputError(
+                    f"input {number} has only tokens that stay (special, or explained): there is nothing to remove"
+                )
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -88,8 +106,22 @@ class Ablation:
         return self.logits([(number, torch.zeros_like(content)) for number, content in enumerate(self.content)])
 
     @property
+    def activation(self) -> Activation:
+        """How the logits become probabilities; `none` for measured values (regression), which have none."""
+        return settled(self.adapter.head.activation, self.intact.shape[1])
+
+    @property
     def predicted(self) -> Tensor:
-        """int64 `[N]`: the class of the highest logit."""
+        """int64 `[N]`: the class of the highest logit.
+
+        Raises:
+            InputError: if there are several outputs that are measured values.
+        """
+        if self.activation == "none" and self.intact.shape[1] > 1:
+            raise InputError(
+                f"the {self.intact.shape[1]} outputs are measured values, of which none is the predicted one: say which to "
+                "watch, as classes=[0, ...]"
+            )
         return self.intact.argmax(-1)
 
     def seconds_per_pass(self) -> float:
@@ -119,13 +151,34 @@ class Ablation:
                 found = self._run([fresh[position] for position in batch])
                 self.passes += len(batch)
                 self._known.update((names[position], row) for position, row in zip(batch, found, strict=True))
-        return torch.stack([self._known[key] for key in keys])
+        rows = [self._known[key] for key in keys]
+        width = max(map(len, rows))  # a longer text has more candidate answers: those that a text lacks are ruled out
+        return torch.stack([F.pad(row, (0, width - len(row)), value=-torch.inf) for row in rows])
 
     def log_probabilities(self, jobs: Sequence[Job], classes: Tensor) -> Tensor:
-        """The log-probability of one class per job, float64 `[J]`; a model with one output says it by its sigmoid."""
-        logits = self.logits(jobs).double()
-        every = logits.log_softmax(-1) if logits.shape[1] > 1 else torch.nn.functional.logsigmoid(logits)
+        """The log-probability of one class per job, float64 `[J]`, by the model's own activation.
+
+        Raises:
+            InputError: if the outputs are measured values.
+        """
+        every = log_probabilities(self.logits(jobs).double(), self.activation)
         return every.gather(1, classes[:, None]).squeeze(1)
+
+    def levels(self, jobs: Sequence[Job], classes: Tensor) -> Tensor:
+        """What falls when tokens are removed, float64 `[J]`: the class's probability, or the measured value itself."""
+        if self.activation != "none":
+            return self.log_probabilities(jobs, classes).exp()
+        return self.logits(jobs).double().gather(1, classes[:, None]).squeeze(1)
+
+    def predicts(self, jobs: Sequence[Job], classes: Tensor) -> Tensor:
+        """Whether the class is (still) predicted, bool `[J]`: the first of several, or by itself more probable than not.
+
+        A measured value always is, as there is no other in its place.
+        """
+        logits = self.logits(jobs)
+        if self.activation == "sigmoid":
+            return logits.gather(1, classes[:, None]).squeeze(1) > 0
+        return torch.ones_like(classes).bool() if self.activation == "none" else logits.argmax(-1) == classes
 
     def _batches(self, jobs: Sequence[Job]) -> Iterator[list[int]]:
         """Positions of jobs that can share a forward pass, and are of like length."""
@@ -150,7 +203,8 @@ class Ablation:
             if self.how != "drop" and removed.any():
                 batch = self.adapter.remove(batch, removed, self.how)
             found = self.adapter.predict(batch)[1].float().cpu()
-        if not found.isfinite().all():
+        # Of very many classes some may be ruled out with -inf, as the spans that are no answer.
+        if not (found if self.adapter.head.kept is None else found.max(-1).values).isfinite().all():
             raise InputError(
                 f"the model's logits are not finite when tokens are removed by {self.how}: use another removal"
             )
@@ -203,6 +257,22 @@ def _encode(adapter: Adapter, inputs: Sequence[Any], truncation: bool) -> Iterat
     for value in inputs:
         mapping = isinstance(value, Mapping)
         yield adapter.encode_arguments(value) if mapping else adapter.encode([value], truncation=truncation)
+
+
+def _pointed(adapter: Adapter, encodings: Sequence[Encoding], token: Any, count: int) -> Iterator[Encoding]:
+    """With the position whose prediction is watched, as the intact inputs show it."""
+    tokens = token if isinstance(token, list) else [token] * count
+    if len(tokens) != count:
+        raise InputError(f"{len(tokens)} tokens for {count} inputs: give one, or one per input")
+    named = iter(tokens)
+    for encoding in encodings:
+        yield adapter.head.point(encoding, [next(named) for _ in encoding.tokens])
+
+
+def _removable(adapter: Adapter, encoding: Encoding) -> Iterator[Tensor]:
+    """For each example of a batch its tokens that may be removed, bool `[T]` without padding."""
+    content = content_of(encoding) & ~adapter.head.pinned(encoding)
+    yield from (row[real].cpu() for row, real in zip(content, encoding.mask, strict=True))
 
 
 def _aligned(removed: Sequence[Tensor], batch: Encoding) -> Tensor:

@@ -97,10 +97,10 @@ def _search(ablation: Ablation, classes: Tensor, sizes: list[int], width: int, s
 
 
 def _falls(ablation: Ablation, jobs: Sequence[Job], classes: Tensor) -> Tensor:
-    """p(x) - p(x without some tokens) per job, float64 `[J]`."""
+    """p(x) - p(x without some tokens) per job, float64 `[J]`; of a regression, the fall of the value."""
     numbers = torch.tensor([number for number, _ in jobs])
     nothing = [(number, torch.zeros_like(removed)) for number, removed in jobs]
-    before, after = (ablation.log_probabilities(j, classes[numbers]).exp() for j in (nothing, jobs))
+    before, after = (ablation.levels(j, classes[numbers]) for j in (nothing, jobs))
     return before - after
 
 

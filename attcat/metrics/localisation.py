@@ -102,19 +102,9 @@ def relevance_in_box(explanation: Explanation, box: tuple[float, float, float, f
         InputError: if the explanation is not of a picture.
     """
     positive = explanation.grid.double().clamp(min=0).numpy()
-    left, top, right, bottom = explanation.view.box
-    rows = _overlap(top, bottom, positive.shape[0], box[1], box[3])
-    columns = _overlap(left, right, positive.shape[1], box[0], box[2])
+    inside = explanation.view.overlap(positive.shape, box)
     total = positive.sum()
-    return float(rows @ positive @ columns / total) if total > 0 else float("nan")
-
-
-def _overlap(start: float, stop: float, cells: int, low: float, high: float) -> np.ndarray:
-    """Which part of each of `cells` stretches between start and stop lies between low and high, `[cells]`."""
-    edges = np.linspace(start, stop, cells + 1)
-    common = np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)
-    part: np.ndarray = np.clip(common, 0, None) / np.diff(edges)
-    return part
+    return float((inside * positive).sum() / total) if total > 0 else float("nan")
 
 
 def grid_pointing(mosaic: Mosaic, explanations: Sequence[Explanation]) -> list[float]:
@@ -127,7 +117,7 @@ def grid_pointing(mosaic: Mosaic, explanations: Sequence[Explanation]) -> list[f
     Raises:
         InputError: if they are not.
     """
-    targets = tuple(explanation.target for explanation in explanations)
+    targets = tuple(explanation.again for explanation in explanations)
     if targets != mosaic.classes:
         raise InputError(f"explanations of {targets}, but the cells show {mosaic.classes}: one per cell, of its class")
     return [relevance_in_box(explanation, mosaic.box(cell)) for cell, explanation in enumerate(explanations)]

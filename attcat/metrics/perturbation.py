@@ -1,8 +1,10 @@
 """Perturbation curves, and the metrics that are read off them.
 
 Content tokens are removed in the order of their scores, most relevant first (MoRF) and least relevant first (LeRF), and
-the probability of one class is watched. The curves are made once; each metric is a pure function of them. A metric is a
-mean over the curve, so that it is a difference of probabilities (or of their logarithms) per step, whatever the length.
+the probability of one class is watched; of a regression, the value itself. The curves are made once; each metric is a pure
+function of them. A metric is a mean over the curve, so that it is a difference of probabilities (or of their logarithms, or
+of values) per step, whatever the length. Below, p is that probability; for a regression read "the value", whose range is its
+own.
 """
 
 from __future__ import annotations
@@ -10,12 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from .ablation import Ablation, Job, Scores, content_scores
+
+Watched = Literal["probability", "value"]
+"""What a curve is of: a class's probability, or the value that a regression measures."""
 
 TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Shares of the content tokens that AOPC and its relatives remove."""
@@ -32,17 +38,43 @@ class Curve:
     """One order of removal, for `N` examples and `K` shares.
 
     Args:
-        log_probability: of the class, float64 `[N, K]`.
+        raw: the class's log-probability, or the measured value, float64 `[N, K]`.
         kept: whether it is still the predicted one, bool `[N, K]`.
+        of: what is watched: a class's `probability`, or the `value` that the model measures (regression).
     """
 
-    log_probability: Tensor
+    raw: Tensor
     kept: Tensor
+    of: Watched = "probability"
 
     @property
-    def probability(self) -> Tensor:
-        """float64 `[N, K]`."""
-        return self.log_probability.exp()
+    def level(self) -> Tensor:
+        """float64 `[N, K]`: the probability, 0 to 1; or the value, in the model's own unit."""
+        return self.raw if self.of == "value" else self.raw.exp()
+
+    @property
+    def log_probability(self) -> Tensor:
+        """float64 `[N, K]`.
+
+        Raises:
+            OptionError: if a measured value is watched, which has no probability.
+        """
+        if self.of == "value":
+            raise OptionError(
+                "the output is a measured value, which has no probability: read .level, and use no log-odds"
+            )
+        return self.raw
+
+    @property
+    def still(self) -> Tensor:
+        """float64 `[N, K]`: 1 where the class is still the predicted one, else 0.
+
+        Raises:
+            OptionError: if a measured value is watched, which is not predicted instead of others.
+        """
+        if self.of == "value":
+            raise OptionError("the output is a measured value, of which there is no accuracy: read .level")
+        return self.kept.double()
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +100,8 @@ class Curves:
         if not self.fractions or self.fractions[0] != 0 or list(self.fractions) != sorted(set(self.fractions)):
             raise ValueError(f"fractions {self.fractions}: expected ascending shares, the first of them 0")
         for curve in (self.morf, self.lerf):
-            if curve.log_probability.shape != shape or curve.kept.shape != shape:
-                raise ValueError(f"curves of shape {tuple(curve.log_probability.shape)}, expected {shape}")
+            if curve.raw.shape != shape or curve.kept.shape != shape:
+                raise ValueError(f"curves of shape {tuple(curve.raw.shape)}, expected {shape}")
 
     def columns(self, shares: Sequence[float]) -> list[int]:
         """Where these shares are.
@@ -137,11 +169,11 @@ def without(ablation: Ablation, number: int, positions: Tensor) -> Tensor:
 def curves_of(ablation: Ablation, jobs: Sequence[Job], classes: Tensor, orders: int) -> tuple[Curve, ...]:
     """Run jobs that are sorted by example, then by order, then by share."""
     watched = classes.repeat_interleave(len(jobs) // len(classes))
-    logs = ablation.log_probabilities(jobs, watched).reshape(len(classes), orders, -1)
-    logits = ablation.logits(jobs)
-    right = logits.argmax(-1) == watched if logits.shape[1] > 1 else logits[:, 0] > 0
-    kept = right.reshape(logs.shape)
-    return tuple(Curve(logs[:, order], kept[:, order]) for order in range(orders))
+    of: Watched = "value" if ablation.activation == "none" else "probability"
+    raw = ablation.levels(jobs, watched) if of == "value" else ablation.log_probabilities(jobs, watched)
+    kept = ablation.predicts(jobs, watched).reshape(len(classes), orders, -1)
+    raw = raw.reshape(kept.shape)
+    return tuple(Curve(raw[:, order], kept[:, order], of) for order in range(orders))
 
 
 def checked_classes(ablation: Ablation, classes: Tensor | Sequence[int] | None) -> Tensor:
@@ -171,7 +203,7 @@ def aopc(curves: Curves) -> Tensor:
     Returns:
         float64 `[N]`, -1 to 1; higher is better. Source: Samek et al. 2017, eq. 12; Nguyen, NAACL 2018.
     """
-    p = curves.morf.probability
+    p = curves.morf.level
     return (p[:, :1] - p[:, curves.columns(TENTHS)]).mean(1)
 
 
@@ -182,6 +214,9 @@ def lodds(curves: Curves) -> Tensor:
 
     Returns:
         float64 `[N]`, in nats; lower is better. Source: Shrikumar et al. 2017 (the idea); Qiang et al. 2022, section 4.
+
+    Raises:
+        OptionError: if a measured value is watched.
     """
     logs = curves.morf.log_probability
     return (logs[:, curves.columns(TENTHS)] - logs[:, :1]).mean(1)
@@ -195,7 +230,7 @@ def comprehensiveness(curves: Curves) -> Tensor:
     Returns:
         float64 `[N]`, -1 to 1; higher is better. Source: DeYoung et al., ERASER, ACL 2020, eq. 1 and its aggregate.
     """
-    p = curves.morf.probability
+    p = curves.morf.level
     return (p[:, :1] - p[:, curves.columns(BINS)]).mean(1)
 
 
@@ -207,7 +242,7 @@ def sufficiency(curves: Curves) -> Tensor:
     Returns:
         float64 `[N]`, -1 to 1; lower is better. Source: DeYoung et al., ERASER, ACL 2020, eq. 2 and its aggregate.
     """
-    p = curves.lerf.probability
+    p = curves.lerf.level
     return (p[:, :1] - p[:, curves.columns(KEPT)]).mean(1)
 
 
@@ -217,7 +252,7 @@ def deletion(curves: Curves) -> Tensor:
     Returns:
         float64 `[N]`, 0 to 1 (trapezoids); lower is better. Source: Petsiuk et al., RISE, BMVC 2018, section 4.2.
     """
-    return _area(curves.morf.probability, curves, STEPS)
+    return _area(curves.morf.level, curves, STEPS)
 
 
 def insertion(curves: Curves) -> Tensor:
@@ -229,7 +264,7 @@ def insertion(curves: Curves) -> Tensor:
     Returns:
         float64 `[N]`, 0 to 1 (trapezoids); higher is better. Source: Petsiuk et al., RISE, BMVC 2018, section 4.2.
     """
-    return _area(curves.lerf.probability, curves, STEPS)
+    return _area(curves.lerf.level, curves, STEPS)
 
 
 def positive_perturbation(curves: Curves) -> Tensor:
@@ -239,7 +274,7 @@ def positive_perturbation(curves: Curves) -> Tensor:
         float64 `[N]`, 0 to 1 (trapezoids over the range, divided by its width); lower is better.
         Source: Chefer et al., CVPR 2021, section 4, "positive perturbation".
     """
-    return _area(curves.morf.kept.double(), curves, TENTHS)
+    return _area(curves.morf.still, curves, TENTHS)
 
 
 def negative_perturbation(curves: Curves) -> Tensor:
@@ -249,7 +284,7 @@ def negative_perturbation(curves: Curves) -> Tensor:
         float64 `[N]`, 0 to 1 (trapezoids over the range, divided by its width); higher is better.
         Source: Chefer et al., CVPR 2021, section 4, "negative perturbation".
     """
-    return _area(curves.lerf.kept.double(), curves, TENTHS)
+    return _area(curves.lerf.still, curves, TENTHS)
 
 
 def abpc(curves: Curves) -> Tensor:
@@ -263,7 +298,7 @@ def abpc(curves: Curves) -> Tensor:
         float64 `[N]`, -1 to 1; higher is better. Source: Schulz et al., ICLR 2020, section 4.4 (LeRF - MoRF).
     """
     columns = curves.columns(TENTHS)
-    return (curves.lerf.probability[:, columns] - curves.morf.probability[:, columns]).mean(1)
+    return (curves.lerf.level[:, columns] - curves.morf.level[:, columns]).mean(1)
 
 
 def _area(values: Tensor, curves: Curves, shares: Sequence[float]) -> Tensor:

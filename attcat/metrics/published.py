@@ -74,7 +74,7 @@ def aopc_published(curve: Curve) -> Tensor:
         float64 `[N]`, 0 to 1, NaN for texts that are left out; higher is better.
         Source: Qiang et al. 2022, section 4, `cal_aopc`.
     """
-    p = curve.probability
+    p = curve.level
     return (p[:, :1] - p[:, 1:]).abs().mean(1)
 
 

@@ -7,6 +7,7 @@ that changes with its neighbours in a batch, or with noise that leaves the predi
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,8 +36,61 @@ class Randomised:
     similarity: Tensor
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of each input, so that the same can be asked again of a changed model, or alone.
+
+    Args:
+        inputs: a list of inputs.
+        target: as for an Explainer: one for all, or a list with one each; None for the predicted class.
+        token: whose prediction is explained, likewise.
+    """
+
+    inputs: list[Any]
+    target: Any = None
+    token: Any = None
+
+    def first(self, explainer: Explainer) -> list[Explanation]:
+        """The explanations to compare with.
+
+        Raises:
+            InputError: if the model gives two explanations of each input.
+        """
+        found = explainer(self.inputs, self.target, token=self.token)
+        if not all(isinstance(explanation, Explanation) for explanation in found):
+            raise InputError(
+                f"{type(explainer.adapter.model).__name__} gives two explanations of each input: check one of explainer.sides"
+            )
+        return found
+
+    def again(self, explainer: Explainer, found: Sequence[Explanation]) -> list[Explanation]:
+        """The same classes of the same inputs, by number; of a function, the function."""
+        return explainer(self.inputs, self._targets(found), token=self.token)
+
+    def alone(self, explainer: Explainer, found: Sequence[Explanation], number: int) -> Explanation:
+        """As `again`, for one of the inputs."""
+        token = self.token[number] if isinstance(self.token, list) else self.token
+        return explainer(self.inputs[number], self._targets(found)[number], token=token)
+
+    def alone_first(self, explainer: Explainer, number: int) -> Explanation:
+        """As `first`, for one of the inputs by itself."""
+        target, token = (one[number] if isinstance(one, list) else one for one in (self.target, self.token))
+        (found,) = Asked([self.inputs[number]], target, token).first(explainer)
+        return found
+
+    def _targets(self, found: Sequence[Explanation]) -> list[Any]:
+        given = self.target if isinstance(self.target, list) else [self.target] * len(self.inputs)
+        return [one if callable(one) else explanation.again for one, explanation in zip(given, found, strict=True)]
+
+
 def parameter_randomisation(
-    explainer: Explainer, inputs: Sequence[Any], *, cascading: bool = True, seed: int = 0
+    explainer: Explainer,
+    inputs: Sequence[Any],
+    *,
+    target: Any = None,
+    token: Any = None,
+    cascading: bool = True,
+    seed: int = 0,
 ) -> Randomised:
     """Draw parameters anew from the head down to the embeddings, and explain the same classes again.
 
@@ -46,6 +100,8 @@ def parameter_randomisation(
     Args:
         explainer: whose method is checked.
         inputs: a list of inputs.
+        target: what is explained, as an Explainer takes it; by default the class that the trained model predicts.
+        token: whose prediction is explained, in models that have one for each token.
         cascading: add up the stages, or draw each alone.
         seed: of the noise.
 
@@ -53,9 +109,9 @@ def parameter_randomisation(
         A `Randomised`: similarity should fall towards 0. NaN where the scores are constant.
         Source: Adebayo et al., NeurIPS 2018, sections 3.1 (cascading) and 3.2 (independent).
     """
-    before = explainer(list(inputs))
-    targets = [explanation.target for explanation in before]
-    stages = _stages(explainer, inputs[0])
+    asked = Asked(list(inputs), target, token)
+    before = asked.first(explainer)
+    stages = _stages(explainer, lambda: asked.alone(explainer, before, 0))
     generator = torch.Generator().manual_seed(seed)
     model = copy.deepcopy(explainer.adapter.model)
     found = []
@@ -65,8 +121,7 @@ def parameter_randomisation(
         parameters = dict(model.named_parameters())
         for name in names:
             _redraw(parameters[name], generator)
-        after = explainer.like(model)(list(inputs), targets)
-        found.append(rank_correlation(before, after))
+        found.append(rank_correlation(before, asked.again(explainer.like(model), before)))
     return Randomised(tuple(stages), torch.stack(found))
 
 
@@ -77,12 +132,12 @@ def _redraw(parameter: nn.Parameter, generator: torch.Generator) -> None:
     parameter.data.copy_(noise.to(wide) * spread + wide.mean())
 
 
-def _stages(explainer: Explainer, value: Any) -> dict[str, list[str]]:
+def _stages(explainer: Explainer, run: Callable[[], object]) -> dict[str, list[str]]:
     """Names of parameters from top to bottom: what runs behind the blocks, each block, everything else."""
     adapter = explainer.adapter
     model, blocks = adapter.model, dict.fromkeys(adapter.blocks)
     inside = {id(p): number for number, block in enumerate(blocks) for p in block.parameters()}
-    behind = {id(p) for module in _run_behind(explainer, value) for p in module.parameters(recurse=False)}
+    behind = {id(p) for module in _run_behind(explainer, run) for p in module.parameters(recurse=False)}
     stages: dict[str, list[str]] = {"head": []}
     stages.update({f"block {number + 1}": [] for number in reversed(range(len(blocks)))})
     stages["embeddings"] = []
@@ -93,13 +148,13 @@ def _stages(explainer: Explainer, value: Any) -> dict[str, list[str]]:
     return stages
 
 
-def _run_behind(explainer: Explainer, value: Any) -> list[nn.Module]:
+def _run_behind(explainer: Explainer, run: Callable[[], object]) -> list[nn.Module]:
     """The modules that run after the last block, seen in one forward pass."""
     adapter = explainer.adapter
     order: list[nn.Module] = []
     hooks = [m.register_forward_hook(lambda module, *_: order.append(module)) for m in adapter.model.modules()]
     try:
-        explainer([value])
+        run()
     finally:
         for hook in hooks:
             hook.remove()
@@ -158,35 +213,45 @@ def completeness_gap(explainer: Explainer, inputs: Sequence[Any]) -> Tensor:
         |y - sum_i s_i - b| / |y|
 
     Returns:
-        float64 `[N]`, 0 for a complete method. See `Explanation.completeness`.
+        float64 `[N]`, 0 for a complete method; NaN where the value is 0, of which there is no share. See
+        `Explanation.completeness`.
 
     Raises:
         InputError: if the explainer was made without `completeness=True`.
     """
     found = [(explanation.completeness, explanation.value) for explanation in explainer(list(inputs))]
-    return torch.tensor([abs(gap) / abs(value) for gap, value in found if value], dtype=torch.float64)
+    return torch.tensor([abs(gap) / abs(value) if value else math.nan for gap, value in found], dtype=torch.float64)
 
 
 def max_sensitivity(
-    explainer: Explainer, inputs: Sequence[Any], *, radius: float = 0.02, samples: int = 10, seed: int = 0
+    explainer: Explainer,
+    inputs: Sequence[Any],
+    *,
+    target: Any = None,
+    token: Any = None,
+    radius: float = 0.02,
+    samples: int = 10,
+    seed: int = 0,
 ) -> Tensor:
     """The greatest relative change of the scores under small noise at the first block's input.
 
         max over noise d of |S(h + d) - S(h)| / |S(h)|,    d uniform in [-radius, radius] times the deviation of h
 
-    There, because words have no small changes; the classes stay those that were predicted without noise.
+    There, because words have no small changes; the classes stay those that were explained without noise. `target` and `token`
+    are as for an Explainer.
 
     Returns:
         float64 `[N]`; lower is better. Source: Yeh et al., NeurIPS 2019, definition 2 (on the input), by sampling.
     """
     found = []
     generator = torch.Generator().manual_seed(seed)
-    for value in inputs:
-        clean = explainer(value)
+    asked = Asked(list(inputs), target, token)
+    every = [asked.alone_first(explainer, number) for number in range(len(asked.inputs))]
+    for number, clean in enumerate(every):
         worst = 0.0
         for _ in range(samples):
             with _noise(explainer, radius, int(torch.randint(2**31, (), generator=generator))):
-                noisy = explainer(value, clean.target)
+                noisy = asked.alone(explainer, every, number)
             worst = max(worst, _distance(noisy, clean))
         found.append(worst)
     return torch.tensor(found, dtype=torch.float64)
@@ -209,14 +274,17 @@ def _noise(explainer: Explainer, radius: float, seed: int) -> Iterator[None]:
         hook.remove()
 
 
-def batch_invariance(explainer: Explainer, inputs: Sequence[Any]) -> Tensor:
+def batch_invariance(explainer: Explainer, inputs: Sequence[Any], *, target: Any = None, token: Any = None) -> Tensor:
     """The greatest relative difference between the scores of an input alone and among the others.
+
+    `target` and `token` are as for an Explainer.
 
     Returns:
         float64 `[N]`; about 1e-6 in float32.
     """
-    together = explainer(list(inputs))
-    alone = [explainer(value, explanation.target) for value, explanation in zip(inputs, together, strict=True)]
+    asked = Asked(list(inputs), target, token)
+    together = asked.first(explainer)
+    alone = [asked.alone(explainer, together, number) for number in range(len(together))]
     return torch.tensor([_distance(a, b) for a, b in zip(alone, together, strict=True)], dtype=torch.float64)
 
 

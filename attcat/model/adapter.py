@@ -31,6 +31,9 @@ class Adapter(ABC):
     block_paths: ClassVar[tuple[str, ...]] = ()
     """Where the list of blocks is, as `bert.encoder.layer`; the first that exists is taken (names change between releases)."""
 
+    classes_with_head: ClassVar[str] = "a class that has a head"
+    """What loads such a model with a head, for an error."""
+
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         self.model = model
         self.processor = processor
@@ -42,12 +45,17 @@ class Adapter(ABC):
         """The blocks in order.
 
         Raises:
-            UnsupportedModelError: if the model has none of `block_paths`.
+            UnsupportedModelError: if the model has none of `block_paths`, e.g. because it has no head around them.
         """
         for path in self.block_paths:
             found = _follow(self.model, path)
             if isinstance(found, (nn.ModuleList, nn.Sequential)) and len(found):
                 return tuple(found)
+        if any(_follow(self.model, path.partition(".")[2]) is not None for path in self.block_paths):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has no head, so it predicts no class to explain: load the same weights with "
+                f"{self.classes_with_head}"
+            )
         raise UnsupportedModelError(
             f"{type(self.model).__name__} has no blocks at {' or '.join(self.block_paths)}: "
             f"the {type(self).__name__} does not fit this version of the model; see {GUIDE}"
@@ -73,6 +81,10 @@ class Adapter(ABC):
     @abstractmethod
     def read(self, encoding: Encoding) -> Tensor:
         """Which tokens a classifier's head reads, bool `[B, T]`; other heads know it themselves, see `attcat.model.heads`."""
+
+    def samples(self) -> Any:
+        """Inputs to check the model with, of different lengths; None if the adapter brings none."""
+        return None
 
     def cost(self, value: Any) -> int:
         """About how many tokens an input has, without encoding it; inputs of like cost share a batch."""
@@ -114,7 +126,7 @@ class Adapter(ABC):
 
     def call(self, encoding: Encoding) -> Any:
         """Run the model."""
-        return self.model(**encoding.arguments)
+        return self.model(**self.head.arguments(encoding))
 
     def logits(self, output: Any) -> Any:
         """The logits in the model's output, in the shape that the head expects; a classifier's are `[B, C]`."""
@@ -136,7 +148,7 @@ class Adapter(ABC):
             output["logits"] = rows  # what a target function finds there
         return output, rows
 
-    head_type: ClassVar[type[Head] | None] = None
+    head_type: type[Head] | None = None
     """The head; None to find it by the name of the model's class."""
 
     @cached_property
@@ -153,7 +165,7 @@ class Adapter(ABC):
     @property
     def can_batch(self) -> bool:
         """Whether the model takes several examples at once."""
-        return True
+        return not self.head.one_input
 
     def like(self, model: nn.Module) -> Adapter:
         """The same adapter for another model of the same class, as a copy in float64."""

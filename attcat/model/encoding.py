@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -47,14 +47,34 @@ class Encoding:
         index = torch.tensor(rows, device=self.mask.device)
         mask = self.mask[index]
         length = int(mask.any(0).nonzero().max()) + 1
-        return Encoding(
-            {name: _cut(value[index], self.mask, length) for name, value in self.arguments.items()},
-            mask[:, :length],
-            tuple(self.tokens[row] for row in rows),
-            tuple(self.sources[row] for row in rows),
-            tuple(self.dropped[row] for row in rows),
-            None if self.focus is None else self.focus[index],
-        )
+        return self._picked(rows, {"mask": mask[:, :length]}, slice(length))
+
+    def alone(self, row: int) -> Encoding:
+        """One example without its padding, wherever that is."""
+        real = self.mask[row]
+        changes: dict[str, Any] = {"mask": self.mask[row : row + 1, real]}
+        if self.focus is not None:
+            changes["focus"] = real[: int(self.focus[row])].sum()[None]
+        return self._picked([row], changes, real)
+
+    def _picked(self, rows: Sequence[int], changes: dict[str, Any], columns: slice | Tensor) -> Encoding:
+        """What belongs to some rows in every field, also those of a subclass."""
+        index = torch.tensor(rows, device=self.mask.device)
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name in changes or each.name == "arguments":
+                continue
+            if isinstance(value, Tensor):
+                changes[each.name] = value[index]
+            elif isinstance(value, tuple):
+                changes[each.name] = tuple(value[row] for row in rows)
+        shape = self.mask.shape
+        changes["arguments"] = {
+            # An argument with a column for each token is cut, others stay as they are.
+            name: value[index][:, columns] if value.dim() in (2, 3) and value.shape[:2] == shape else value[index]
+            for name, value in self.arguments.items()
+        }
+        return replace(self, **changes)
 
 
 def content_of(encoding: Encoding) -> Tensor:
@@ -74,8 +94,3 @@ def last_of(mask: Tensor) -> Tensor:
     """The last True of each row, as a mask."""
     rank = mask.long().cumsum(-1)
     return mask & (rank == rank[:, -1:])
-
-
-def _cut(value: Any, mask: Tensor, length: int) -> Any:
-    """An argument with a column per token, cut to `length` tokens; others as they are."""
-    return value[:, :length] if value.dim() == 2 and value.shape[1] == mask.shape[1] else value

@@ -7,7 +7,7 @@ there on every task is a classification, with predicted classes, contrasts and p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError, ProcessorError, UnsupportedModelError
+from ..errors import InputError, Option, ProcessorError, TargetError, UnsupportedModelError
 from ..probabilities import Activation, Quantity, quantity, settled
 from ..tokens import Span
 from .encoding import Encoding, first_of
 from .labels import Answers, Vocabulary, bounds
 from .locate import find_token, listed_words
+from .wrappers import output_embeddings
 
 Token = str | int | slice | None
 """Which token: a word or piece of the text, the word's number, a slice of characters, or None for the head's own choice."""
@@ -40,6 +41,10 @@ class Head:
     task: ClassVar[str] = "classification"
     kept: ClassVar[int | None] = None
     """How many of the best classes an Explanation keeps; None for all."""
+    reads_tokens: ClassVar[bool] = False
+    """Whether the head itself says which tokens are read, of the prediction that is explained."""
+    one_input: ClassVar[bool] = False
+    """Whether all rows of a batch stand for one input: its candidates, of which one is explained."""
 
     def __init__(
         self,
@@ -65,6 +70,26 @@ class Head:
     def samples(self) -> list[Any]:
         """Inputs to check a text model of this task with, of different lengths."""
         return ["A gripping, very long film!", "It rained."]
+
+    def texts(self, value: Any) -> list[Any]:
+        """The texts, one per row, that an input is given to the model as.
+
+        Raises:
+            InputError: if the task needs another kind of input.
+        """
+        return [value]
+
+    def arguments(self, encoding: Encoding) -> Mapping[str, Tensor]:
+        """What the model is called with."""
+        return encoding.arguments
+
+    def shown(self, encoding: Encoding, classes: Tensor) -> list[int]:
+        """For each input the row whose tokens explain these classes `[B]` (-1 for a function)."""
+        return list(range(len(encoding.tokens)))
+
+    def trial(self, encoding: Encoding, row: int) -> Token:
+        """The token to check an example with; None for the head's own choice."""
+        return None
 
     def reading(self, encoding: Encoding) -> AbstractContextManager[None]:
         """What has to hold while the model runs, so that it computes no more than what is explained."""
@@ -95,12 +120,22 @@ class Head:
             InputError: if there is no such token, or the task has none.
         """
         if any(token is not None for token in tokens):
-            raise InputError(f"{type(self.model).__name__} gives one prediction for the whole input: leave out token=")
+            raise InputError(
+                f"{type(self.model).__name__} gives one prediction for the whole input: leave out ", Option("token")
+            )
         return encoding
 
     def read(self, encoding: Encoding, classes: Tensor) -> Tensor:
         """Which tokens the head reads for these classes `[B]` (-1 for a function), bool `[B, T]`."""
         return self.readout(encoding)
+
+    def reads_alike(self, before: Encoding, after: Encoding) -> bool:
+        """Whether the same positions are read after other tokens were put in place of some: not if the head looks for one."""
+        return torch.equal(self.readout(before), self.readout(after))
+
+    def pinned(self, encoding: Encoding) -> Tensor:
+        """bool `[B, T]`: tokens that cannot be removed, because the prediction that is explained is about them."""
+        return torch.zeros_like(encoding.mask)
 
     def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
         """The names of the `count` classes of a row."""
@@ -120,6 +155,7 @@ class TokenHead(Head):
     """A prediction for each token: tagging. The row of one token is explained, and only that token is read."""
 
     task = "token classification"
+    reads_tokens = True
 
     @property
     def activation(self) -> Activation:
@@ -135,6 +171,10 @@ class TokenHead(Head):
         columns = [int(real.nonzero()[place]) for real, place in zip(encoding.mask, places, strict=True)]
         return replace(encoding, focus=torch.tensor(columns, device=encoding.mask.device))
 
+    def trial(self, encoding: Encoding, row: int) -> Token:
+        """The second word, or without a text the second token."""
+        return 1
+
     def find(self, encoding: Encoding, row: int, token: str | int | slice) -> int:
         """The position (of the unpadded example) whose prediction is about this token."""
         return find_token(encoding.tokens[row], encoding.sources[row], token)
@@ -142,8 +182,9 @@ class TokenHead(Head):
     def choose(self, encoding: Encoding, row: int) -> int:
         """The position when the user names none."""
         raise InputError(
-            f"{type(self.model).__name__} gives a prediction for each token: say which one, as token='word'"
-            + listed_words(encoding.tokens[row], encoding.sources[row])
+            f"{type(self.model).__name__} gives a prediction for each token: say which one by ",
+            Option("token", "word"),
+            listed_words(encoding.tokens[row], encoding.sources[row]),
         )
 
     def rows(self, logits: Any, encoding: Encoding) -> Tensor:
@@ -159,6 +200,14 @@ class TokenHead(Head):
     def read(self, encoding: Encoding, classes: Tensor) -> Tensor:
         """The token whose prediction is explained."""
         return F.one_hot(self._focus(encoding), encoding.mask.shape[1]).bool()
+
+    def reads_alike(self, before: Encoding, after: Encoding) -> bool:
+        """The position is told, not looked for."""
+        return True
+
+    def pinned(self, encoding: Encoding) -> Tensor:
+        """The token whose prediction is explained (of a causal language model the one before the predicted token)."""
+        return self.read(encoding, self._focus(encoding))
 
     def position(self, encoding: Encoding, row: int) -> int | None:
         """The position without padding; see `Head.position`."""
@@ -178,6 +227,10 @@ class NextTokenHead(TokenHead):
     task = "causal language modeling"
     kept = 20
 
+    def trial(self, encoding: Encoding, row: int) -> Token:
+        """What follows the text."""
+        return None
+
     def find(self, encoding: Encoding, row: int, token: str | int | slice) -> int:
         """The position before the token, which predicts it."""
         position = super().find(encoding, row, token)
@@ -190,15 +243,18 @@ class NextTokenHead(TokenHead):
         return len(encoding.tokens[row]) - 1
 
     def reading(self, encoding: Encoding) -> AbstractContextManager[None]:
-        """Logits of one position are computed, instead of those of all, `[B, T, V]`."""
-        return _narrowed(self.model, self._focus(encoding))
+        """Logits of one position are computed instead of those of all, `[B, T, V]`, if the model says which layer makes them."""
+        projection = output_embeddings(self.model)
+        return nullcontext() if projection is None else _narrowed(projection, self._focus(encoding))
 
     def rows(self, logits: Any, encoding: Encoding) -> Tensor:
-        """The only position of logits `[B, 1, V]`."""
-        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] != 1:
+        """The position that is explained: the only one of logits `[B, 1, V]`, or one of `[B, T, V]`."""
+        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] != 1 or encoding.mask.shape[1] == 1:
+            return super().rows(logits, encoding)
+        last = (self._focus(encoding) == encoding.mask.shape[1] - 1).all()
+        if not last and output_embeddings(self.model) is None:
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} gives logits {_shape(logits)}, expected [B, 1, V]: "
-                "its get_output_embeddings() is not its last layer"
+                f"{type(self.model).__name__} gives logits of the last position alone: only what follows a text can be explained"
             )
         return logits.squeeze(1)
 
@@ -221,22 +277,34 @@ class MaskedTokenHead(NextTokenHead):
         """The token's own position."""
         return TokenHead.find(self, encoding, row, token)
 
+    def trial(self, encoding: Encoding, row: int) -> Token:
+        """The mask token if there is one, else the second word."""
+        mask_id = getattr(self.processor, "mask_token_id", None)
+        ids = encoding.arguments["input_ids"][row, encoding.mask[row]].tolist()
+        return None if ids.count(mask_id) == 1 else 1
+
     def choose(self, encoding: Encoding, row: int) -> int:
         """The mask token, if there is just one."""
         processor = self.processor
         mask_id, name = getattr(processor, "mask_token_id", None), getattr(processor, "mask_token", None)
         if mask_id is None:
-            raise ProcessorError("the tokenizer has no mask token: say which token to explain, as token='word'")
+            raise ProcessorError(
+                "the tokenizer has no mask token: say which token to explain by ", Option("token", "word")
+            )
         ids = encoding.arguments["input_ids"][row, encoding.mask[row]]
         places = (ids == mask_id).nonzero().flatten().tolist()
         if len(places) == 1:
             return int(places[0])
         if places:
             raise InputError(
-                f"{name} stands {len(places)} times in the text: say which one, by the number of the word, as token=2"
-                + listed_words(encoding.tokens[row], encoding.sources[row])
+                f"{name} stands {len(places)} times in the text: say which one by the number of the word, e.g. ",
+                Option("token", 2),
+                listed_words(encoding.tokens[row], encoding.sources[row]),
             )
-        raise InputError(f"there is no {name} in the text: put it where a word is predicted, or name one, token='word'")
+        raise InputError(
+            f"there is no {name} in the text: put it where a word is predicted, or name one by ",
+            Option("token", "word"),
+        )
 
 
 class SpanHead(Head):
@@ -249,6 +317,7 @@ class SpanHead(Head):
 
     task = "question answering"
     kept = 20
+    reads_tokens = True
     LONGEST: ClassVar[int] = 30
 
     @property
@@ -258,7 +327,7 @@ class SpanHead(Head):
 
     def samples(self) -> list[Any]:
         """Questions with contexts."""
-        return [("Who directed the film?", "A gripping, very long film by Agnes Varda."), ("What fell?", "It rained.")]
+        return [("Who made it?", "A long film by Ann."), ("What?", "It rained.")]
 
     def logits(self, output: Any) -> Any:
         """Start and end logits, `[B, T, 2]`; None if the output has none."""
@@ -287,6 +356,10 @@ class SpanHead(Head):
                 read[row, list(bounds(answer, self.LONGEST))] = True
         return read
 
+    def reads_alike(self, before: Encoding, after: Encoding) -> bool:
+        """Answers are counted by position, and no answer is read at the first token."""
+        return True
+
     def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
         """The candidates' texts, cut out when asked for."""
         return Answers(encoding.tokens[row], encoding.sources[row][1], count, self.LONGEST)
@@ -297,7 +370,64 @@ class SpanHead(Head):
         return tuple(answers.span(answer) for answer in classes)
 
 
+class ChoiceHead(Head):
+    """Multiple choice: `(prompt, [choice, choice, ...])`, where each choice is read together with the prompt.
+
+    The model scores each pair `(prompt, choice)` by itself, one row of the batch each; the scores of a prompt's choices are the
+    classes. An explanation is that of the pair whose choice is explained.
+    """
+
+    task = "multiple choice"
+    one_input = True
+
+    def samples(self) -> list[Any]:
+        """A prompt and its choices."""
+        return [("It rained.", ["It was wet, very wet!", "It was dry."])]
+
+    def texts(self, value: Any) -> list[Any]:
+        """One pair per choice."""
+        choices = value[1] if isinstance(value, tuple) and len(value) == 2 else None
+        if not isinstance(choices, (list, tuple)) or len(choices) < 2:
+            raise InputError(
+                f"{type(self.model).__name__} needs a prompt and at least two choices: (prompt, [choice, choice])"
+            )
+        return [(value[0], choice) for choice in choices]
+
+    def arguments(self, encoding: Encoding) -> dict[str, Tensor]:
+        """`[1, C, T]`."""
+        return {name: value[None] for name, value in encoding.arguments.items()}
+
+    def rows(self, logits: Any, encoding: Encoding) -> Tensor:
+        """The scores of all C choices in each of the C rows, `[C, C]`; a row depends on its own pair alone."""
+        count = len(encoding.tokens)
+        if not isinstance(logits, Tensor) or logits.shape != (1, count):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has no scores [1, {count}], one for each choice: it gives {_shape(logits)}"
+            )
+        own = torch.eye(count, dtype=torch.bool, device=logits.device)
+        return torch.where(own, logits, logits.detach())
+
+    def shown(self, encoding: Encoding, classes: Tensor) -> list[int]:
+        """The row of the choice that is explained.
+
+        Raises:
+            TargetError: if a function is explained, which belongs to no choice.
+        """
+        choice = int(classes[0])
+        if choice < 0:
+            raise TargetError("of several choices the one to explain is named by its text or number, not by a function")
+        return [choice]
+
+    def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
+        """The choices' texts; numbers where model arguments were given."""
+        return tuple(
+            source[1] if isinstance(source, tuple) else f"choice {number}"
+            for number, source in enumerate(encoding.sources)
+        )
+
+
 HEADS: dict[str, type[Head]] = {
+    "ForMultipleChoice": ChoiceHead,
     "ForTokenClassification": TokenHead,
     "ForQuestionAnswering": SpanHead,
     "ForMaskedLM": MaskedTokenHead,
@@ -317,12 +447,8 @@ def head_of(model: nn.Module) -> type[Head]:
 
 
 @contextmanager
-def _narrowed(model: Any, focus: Tensor) -> Iterator[None]:
+def _narrowed(projection: nn.Module, focus: Tensor) -> Iterator[None]:
     """Let the vocabulary projection see one position of each row, so that logits are `[B, 1, V]`."""
-    get: Callable[[], Any] | None = getattr(model, "get_output_embeddings", None)
-    projection = get() if get is not None else None
-    if projection is None:
-        raise UnsupportedModelError(f"{type(model).__name__} does not say which layer makes its vocabulary logits")
 
     def narrow(module: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         state, *others = arguments

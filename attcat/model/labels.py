@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, overload
 
-from ..errors import TargetError
-from ..targets import Lookup
+from ..errors import Option, TargetError
+from ..targets import Lookup, integer
 from ..tokens import Span, Tokens, trim
-from .locate import occurrences, overlaps
+from .locate import characters, occurrences, overlaps
 
 
 class _Listing(Lookup):
@@ -60,10 +60,11 @@ class Vocabulary(_Listing):
         Raises:
             TargetError: if it is none.
         """
-        if isinstance(target, int) and not isinstance(target, bool):
-            if not 0 <= target < self.size:
-                raise TargetError(f"no token number {target}: the vocabulary has 0 to {self.size - 1}")
-            return target
+        index = integer(target)
+        if index is not None:
+            if not 0 <= index < self.size:
+                raise TargetError(f"no token number {index}: the vocabulary has 0 to {self.size - 1}")
+            return index
         if not isinstance(target, str) or not target:
             raise TargetError(f"a target is a token's text or number, not {target!r}")
         if self.tokenizer is None:
@@ -115,13 +116,15 @@ class Answers(_Listing):
         return self.NONE if span is None else self.context[slice(*span)]
 
     def find(self, target: Any) -> int:
-        """A candidate by its text, which must occur once, or by a slice of the context's characters.
+        """A candidate by its text, which must occur once, by a slice of the context's characters, or by its number.
 
         Raises:
             TargetError: if it is no candidate.
         """
-        if target == self.NONE:
+        if isinstance(target, str) and target == self.NONE:
             return 0
+        if isinstance(target, int) and not isinstance(target, bool) and 0 <= target < self.size:
+            return target
         if isinstance(target, str):
             found = occurrences(self.context, target)
             if len(found) != 1:
@@ -134,16 +137,18 @@ class Answers(_Listing):
             target = slice(found[0], found[0] + len(target))
         if not isinstance(target, slice):
             raise TargetError(
-                f"an answer is given by its text or as slice(start, end) of the context, not {target!r}; "
-                "top_k=3 explains the best three"
+                f"an answer is given by its text or as slice(start, end) of the context, not {target!r}; ",
+                Option("top_k", 3),
+                " explains the best three",
             )
+        start, end = place = characters(target, self.context, TargetError)
         inside = [
             position
             for position, span in enumerate(self.tokens.spans or ())
-            if span and self.tokens.segments and self.tokens.segments[position] == 1 and overlaps(span, target)
+            if span and self.tokens.segments and self.tokens.segments[position] == 1 and overlaps(span, place)
         ]
         if not inside:
-            raise TargetError(f"there is no token at the characters {target.start} to {target.stop} of the context")
+            raise TargetError(f"there is no token at the characters {start} to {end} of the context")
         if inside[-1] - inside[0] >= self.longest:
             raise TargetError(
                 f"the answer has {inside[-1] - inside[0] + 1} tokens, candidates have at most {self.longest}: shorten it"

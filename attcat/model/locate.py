@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import InputError
+from ..errors import AttCATError, InputError, Option
+from ..targets import integer
 from ..tokens import Span, Tokens, group_words
 
 
@@ -25,16 +26,19 @@ def find_token(tokens: Tokens, source: Any, token: str | int | slice) -> int:
         return _find_label(tokens, token)
     texts = (source,) if isinstance(source, str) else source
     words = group_words(tokens, texts)
-    if isinstance(token, int):
-        if not -len(words) <= token < len(words):
-            raise InputError(f"no word number {token}: the text has {len(words)}, counted from 0")
-        return words[token][-1][0]
+    number = integer(token)
+    if number is not None:
+        if not -len(words) <= number < len(words):
+            raise InputError(f"no word number {number}: the text has {len(words)}, counted from 0")
+        return words[number][-1][0]
     if isinstance(token, slice):
         if len(texts) > 1:
             raise InputError("a slice of characters could be of either text: name the word, or give its number")
-        found = [(0, token)]
-    else:
+        found = [(0, characters(token, texts[0], InputError))]
+    elif isinstance(token, str):
         found = _places(texts, words, token)
+    else:
+        raise InputError(_UNKNOWN.format(type(token).__name__))
     if len(found) > 1:
         numbers = [
             str(number)
@@ -42,7 +46,8 @@ def find_token(tokens: Tokens, source: Any, token: str | int | slice) -> int:
             if any(segment == other and overlaps((start, end), place) for other, place in found)
         ]
         raise InputError(
-            f"{token!r} occurs {len(found)} times: give the number of the word, as token={' or '.join(numbers[:5])}"
+            f"{token!r} occurs {len(found)} times: give the number of the word ({' or '.join(numbers[:5])}), e.g. ",
+            Option("token", int(numbers[0])) if numbers else Option("token"),
         )
     for segment, place in found:
         for position, span in enumerate(tokens.spans):
@@ -57,23 +62,30 @@ def find_token(tokens: Tokens, source: Any, token: str | int | slice) -> int:
 
 def _find_label(tokens: Tokens, token: str | int | slice) -> int:
     """Without characters: a token by its position or its label."""
-    if isinstance(token, int) and -len(tokens) <= token < len(tokens):
-        return token % len(tokens)
+    number = integer(token)
+    if number is not None and -len(tokens) <= number < len(tokens):
+        return number % len(tokens)
+    if number is None and not isinstance(token, (str, slice)):
+        raise InputError(_UNKNOWN.format(type(token).__name__))
     found = [position for position, label in enumerate(tokens.labels) if label == token]
     if len(found) != 1:
         raise InputError(
-            f"token={token!r} is {len(found)} of the {len(tokens)} tokens: give its position, 0 to {len(tokens) - 1}"
+            Option("token", token),
+            f" is {len(found)} of the {len(tokens)} tokens: give its position, 0 to {len(tokens) - 1}",
         )
     return found[0]
 
 
+_UNKNOWN = "a token is a word, its number or a slice of characters, not {}"
+
+
 def _places(
     texts: Sequence[str], words: Sequence[tuple[int, int, int, list[int]]], wanted: str
-) -> list[tuple[int, slice]]:
+) -> list[tuple[int, Span]]:
     """(text, characters) of the words that are called so; else of every place where the string occurs."""
-    exact = [(segment, slice(start, end)) for segment, start, end, _ in words if texts[segment][start:end] == wanted]
+    exact = [(segment, (start, end)) for segment, start, end, _ in words if texts[segment][start:end] == wanted]
     return exact or [
-        (segment, slice(start, start + len(wanted)))
+        (segment, (start, start + len(wanted)))
         for segment, text in enumerate(texts)
         for start in occurrences(text, wanted)
     ]
@@ -84,9 +96,26 @@ def occurrences(text: str, wanted: str) -> list[int]:
     return [start for start in range(len(text)) if text.startswith(wanted, start)] if wanted else []
 
 
-def overlaps(span: Span, place: slice) -> bool:
-    """Whether a token's characters and a slice have one in common."""
-    return span[0] < (place.stop if place.stop is not None else 1 << 62) and span[1] > (place.start or 0)
+def overlaps(span: Span, place: Span) -> bool:
+    """Whether two stretches of characters have one in common."""
+    return span[0] < place[1] and span[1] > place[0]
+
+
+def characters(place: slice, text: str, error: type[AttCATError]) -> Span:
+    """The characters that a slice of a text stands for, as Python reads it: `slice(-6, None)` is the last six.
+
+    Raises:
+        AttCATError: of the kind `error`, if it has a step, is empty, or its bounds are not integers.
+    """
+    try:
+        start, stop, step = place.indices(len(text))
+    except TypeError as found:
+        raise error(f"{place} is not a slice of characters: give two integers") from found
+    if step != 1:
+        raise error(f"{place} has a step: give the characters from one to another, e.g. slice({start}, {stop})")
+    if start >= stop:
+        raise error(f"{place} is empty in a text of {len(text)} characters")
+    return start, stop
 
 
 def listed_words(tokens: Tokens, source: Any) -> str:

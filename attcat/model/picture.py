@@ -18,10 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import InputError, ProcessorError
-from ..tokens import View
-
-MAX_PIXELS = 1 << 27
-"""Pictures beyond this many pixels (134 million) are refused before they are decoded."""
+from ..tokens import MAX_PIXELS, View
 
 Preprocess = Callable[[Image.Image], Tensor]
 """From a picture to the model's input `[3, H, W]`."""

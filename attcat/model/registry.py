@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from ..errors import UnsupportedModelError
+from ..errors import OptionError, UnsupportedModelError
 from .adapter import GUIDE, Adapter
 from .wrappers import names_of
 
@@ -23,7 +23,12 @@ def register(*names: str) -> Callable[[AdapterType], AdapterType]:
     """Class decorator: this adapter serves the models whose class, or a base class, has one of these names.
 
     Args:
-        names: `package.ClassName`, the top-level package and the class, as `transformers.BertPreTrainedModel`.
+        names: `package.ClassName`, the top-level package and the class, as `transformers.BertPreTrainedModel`. A name that
+            an installed package announces can be given to an adapter of your own, which then comes first.
+
+    Raises:
+        OptionError: if another adapter was registered for one of the names. The same class may come again, also when the
+            notebook cell that defines it is run again.
     """
     if not names or not all(isinstance(name, str) and "." in name for name in names):
         raise TypeError('register takes names like "my_package.MyModel": the top-level package and the class')
@@ -31,6 +36,12 @@ def register(*names: str) -> Callable[[AdapterType], AdapterType]:
     def add(adapter: AdapterType) -> AdapterType:
         if not (inspect.isclass(adapter) and issubclass(adapter, Adapter)):
             raise TypeError(f"{adapter!r} is not a subclass of attcat.Adapter")
+        taken = [name for name in names if _source(_registered.get(name, adapter)) != _source(adapter)]
+        if taken:
+            raise OptionError(
+                f"there is an adapter for {taken[0]} already, {_source(_registered[taken[0]])}: give the name of another model "
+                f"class; registered are {', '.join(sorted(_registered))}"
+            )
         _registered.update(dict.fromkeys(names, adapter))
         return adapter
 
@@ -40,8 +51,13 @@ def register(*names: str) -> Callable[[AdapterType], AdapterType]:
 def supported_models() -> dict[str, str]:
     """The model classes that are served, and where the adapter is: `{"transformers.BertPreTrainedModel": "..."}`."""
     found = {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
-    found.update({name: f"{cls.__module__}:{cls.__qualname__}" for name, cls in _registered.items()})
+    found.update({name: _source(cls) for name, cls in _registered.items()})
     return found
+
+
+def _source(adapter: type[Adapter]) -> str:
+    """Where a class is, as entry points write it."""
+    return f"{adapter.__module__}:{adapter.__qualname__}"
 
 
 def known_adapter(model: nn.Module) -> type[Adapter] | None:

@@ -10,15 +10,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, OptionError, ProcessorError, TooLongError
+from ..errors import InputError, Option, OptionError, ProcessorError, TooLongError
 from ..tokens import Span, Tokens
 from .adapter import Adapter
 from .encoding import Encoding, content_of, first_of
+from .wrappers import input_embeddings
 
 
 class TextAdapter(Adapter):
     """A model that reads `input_ids`, with a transformers tokenizer."""
 
+    classes_with_head = (
+        "AutoModelForSequenceClassification, or the AutoModelFor... of its task (TokenClassification, QuestionAnswering, "
+        "MaskedLM, CausalLM)"
+    )
     ignored_arguments: ClassVar[tuple[str, ...]] = ()
     """What the tokenizer makes but the model must not be given."""
     positions_lost: ClassVar[int] = 0
@@ -47,9 +52,13 @@ class TextAdapter(Adapter):
         pad = getattr(getattr(self.model, "config", None), "pad_token_id", None)
         return pad if isinstance(pad, int) else None
 
+    def samples(self) -> Any:
+        """Texts that suit the head, if there is a tokenizer."""
+        return None if self.processor is None else self.head.samples()
+
     def cost(self, value: Any) -> int:
         """Four characters to a token, as in English."""
-        return 2 + sum(map(len, _parts(_checked_text(value)))) // 4
+        return sum(2 + sum(map(len, _parts(_checked_text(text)))) // 4 for text in self.head.texts(value))
 
     def read(self, encoding: Encoding) -> Tensor:
         """The first real token."""
@@ -58,7 +67,7 @@ class TextAdapter(Adapter):
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """Tokenize strings or pairs of strings; see `Adapter.encode`. A text that is too long is a `TooLongError`."""
         self._check_tokenizer()
-        texts = [_checked_text(value) for value in inputs]
+        texts = [_checked_text(text) for value in inputs for text in self.head.texts(value)]
         first = [text if isinstance(text, str) else text[0] for text in texts]
         second = [text[1] for text in texts if isinstance(text, tuple)]
         if second and len(second) != len(texts):
@@ -173,23 +182,26 @@ class TextAdapter(Adapter):
         after deletion one mask token stays. See `Adapter.remove`.
 
         Raises:
-            OptionError: if the head would read another token, because it looks for the last that is not padding.
+            OptionError: if the head would read another token, because it looks for the last that is not padding; or if the
+                token whose prediction is explained would be deleted.
         """
         how = self.removal(how)
         removed = content_of(encoding) if removed is None else removed & encoding.mask
+        if not removed.any():
+            return encoding
         if how == "delete":
             return self._delete(encoding, removed)
         token = self.blank_token if how == "mask" else self.pad_token
         ids = encoding.arguments["input_ids"].masked_fill(removed, token)
         found = replace(encoding, arguments={**encoding.arguments, "input_ids": ids})
-        if how == "pad" and not torch.equal(self.read(found), self.read(encoding)):
+        if how == "pad" and not self.head.reads_alike(encoding, found):
             raise OptionError(
                 f"{type(self.model).__name__} reads the last token that is not padding: use the removal mask or delete"
             )
         return found
 
     def _delete(self, encoding: Encoding, removed: Tensor) -> Encoding:
-        """A shorter batch: what stays moves to the left, in its order."""
+        """A shorter batch: what stays moves to the left, in its order, and with it the position that is explained."""
         empty = (encoding.mask & ~removed).sum(-1, keepdim=True) == 0
         first = first_of(encoding.mask)
         ids = encoding.arguments["input_ids"].masked_fill(empty & first, self.blank_token)
@@ -197,6 +209,13 @@ class TextAdapter(Adapter):
         kept = encoding.mask & ~removed
         order = (~kept).long().argsort(dim=-1, stable=True)[:, : int(kept.sum(-1).max())]
         mask = kept.gather(1, order)
+        focus = encoding.focus
+        if focus is not None:
+            if not kept.gather(1, focus[:, None]).all():
+                raise OptionError(
+                    "the token whose prediction is explained cannot be deleted: keep it, or use the removal mask"
+                )
+            focus = kept.cumsum(1).gather(1, focus[:, None]).squeeze(1) - 1
         arguments = {
             name: value.gather(1, order).masked_fill(~mask, 0) if value.shape == kept.shape else value
             for name, value in {**encoding.arguments, "input_ids": ids}.items()
@@ -206,7 +225,7 @@ class TextAdapter(Adapter):
             arguments["attention_mask"] = mask.to(encoding.arguments["input_ids"].dtype)
         flags = [kept[row, encoding.mask[row]].tolist() for row in range(len(kept))]
         tokens = tuple(t.kept(flag) for t, flag in zip(encoding.tokens, flags, strict=True))
-        return replace(encoding, arguments=arguments, mask=mask, tokens=tokens)
+        return replace(encoding, arguments=arguments, mask=mask, tokens=tokens, focus=focus)
 
     @cached_property
     def pad_token(self) -> int:
@@ -255,8 +274,7 @@ class TextAdapter(Adapter):
             )
 
     def _check_vocabulary(self, ids: Tensor) -> None:
-        get = getattr(self.reader, "get_input_embeddings", None)
-        size = getattr(get() if get else None, "num_embeddings", None)
+        size = getattr(input_embeddings(self.reader), "num_embeddings", None)
         if size is not None and ids.numel() and int(ids.max()) >= size:
             raise ProcessorError(
                 f"token number {int(ids.max())} is outside of the model's vocabulary of {size}: "
@@ -273,7 +291,10 @@ class TextAdapter(Adapter):
             if self.max_length is not None and length > self.max_length:
                 raise TooLongError(
                     f"the text beginning {text[:30]!r} has {length} tokens, the model takes at most {self.max_length}: "
-                    "read it in windows with window=True, shorten it, or accept a cut with truncation=True"
+                    "read it in windows with ",
+                    Option("window", True),
+                    ", shorten it, or accept a cut with ",
+                    Option("truncation", True),
                 )
         return (0,) * len(lengths)
 

@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..errors import InputError, OptionError, ProcessorError
+from ..errors import AttCATError, InputError, OptionError, ProcessorError
 from ..tokens import Tokens, View
 from .adapter import Adapter
 from .encoding import Encoding, content_of, first_of
@@ -20,6 +21,8 @@ from .picture import Observer, read_picture, to_pixels
 
 class VisionAdapter(Adapter):
     """A model that reads `pixel_values`, with an image processor or a transform."""
+
+    classes_with_head = "AutoModelForImageClassification"
 
     @property
     @abstractmethod
@@ -35,6 +38,38 @@ class VisionAdapter(Adapter):
         """Rows and columns of patches for an input of this size."""
         rows, columns = self.patch_size
         return height // rows, width // columns
+
+    @property
+    def native_size(self) -> tuple[int, int] | None:
+        """Height and width of the pictures that the model was made for, as far as it says."""
+        model: Any = self.model
+        config = getattr(model, "config", None)
+        said = (
+            getattr(config, "image_size", None),
+            getattr(getattr(config, "vision_config", None), "image_size", None),
+            getattr(getattr(model, "patch_embed", None), "img_size", None),
+            getattr(model, "image_size", None),
+            (getattr(model, "default_cfg", None) or {}).get("input_size", (None,))[1:] or None,
+        )
+        size = next((size for size in said if size is not None), None)
+        return None if size is None else (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+    def predict(self, encoding: Encoding) -> tuple[Any, Tensor]:
+        """Run the model, see `Adapter.predict`.
+
+        Raises:
+            ProcessorError: if it fails on pictures of another size than it was made for.
+        """
+        try:
+            return super().predict(encoding)
+        except (ValueError, AssertionError, RuntimeError) as error:  # what models raise on another size
+            native, given = self.native_size, tuple(encoding.arguments["pixel_values"].shape[-2:])
+            if isinstance(error, AttCATError) or native in (None, given):
+                raise
+            raise ProcessorError(
+                f"the model does not take pictures of {given[0]} x {given[1]} pixels, it was made for {native[0]} x {native[1]}: "
+                f"{error}"
+            ) from error
 
     def read(self, encoding: Encoding) -> Tensor:
         """The first token."""
@@ -91,13 +126,17 @@ class VisionAdapter(Adapter):
         """The pixels of removed tokens, bool `[B, H, W]`; the same grid for every row, as they share a tensor."""
         tokens = encoding.tokens[0]
         height, width = encoding.arguments["pixel_values"].shape[-2:]
+        assert tokens.grid is not None
         patches = removed[:, ~torch.tensor(tokens.special, device=removed.device)]
-        patches = patches.reshape(len(removed), *(tokens.grid or ()))
-        rows, columns = self.patch_size
-        covered = patches.repeat_interleave(rows, 1).repeat_interleave(columns, 2)[:, :height, :width]
-        area = covered.new_zeros(len(removed), height, width)
-        area[:, : covered.shape[1], : covered.shape[2]] = covered
-        return area
+        cells = torch.from_numpy(self._lattice(height, width, tokens.grid).cells(tokens.grid)).to(removed.device)
+        return patches[:, cells.clamp(min=0)] & (cells >= 0)
+
+    def _lattice(self, height: int, width: int, grid: tuple[int, int]) -> View:
+        """Where the patches lie on an input of `height` x `width` model pixels.
+
+        Pixels that fill no whole patch are cut off (or padded): the grid covers less (or more) than the model's input.
+        """
+        return View(width, height, (0, 0, grid[1] * self.patch_size[1], grid[0] * self.patch_size[0]))
 
     def preprocess(self, picture: Any) -> Tensor:
         """Send one RGB picture through the processor: float `[3, H, W]`.
@@ -134,8 +173,6 @@ class VisionAdapter(Adapter):
 
     @cached_property
     def _one_size(self) -> bool:
-        from PIL import Image
-
         if self.processor is None:
             return True
         wide, tall = (self.preprocess(Image.new("RGB", size)) for size in ((96, 64), (64, 96)))
@@ -148,11 +185,10 @@ class VisionAdapter(Adapter):
     def _tokens(self, height: int, width: int, view: View | None) -> Tokens:
         """Name the tokens of an input of `height` x `width` model pixels, which shows `view` of the picture."""
         rows, columns = self.grid(height, width)
-        # Pixels that fill no whole patch are cut off (or padded): the grid covers less (or more) than the model's input.
-        down, across = rows * self.patch_size[0] / height, columns * self.patch_size[1] / width
+        _, _, across, down = self._lattice(height, width, (rows, columns)).box
         view = view or View(width, height, (0, 0, width, height))
         left, top, right, bottom = view.box
-        box = (left, top, left + (right - left) * across, top + (bottom - top) * down)
+        box = (left, top, left + (right - left) * across / width, top + (bottom - top) * down / height)
         patches = tuple(f"{row},{column}" for row in range(rows) for column in range(columns))
         special = (True,) * len(self.prefix) + (False,) * len(patches)
         return Tokens(self.prefix + patches, special, grid=(rows, columns), view=View(view.width, view.height, box))

@@ -75,3 +75,21 @@ def main_device(model: nn.Module) -> torch.device:
             if device is not None:
                 return torch.device(device)
     return torch.device("cpu")
+
+
+def input_embeddings(model: Any) -> Any:
+    """The module with the embeddings of tokens; None if the model does not say."""
+    return _said(model, "get_input_embeddings")
+
+
+def output_embeddings(model: Any) -> Any:
+    """The module that makes logits of the vocabulary; None if the model does not say."""
+    return _said(model, "get_output_embeddings")
+
+
+def _said(model: Any, name: str) -> Any:
+    get = getattr(model, name, None)
+    try:
+        return None if get is None else get()
+    except (NotImplementedError, AttributeError):  # what transformers' models raise that have none
+        return None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..capture.rules import Rule
-from ..errors import InputError, OptionError
+from ..errors import InputError, Option, OptionError
 from ..model import Adapter, Encoding, content_of
 from ..targets import Goal
 from ..tokens import Tokens
@@ -72,7 +73,7 @@ class Passes:
             token was removed.
 
         Raises:
-            OptionError: if the model knows no such removal, or it would move the token whose prediction is explained.
+            OptionError: if the model knows no such removal, or it would move the answers that are classes.
         """
         batch, length = self.encoding.mask.shape
         together = max(1, BUDGET // (batch * length)) if self.adapter.can_batch else 1
@@ -86,8 +87,8 @@ class Passes:
         whole = self._repeated(len(removed) // len(self.tokens))
         encoding = self.adapter.remove(whole, removed, how)
         moved = encoding.mask.shape != whole.mask.shape or not torch.equal(encoding.mask, whole.mask)
-        if moved and (self.encoding.focus is not None or self.adapter.head.kept is not None):
-            raise OptionError(f"the removal {how!r} moves the token that is explained: use one that replaces tokens")
+        if moved and self.encoding.focus is None and self.adapter.head.kept is not None:
+            raise OptionError(Option("removal", how), " moves the answers: use a removal that replaces tokens")
         recording = record(self.adapter, encoding, self.rule())
         contributions = method(recording.trace(self.value(recording), needs=Needs(), hidden=self.hidden))
         if not moved:
@@ -109,40 +110,45 @@ class Passes:
         recording = record(self.adapter, encoding, Rule(), before=lambda _: states)
         return self.value(recording)
 
-    def values_of(self, arguments: Mapping[str, Tensor]) -> Tensor:
-        """What is explained, `[N]`, for changed model arguments of N rows (the batch, k times); no gradient."""
-        name = self.input_name
-        times = len(arguments[name]) // len(self.tokens)
-        repeated = self._repeated(times)
-        encoding = replace(repeated, arguments={**repeated.arguments, **arguments})
+    def values_without(self, removed: Tensor) -> Tensor:
+        """What is explained, `[K, B]`, without some tokens, bool `[K, B, T]`: K copies of the batch in one pass; no gradient.
+
+        Tokens are removed in the first of the adapter's ways, see `Adapter.remove`.
+        """
+        encoding = self._repeated(len(removed))
+        if removed.any():
+            encoding = self.adapter.remove(encoding, removed.flatten(0, 1))
         with torch.no_grad():
             recording = record(self.adapter, encoding, Rule())
-            return self.goal.value(recording.output, recording.logits).detach()
+            value = self.goal.value(recording.output, recording.logits).detach()
+        return value.reshape(removed.shape[:2])
 
-    @property
-    def input_name(self) -> str:
-        """`input_ids` or `pixel_values`: what the tokens stand for."""
-        return "input_ids" if self.tokens[0].grid is None else "pixel_values"
+    def blank_state(self) -> Tensor:
+        """The first block's input, `[B, T, D]`, when every content token is removed: mask tokens, or an empty picture.
 
-    @cached_property
-    def blank(self) -> Tensor:
-        """The model's input with everything taken out that can be: mask tokens, or the mean picture.
-
-        Returns:
-            Like the argument `input_name`; special tokens and padding stay.
+        Raises:
+            OptionError: if the adapter removes tokens by leaving them out, so that there is no state for each.
         """
-        return self.adapter.remove(self.encoding).arguments[self.input_name]
+        encoding = self.adapter.remove(self.encoding)
+        if encoding.mask.shape != self.encoding.mask.shape:
+            raise OptionError(
+                f"the removal {self.adapter.removals[:1]} of {type(self.adapter).__name__} makes inputs shorter, but the method "
+                "needs a blank in place of each token: put one that replaces tokens first among its removals"
+            )
+        with torch.no_grad():
+            return record(self.adapter, encoding, Rule()).blocks[0].input.detach()
 
     @cached_property
     def content(self) -> Tensor:
         """bool `[B, T]`: tokens that stand for a part of the input."""
         return content_of(self.encoding)
 
-    def states_of(self, arguments: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """The blocks' inputs `[B, T, D]` for changed model arguments."""
-        encoding = replace(self.encoding, arguments={**self.encoding.arguments, **arguments})
-        with torch.no_grad():
-            return tuple(block.input.detach() for block in record(self.adapter, encoding, Rule()).blocks)
+    @cached_property
+    def removable(self) -> Tensor:
+        """bool `[B, T]`: the content, without the token whose prediction is explained, where there is one for each."""
+        if self.encoding.focus is None:
+            return self.content
+        return self.content & ~F.one_hot(self.encoding.focus, self.content.shape[1]).bool()
 
     def references(self, inputs: Sequence[Any]) -> list[tuple[tuple[Tensor, ...], Tensor]]:
         """The blocks' inputs `[1, T', D]` for each reference input, and its logits `[1, C]`.
@@ -151,7 +157,7 @@ class Passes:
             InputError: if there are none.
         """
         if not inputs:
-            raise InputError("no references: give references=[...], inputs of another class")
+            raise InputError("no references: give inputs of another class by ", Option("references"))
         found = []
         for value in inputs:
             encode = self.adapter.encode_arguments if isinstance(value, Mapping) else self._encode_one

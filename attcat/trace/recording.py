@@ -190,7 +190,8 @@ def record(
         raise InputError(
             "the model's logits are not finite (NaN or infinity) for this input: there is nothing to explain"
         )
-    return Recording(tuple(blocks), output, logits, encoding.mask, adapter.read(encoding), ones)
+    read = adapter.head.read(encoding, logits.argmax(-1))
+    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones)
 
 
 # -- reading a block -------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from ...capture.survey import Survey, Unclear, Visit, blocks_of, survey
 from ...errors import AttCATError, UnsupportedModelError
 from ..adapter import GUIDE, Adapter
 from ..encoding import Encoding
-from ..heads import Head
 from ..vision import VisionAdapter
 from ..wrappers import names_of
 from .experiments import FAILURES, accepted
@@ -57,7 +56,6 @@ class Found:
 class Discovered(Adapter):
     """What both kinds share: blocks, the call, the logits of models that give no output object."""
 
-    head_type = Head
     found: Found
 
     @cached_property

@@ -8,13 +8,17 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ...capture.borrow import as_found
+from ...tokens import Tokens
 from ..adapter import Adapter
 from ..encoding import Encoding
+from ..heads import SpanHead
 from ..text import TextAdapter
 from ..vision import VisionAdapter
+from ..wrappers import input_embeddings
 
 FAILURES = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
 """What other people's forward passes raise on arguments that they do not take."""
@@ -54,7 +58,8 @@ def differ(one: Tensor, other: Tensor, tolerance: float | None = None) -> bool:
 def distance(one: Tensor, other: Tensor) -> float:
     """The largest difference of two tensors, as a share of the largest value."""
     one, other = one.double(), other.double()
-    return float((one - other).abs().max() / one.abs().max().clamp(min=1e-12))
+    gap = (one - other).masked_fill(one == other, 0.0)  # classes that both rule out are at -inf
+    return float(gap.abs().max() / one[one.isfinite()].abs().amax().clamp(min=1e-12))
 
 
 def rounding(like: Tensor) -> float:
@@ -71,40 +76,63 @@ def accepted(function: Callable[..., Any]) -> frozenset[str] | None:
     return None if any_name and not names else names
 
 
+def vocabulary_size(model: nn.Module) -> int | None:
+    """How many different tokens a model has embeddings for; None if no table of them is found."""
+    table = next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
+    candidates: tuple[Any, ...] = (input_embeddings(model), table)
+    return next((int(found.num_embeddings) for found in candidates if hasattr(found, "num_embeddings")), None)
+
+
 def ordinary_tokens(adapter: TextAdapter, count: int) -> Tensor:
     """Token numbers `[count]` of a text of ordinary tokens, the last one the end of the text if the model has one.
 
     They count down from the end of the vocabulary, where no special tokens are, so that nothing takes them for positions.
     """
-    model: Any = adapter.model
-    table = next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
-    get = getattr(model, "get_input_embeddings", None)
-    tables: tuple[Any, ...] = (get() if get else None, table)
-    rows = next((int(found.num_embeddings) for found in tables if hasattr(found, "num_embeddings")), 2)
-    config = getattr(model, "config", None)
-    special = {getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "cls", "sep", "mask")}
-    ordinary = [token for token in range(rows - 1, -1, -1) if token not in special] or [0]
+    rows = vocabulary_size(adapter.model) or 2
+    special = {name: special_tokens(adapter.model, name) for name in ("pad", "bos", "eos", "cls", "sep", "mask")}
+    every = {token for tokens in special.values() for token in tokens}
+    ordinary = [token for token in range(rows - 1, -1, -1) if token not in every] or [0]
     tokens = torch.tensor((ordinary * count)[:count])
-    if isinstance(end := getattr(config, "eos_token_id", None), int) and end < rows:
-        tokens[-1] = end  # some heads look for it
+    # Some heads look for the end; where it is the padding as well, it would be taken for padding.
+    ends = [end for end in special["eos"] if end < rows and end not in special["pad"]]
+    if ends:
+        tokens[-1] = ends[0]
     return tokens
+
+
+def encoding_of(adapter: TextAdapter, ids: Tensor, mask: Tensor) -> Encoding:
+    """A batch of token numbers `[B, T]`, which name its tokens; for question answering the first two are the question."""
+    arguments = adapter.place({"input_ids": ids, "attention_mask": mask})
+    real = arguments["attention_mask"].bool()
+    names = [tuple(f"#{token}" for token in row[kept].tolist()) for row, kept in zip(ids, mask.bool(), strict=True)]
+    if not isinstance(adapter.head, SpanHead):
+        return Encoding(arguments, real, tuple(Tokens(row, (False,) * len(row)) for row in names), (None,) * len(ids))
+    pairs = [(row[:2], row[2:]) for row in names]
+    texts = tuple((" ".join(question), " ".join(context)) for question, context in pairs)
+    return Encoding(arguments, real, tuple(_pair_tokens(*pair) for pair in pairs), texts)
+
+
+def _pair_tokens(question: tuple[str, ...], context: tuple[str, ...]) -> Tokens:
+    """The tokens of two texts, each with its characters in the words joined by spaces."""
+    spans: list[tuple[int, int]] = []
+    for words in (question, context):
+        start = 0
+        for word in words:
+            spans.append((start, start + len(word)))
+            start += len(word) + 1
+    segments = (0,) * len(question) + (1,) * len(context)
+    return Tokens(question + context, (False,) * len(segments), spans=tuple(spans), segments=segments)
+
+
+def special_tokens(model: nn.Module, name: str) -> tuple[int, ...]:
+    """The numbers of a special token in the model's configuration, as `eos`, of which there may be several."""
+    given = getattr(getattr(model, "config", None), f"{name}_token_id", None)
+    return tuple(t for t in (given if isinstance(given, (list, tuple)) else (given,)) if isinstance(t, int))
 
 
 def picture_size(adapter: VisionAdapter, default: int = 224) -> tuple[int, int]:
     """Height and width of a picture that the model takes: what its processor makes, what it says itself, or the usual."""
-    model: Any = adapter.model
     if adapter.processor is not None:
-        from PIL import Image
-
         height, width = adapter.preprocess(Image.new("RGB", (64, 64))).shape[1:]
         return height, width
-    config = getattr(model, "config", None)
-    said = [
-        getattr(config, "image_size", None),
-        getattr(getattr(config, "vision_config", None), "image_size", None),
-        getattr(getattr(model, "patch_embed", None), "img_size", None),
-        getattr(model, "image_size", None),
-        (getattr(model, "default_cfg", None) or {}).get("input_size", (None,))[1:] or None,
-    ]
-    size = next((size for size in said if size is not None), default)
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    return adapter.native_size or (default, default)

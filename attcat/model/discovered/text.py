@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...capture.borrow import as_found
 from ...capture.survey import Survey
-from ...tokens import Tokens
 from ..encoding import Encoding, last_of
+from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead, head_of
 from ..text import TextAdapter
 from .base import Discovered, log
-from .experiments import FAILURES, differ, logits_of, logits_without, ordinary_tokens
+from .experiments import FAILURES, differ, encoding_of, logits_of, logits_without, ordinary_tokens, vocabulary_size
 
 LENGTH = 11
 """Tokens of the text that a text model is tried with."""
@@ -22,9 +23,12 @@ class DiscoveredText(Discovered, TextAdapter):
     """A text model that no adapter knows."""
 
     family = "discovered text model"
+    watched: int | None = 2
+    """The token whose prediction is watched; None for what follows the text, where a model predicts nothing else."""
 
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         super().__init__(model, processor)
+        self.head_type = self._head_type()
         trial = self._trial()
         watched = self._watch(trial)
         self.found = self._blocks_in(watched)
@@ -32,7 +36,7 @@ class DiscoveredText(Discovered, TextAdapter):
             raise self._unclear(f"its blocks have {self.found.length} positions for a text of {LENGTH} tokens")
         self.table = _position_table(watched)
         self.reads = self._reads(trial)
-        self.no_batch = self._why_no_batch(trial)
+        self.no_batch = self._why_no_batch()
         log.info("%s", self.describe())
 
     @property
@@ -53,56 +57,99 @@ class DiscoveredText(Discovered, TextAdapter):
     def call(self, encoding: Encoding) -> Any:
         """Run the model with the arguments that it knows by name, or else with the token numbers alone."""
         if not self.takes("input_ids"):
-            return self.model(encoding.arguments["input_ids"])
-        known = {name: v for name, v in encoding.arguments.items() if name != "attention_mask" or self.takes(name)}
-        return self.model(**known)
+            return self.model(self.head.arguments(encoding)["input_ids"])
+        given = self.head.arguments(encoding)
+        return self.model(**{name: v for name, v in given.items() if name != "attention_mask" or self.takes(name)})
 
     def read(self, encoding: Encoding) -> Tensor:
         """The first token, the last, or all."""
         if self.reads == "all":
             return encoding.mask.clone()
-        if self.reads == "first":
-            return super().read(encoding)
-        return last_of(encoding.mask if self.pad_id is None else encoding.arguments["input_ids"] != self.pad_id)
+        if self.reads == "last":
+            return last_of(encoding.mask if self.pad_id is None else encoding.arguments["input_ids"] != self.pad_id)
+        return super().read(encoding)
 
     @property
     def _tokens_found(self) -> str:
         limit = f"at most {self.max_length} tokens" if self.max_length else "texts of any length"
         batches = "padded batches" if self.no_batch is None else f"one text at a time ({self.no_batch})"
-        reads = {"all": "all tokens", "first": "the first token", "last": "the last token"}[self.reads]
+        reads = {"all": "all tokens", "first": "the first token", "last": "the last token"}.get(self.reads, self.reads)
         return f"no prefix tokens; its head reads {reads}; it takes {limit}, {batches}"
+
+    def _head_type(self) -> type[Head]:
+        """By the name of the model's class; if that says nothing, by the shape of its output and by what a token can see."""
+        named = head_of(self.model)
+        if named is not Head and named is not NextTokenHead:
+            return named
+        try:
+            shape, causal = self._experience()
+        except FAILURES:
+            return named  # the watched pass says what fails
+        if len(shape) == 3 and shape[1] == 1:
+            self.watched = None
+            return NextTokenHead
+        if named is NextTokenHead or (len(shape) == 3 and shape[-1] == vocabulary_size(self.model)):
+            return NextTokenHead if causal else MaskedTokenHead
+        return TokenHead if len(shape) == 3 and shape[1] == LENGTH else Head
+
+    def _experience(self) -> tuple[tuple[int, ...], bool]:
+        """The shape of what a plain pass gives; and whether its row for an early token stays when the last token changes."""
+        ids = ordinary_tokens(self, LENGTH).repeat(2, 1)
+        ids[1, -1] = ids[1, 0]
+        encoding = encoding_of(self, ids, torch.ones_like(ids))
+        with as_found(self.model), torch.no_grad():
+            given = self.logits(self.call(encoding))
+        del self.head  # was the classifier's, for this experiment
+        if not isinstance(given, Tensor):
+            return (), False
+        return tuple(given.shape), given.dim() == 3 and not differ(given[0, 0], given[1, 0])
 
     def _trial(self) -> Encoding:
         """A text of `LENGTH` ordinary tokens, counting down, so that it cannot be taken for a row of positions."""
         ids = ordinary_tokens(self, LENGTH)[None]
-        arguments = self.place({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-        names = tuple(f"#{token}" for token in ids[0].tolist())
-        return Encoding(arguments, arguments["attention_mask"].bool(), (Tokens(names, (False,) * LENGTH),), (None,))
+        return self._pointed(encoding_of(self, ids, torch.ones_like(ids)))
+
+    def _pointed(self, encoding: Encoding) -> Encoding:
+        """With the token whose prediction is watched, if the head has one for each."""
+        wanted = self.watched if isinstance(self.head, TokenHead) else None
+        return self.head.point(encoding, [wanted] * len(encoding.tokens))
 
     def _reads(self, trial: Encoding) -> str:
-        before = logits_of(self, trial)
-        read = [p for p in range(LENGTH) if differ(before, logits_without(self, trial, [p]))]
+        logits = logits_of(self, trial)
+        best = logits.argmax(-1)
+        explained = slice(None) if type(self.head) is Head else best  # of many candidates each reads other tokens
+        before = logits[:, explained]
+        read = [p for p in range(LENGTH) if differ(before, logits_without(self, trial, [p])[:, explained])]
+        which = ", ".join(map(str, read)) or "none"
+        if self.head.reads_tokens:
+            expected = self.head.read(trial, best)[0].nonzero().flatten().tolist()
+            if read != expected:
+                raise self._unclear(
+                    f"its class is called as if its prediction read the tokens {expected}, but of {LENGTH} it reads {which}"
+                )
+            return "the tokens whose prediction is explained"
         known = {(0,): "first", (LENGTH - 1,): "last", tuple(range(LENGTH)): "all"}
         if tuple(read) not in known:
-            which = ", ".join(map(str, read)) or "none"
             raise self._unclear(
                 f"of {LENGTH} tokens its head reads {which} (counted from 0): neither the first, the last, nor all"
             )
         return known[tuple(read)]
 
-    def _why_no_batch(self, trial: Encoding) -> str | None:
+    def _why_no_batch(self) -> str | None:
         """Why several texts cannot share a forward pass; None if they can."""
-        ids = trial.arguments["input_ids"].repeat(2, 1)
+        if self.head.one_input:
+            return "its rows are the choices of one input"
+        ids = ordinary_tokens(self, LENGTH).repeat(2, 1)
         mask = torch.ones_like(ids)
         mask[1, LENGTH - 4 :] = 0
-        ids = ids.masked_fill(mask == 0, self.pad_id or 0)
-        batch = self.encode_arguments({"input_ids": ids, "attention_mask": mask})
-        short = self.encode_arguments({name: v[1:, : LENGTH - 4] for name, v in batch.arguments.items()})
+        batch = self._pointed(encoding_of(self, ids.masked_fill(mask == 0, self.pad_id or 0), mask))
         try:
-            together, alone = logits_of(self, batch), torch.cat([logits_of(self, trial), logits_of(self, short)])
+            together, alone = logits_of(self, batch), [logits_of(self, batch.alone(row)) for row in range(2)]
         except FAILURES as error:
             return str(error)
-        return "padding changes its logits" if differ(alone, together) else None
+        # The candidates of a shorter text are the first of those of a longer one.
+        changed = [differ(one[0], row[: one.shape[1]]) for one, row in zip(alone, together, strict=True)]
+        return "padding changes its logits" if any(changed) else None
 
 
 def _position_table(watched: Survey) -> int | None:

@@ -14,6 +14,7 @@ from ...capture.survey import Survey, survey
 from ...errors import ProcessorError
 from ...tokens import Tokens
 from ..encoding import Encoding
+from ..heads import Head
 from ..vision import VisionAdapter
 from .base import Discovered, log
 from .experiments import FAILURES, differ, logits_of, logits_without, picture_size
@@ -23,6 +24,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
     """A vision model that no adapter knows."""
 
     family = "discovered vision model"
+    head_type = Head
 
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         super().__init__(model, processor)

@@ -1,0 +1,108 @@
+"""The three registries (adapters, methods, metrics) behave alike: add, refuse a duplicate, say what there is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from saved import save_text
+from torch import Tensor
+
+import attcat
+from attcat import metrics
+from attcat.cli import run as command
+from attcat.errors import OptionError, UnsupportedModelError
+from attcat.methods import METHODS
+from attcat.metrics import METRICS, Curves, Metric, register_metric
+from attcat.model import registry
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    before = [(there, dict(there)) for there in (METRICS, METHODS, registry._registered)]
+    yield
+    for there, entries in before:
+        there.clear()
+        there.update(entries)  # type: ignore[arg-type]
+
+
+def halved(curves: Curves) -> Tensor:
+    """The fall of the probability when half of the tokens are gone."""
+    (column,) = curves.columns([0.5])
+    return curves.morf.level[:, 0] - curves.morf.level[:, column]
+
+
+def test_metrics() -> None:
+    mine = Metric("halved", halved, "curves", "by hand", fractions=(0.5,))
+    assert register_metric(mine) is mine
+    assert metrics.find_metric("halved") is mine
+    assert register_metric(mine) is mine
+    with pytest.raises(OptionError, match=r"there is a metric 'halved' already: choose another name; taken are aopc"):
+        register_metric(Metric("halved", halved, "curves", "another", fractions=(0.1,)))
+    with pytest.raises(OptionError, match="there is a metric 'aopc' already"):
+        register_metric(Metric("aopc", halved, "curves", "", fractions=(0.5,)))
+    with pytest.raises(OptionError, match=r"no metric 'thirds': use one of aopc.*halved"):
+        metrics.find_metric("thirds")
+    with pytest.raises(OptionError, match="expected a name, one of curves, published"):
+        Metric("x", halved, "tea leaves", "")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="say at which shares"):
+        Metric("x", halved, "curves", "")
+
+
+def test_a_metric_of_ones_own_is_evaluated(tmp_path: Path) -> None:
+    """By name, in Python as well as by the command, where a curve metric with one share is a part of aopc."""
+    register_metric(Metric("halved", halved, "curves", "by hand", fractions=(0.5,)))
+    folder = save_text(tmp_path / "model")
+    data = tmp_path / "data.tsv"
+    data.write_text("a gripping film\nthe film was not boring\n", encoding="utf-8")
+    given = ["evaluate", str(data), "--model", str(folder), "--methods", "attcat", "--metrics", "halved"]
+    assert command([*given, "--output", str(tmp_path / "out")]) == 0
+    values = json.loads((tmp_path / "out" / "results.json").read_text())["methods"]["attcat"]["values"]["halved"]
+    from attcat.cli.inputs import load_model
+
+    explainer = attcat.Explainer(*load_model(str(folder), False))
+    texts = ["a gripping film", "the film was not boring"]
+    found = metrics.evaluate(metrics.Ablation(explainer, texts), explainer(texts), ["halved"])["halved"].tolist()
+    assert sorted(values) == pytest.approx(sorted(found), abs=1e-6)
+
+
+def test_methods() -> None:
+    mine = attcat.Method("half_cat", METHODS["cat"].function, "by hand", rule="libra")
+    assert attcat.register_method(mine) is mine
+    with pytest.raises(
+        OptionError, match=r"there is a method 'half_cat' already: choose another name; taken are attcat"
+    ):
+        attcat.register_method(attcat.Method("half_cat", METHODS["cat"].function, "another"))
+
+
+def test_adapters() -> None:
+    @attcat.register("registries.Model")
+    class First(attcat.TextAdapter):
+        family = "First"
+
+    assert attcat.supported_models()["registries.Model"].endswith("First")
+    assert attcat.register("registries.Model")(First) is First
+    first = First
+
+    with pytest.raises(OptionError, match=r"an adapter for registries\.Model already, .*First: .*registered are"):
+
+        @attcat.register("registries.Other", "registries.Model")
+        class Second(attcat.TextAdapter):
+            family = "Second"
+
+    assert "registries.Other" not in attcat.supported_models()
+
+    def again() -> type[attcat.TextAdapter]:
+        """As when a notebook cell is run twice."""
+        made = type("First", (attcat.TextAdapter,), {"family": "First", "__module__": first.__module__})
+        made.__qualname__ = first.__qualname__
+        return made
+
+    assert attcat.register("registries.Model")(again()) is not first
+    from torch import nn
+
+    with pytest.raises(UnsupportedModelError, match=r"no adapter for .*registries\.Model"):
+        registry.find_adapter(nn.Linear(1, 1))
