@@ -177,7 +177,13 @@ def test_copies_are_the_same_alone_and_in_a_batch_and_for_a_seed(name: str) -> N
         assert torch.equal(alone.layers, explain(family.row(batch, row), 1).layers)
     other = attcat.Explainer(model, method="oddscat:samples=6:seed=1")(batch, [1, 1])
     assert not torch.allclose(other[0].layers, together[0].layers, rtol=1e-3)
-    assert explain.settings.options["samples"] == 6
+    assert explain.settings.options == {
+        "rule": "graded",
+        "beta": 0.75,
+        "quantity": "log-odds",
+        "hidden": "input",
+        "samples": 6,
+    }
 
 
 def test_copies_share_passes_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:

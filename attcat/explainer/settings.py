@@ -119,7 +119,9 @@ class Settings:
             options["hidden"] = self.hidden
         if self.method.needs.received:
             options["queries"] = self.queries
-        own = {n: f"{len(v)} given" if isinstance(v, (list, tuple)) else recorded(v) for n, v in self.own.items()}
+        usual = {name: self.method.defaults[name] for name in self.method.silent}
+        told = {name: value for name, value in self.own.items() if name not in usual or value != usual[name]}
+        own = {n: f"{len(v)} given" if isinstance(v, (list, tuple)) else recorded(v) for n, v in told.items()}
         return {**options, **own}
 
 

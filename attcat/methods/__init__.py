@@ -55,6 +55,7 @@ class Method:
         class_specific: whether the scores depend on the target.
         passes: how many forward (and backward) passes it takes, in words.
         required: options of its own without which it cannot run.
+        silent: options of its own that an Explanation records only where they are not the default.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Method:
     class_specific: bool = True
     passes: str = "1 forward, 1 backward"
     required: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
 
     @property
     def demands(self) -> str:
@@ -126,6 +128,7 @@ METHODS: dict[str, Method] = {
             rule="graded",
             quantity="log-odds",
             states=True,
+            silent=("samples", "ranked", "removal", "seed"),
         ),
         Method("attention", attention, "Bahdanau et al., ICLR 2015", _PASSIVE, signed=False, **_NO_GRADIENT),
         Method("rollout", rollout, "Abnar & Zuidema, ACL 2020", _PASSIVE, signed=False, **_NO_GRADIENT),
