@@ -247,8 +247,9 @@ class Attribution:
     def completeness(self) -> float:
         """How far the scores and the bias terms are from what they explain: `value - scores.sum() - bias`, in logits.
 
-        0 for `input_x_gradient` under the rule `libra`, which loses nothing; AttCAT's scores are weighted and summed over
-        blocks, and do not add up.
+        0 for `input_x_gradient` of the logit under the rule `libra`, which loses nothing. Under `graded` and `attnlrp` softmax
+        takes a part that neither has: 0 at a beta of 0 only. Of log-odds the entropy of the other classes is missing. The
+        scores of AttCAT, CAT and OddsCAT are summed over blocks, and do not add up.
 
         Raises:
             InputError: if the bias terms were not measured.

@@ -14,7 +14,7 @@ from .errors import InputError, OptionError
 from .explainer import Explainer
 from .explanation import Explanation
 from .files import encode_png, write_by_suffix
-from .methods import method_and_rule
+from .methods import read_name
 from .model.discovered import adapter_of
 from .targets import Target
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 METHODS_COMPARED = (
     "attcat",
     "attcat+plain",
+    "oddscat",
     "cat",
     "attention",
     "rollout",
@@ -129,7 +130,7 @@ def compare(
     adapter = adapter_of(model, processor)
     explainers = []
     for name in methods:
-        method, _ = method_and_rule(name)
+        method = read_name(name).method
         options: dict[str, Any] = {"references": list(references)} if "references" in method.required else {}
         explainers.append(Explainer(adapter, method=name, **options))
     explainers[0](value, target, truncation=truncation)  # what is loaded or cached at the first run is no method's cost

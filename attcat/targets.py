@@ -42,6 +42,15 @@ class Lookup(Sequence[str]):
         """
 
 
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""From logits `[N, C]` and classes `[N]` to what is explained of each class, `[N]`."""
+
+
+def logit(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logit of one class per row, `[N]`."""
+    return logits.gather(1, classes[:, None]).squeeze(1)
+
+
 @dataclass(frozen=True)
 class Goal:
     """What is explained in each row of a batch, fixed: the predicted class stays the one that was predicted first.
@@ -50,14 +59,19 @@ class Goal:
         classes: `[B]`, -1 where a function is explained.
         against: `[B]`, the class whose logit is subtracted, -1 where there is none.
         functions: one function per row, or None.
+        measure: what is explained of a class; a contrast is of two logits, which is what the odds of one class
+            against the other are.
     """
 
     classes: Tensor
     against: Tensor
     functions: tuple[Callable[[Any], Tensor] | None, ...]
+    measure: Measure = logit
 
     @classmethod
-    def of(cls, logits: Tensor, targets: Sequence[Target], labels: Sequence[Sequence[str]]) -> Goal:
+    def of(
+        cls, logits: Tensor, targets: Sequence[Target], labels: Sequence[Sequence[str]], measure: Measure = logit
+    ) -> Goal:
         """Look up what the user asked for, one target and the classes' names per row of `logits` `[B, C]`.
 
         Raises:
@@ -68,7 +82,7 @@ class Goal:
             raise TargetError("the model rules this class out (its logit is -inf): choose another target")
         functions = tuple(target if callable(target) else None for target in targets)
         classes, against = (torch.tensor(column, device=logits.device) for column in zip(*pairs, strict=True))
-        return cls(classes, against, functions)
+        return cls(classes, against, functions, measure)
 
     def value(self, output: Any, logits: Tensor) -> Tensor:
         """The number that is explained, `[N]`, for a model output of N rows: the batch, or the batch several times.
@@ -77,11 +91,12 @@ class Goal:
             TargetError: if a function gives something else than one number per row, or loses the gradient.
         """
         times = len(logits) // len(self.classes)
-        classes = self.classes.repeat(times)
-        value = logits.gather(1, classes.clamp(min=0)[:, None]).squeeze(1)
+        classes = self.classes.repeat(times).clamp(min=0)
+        value = self.measure(logits, classes)
         if (self.against >= 0).any():
             against = self.against.repeat(times)
-            value = value - logits.gather(1, against.clamp(min=0)[:, None]).squeeze(1) * (against >= 0)
+            contrast = logit(logits, classes) - logit(logits, against.clamp(min=0))
+            value = torch.where(against >= 0, contrast, value)
         for function in dict.fromkeys(f for f in self.functions if f is not None):
             rows = torch.tensor([f is function for f in self.functions] * times, device=logits.device)
             value = torch.where(rows, _checked(function(output), value), value)

@@ -12,7 +12,16 @@ import torch
 from PIL import Image
 
 import attcat
-from attcat.demos import embedded, explain_image, explain_text, faithfulness, lost_layers, new_architecture, recipes
+from attcat.demos import (
+    beta,
+    embedded,
+    explain_image,
+    explain_text,
+    faithfulness,
+    lost_layers,
+    new_architecture,
+    recipes,
+)
 from attcat.metrics.perturbation import aopc
 
 
@@ -78,6 +87,21 @@ def test_faithfulness(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for curves in found.values():
         assert aopc(curves["attcat+libra"]).mean() > aopc(curves["random"]).mean() + 0.05
     assert "2 pictures" in capsys.readouterr().out
+
+
+def test_beta(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It measures, goes on where it was, and refuses what other code has measured."""
+    some = ("attcat", *beta.ONE_PASS)
+    call = [str(data), "--output", str(tmp_path), "--only", "text"]
+    report = beta.main([*call, "--limit", "2"], some)
+    assert all(f"| `{name}` |" in report for name in some)
+    found = (tmp_path / "text.jsonl").read_bytes()
+    assert beta.main([*call, "--limit", "0"], some) == report
+    assert (tmp_path / "text.jsonl").read_bytes() == found
+    lines = found.decode().splitlines()
+    (tmp_path / "text.jsonl").write_text("\n".join([lines[0].replace('"code": "', '"code": "x'), *lines[1:]]) + "\n")
+    with pytest.raises(attcat.OptionError, match=r"other settings \(code\)"):
+        beta.main(call, some)
 
 
 def test_recipes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from attcat.evaluation import Plan, read_dataset, run
 from attcat.evaluation import run as run_evaluation
 from attcat.evaluation.data import Columns, Dataset, Example
 from attcat.evaluation.report import markdown, page, table, to_json
+from attcat.evaluation.runner import code_version
 from attcat.evaluation.statistics import compare, estimate
 
 TEXTS = [
@@ -263,6 +264,30 @@ def test_another_evaluation_in_the_folder_is_refused(tmp_path: Path) -> None:
     run(Plan("small", ("attention",), ("aopc",)), dataset(), maker(), tmp_path)
     with pytest.raises(OptionError, match=r"other settings \(metrics, seed\)"):
         run(Plan("small", ("attention",), ("abpc",), seed=1), dataset(), maker(), tmp_path)
+
+
+def test_records_of_other_code_are_not_mixed_with_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan("small", ("attention",), ("aopc",))
+    run(plan, dataset(), maker(), tmp_path)
+    monkeypatch.setattr("attcat.evaluation.runner.code_version", lambda *used: "other")
+    with pytest.raises(OptionError, match=r"other settings \(code\)"):
+        run(plan, dataset(), maker(), tmp_path)
+
+
+def test_the_code_version_is_that_of_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte of a module, or of the file with an adapter, changes it; the folders beside the core do not."""
+    for name in ("evaluation/runner.py", "methods/cat.py", "adapters/bert.py"):
+        path = tmp_path / "attcat" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x = 1\n")
+    monkeypatch.setattr("attcat.evaluation.runner.__file__", str(tmp_path / "attcat" / "evaluation" / "runner.py"))
+    before = code_version()
+    assert code_version() == before
+    assert code_version(attcat.Explainer) != before  # a class from elsewhere
+    (tmp_path / "attcat" / "adapters" / "bert.py").write_text("x = 2\n")
+    assert code_version() == before
+    (tmp_path / "attcat" / "methods" / "cat.py").write_text("x = 2\n")
+    assert code_version() != before
 
 
 def test_metrics_that_the_data_does_not_allow() -> None:

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import attcat
-from attcat.methods import method_and_rule
+from attcat.methods import read_name
 from attcat.model.labels import Answers, Vocabulary
 from attcat.model.locate import find_token
 from attcat.targets import find_class, integer
@@ -128,11 +128,11 @@ def test_counts_of_other_libraries(explain: attcat.Explainer) -> None:
 
 
 def test_a_plus_needs_a_rule() -> None:
-    assert method_and_rule("attcat+plain")[1] == "plain"
+    assert read_name("attcat+plain")[1] == "plain"
     with pytest.raises(
         attcat.OptionError, match=r"'attcat\+' names no rule after the \+: give 'attcat', or e.g. 'attcat\+pl"
     ):
-        method_and_rule("attcat+")
+        read_name("attcat+")
 
 
 @pytest.mark.parametrize("name", ["BertModel", "ViTModel"])

@@ -33,6 +33,7 @@ class Call:
         scale: factor of the products; None means 1 / sqrt(d).
         value: `[B, G, S, d]`, kept if the gradient of the weights is asked for.
         output: what the call returned, `[B, H, T, d]`, in the graph; kept with `value`.
+        share: how much of its gradient the weights are given.
     """
 
     query: Tensor
@@ -42,6 +43,7 @@ class Call:
     scale: float | None = None
     value: Tensor | None = None
     output: Tensor | None = None
+    share: float = 1.0
 
     @classmethod
     def of(
@@ -74,6 +76,11 @@ class Call:
             `[B, H, len(rows), S']` in the queries' dtype, at least float32. Rows whose keys are all masked are 0. S' is S;
             of a causal call less where `rows` end early, as no query sees a later key.
         """
+        weights = self.products(rows, product).softmax(-1)
+        return weights if self.mask is None else weights.nan_to_num(0.0)  # a padding query may see no key at all
+
+    def products(self, rows: slice = slice(None), product: Callable[[Tensor, Tensor], Tensor] = torch.matmul) -> Tensor:
+        """q k^T * scale + mask, the arguments of softmax; arguments and shape as for `weights`."""
         query = self.query[:, :, rows]
         wide = torch.promote_types(query.dtype, torch.float32)
         key = _per_head(self.key[:, :, : self._seen(rows)], query.shape[1])
@@ -86,8 +93,7 @@ class Call:
         if self.causal:
             queries, keys = (torch.arange(length, device=products.device) for length in self.shape[2:])
             products = products.masked_fill(keys[: key.shape[2]] > queries[rows, None], -torch.inf)
-        weights = products.softmax(-1)
-        return weights if self.mask is None else weights.nan_to_num(0.0)  # a padding query may see no key at all
+        return products
 
     def received(self, query_weights: Tensor, counted: Sequence[int] | None = None, chunk: int | None = None) -> Tensor:
         """How much attention each token receives: the weighted mean over queries, the plain mean over heads.
@@ -143,7 +149,7 @@ class Call:
             raise ValueError("the call was recorded without its values: record(..., attention=True)")
         wide = torch.promote_types(gradient.dtype, torch.float32)
         value = _per_head(self.value, gradient.shape[1])
-        return gradient.to(wide) @ value.to(wide).transpose(-2, -1)
+        return (gradient.to(wide) * self.share) @ value.to(wide).transpose(-2, -1)
 
     def _chunks(self, queries: Sequence[int], chunk: int | None = None) -> Iterator[slice]:
         """Slices of these queries, of `chunk` weights each; by default `CHUNK`, but no fewer than `ROWS` queries."""

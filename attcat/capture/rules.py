@@ -10,12 +10,18 @@ architectures, and leaves nothing behind.
     The network becomes locally linear in its hidden states, so that gradient x input, summed over tokens, plus the biases
     is the logit. Attention weights and the denominators of normalisations count as constants, an activation as its input
     times a constant gate, and of a product of two hidden states each factor gets half of the gradient.
+`attnlrp` (AttnLRP, Achtibat et al., ICML 2024)
+    As `libra`, but softmax is differentiated, so that what decides where the model looks has a share, too.
+`graded`
+    Between the two: softmax is differentiated in part, by `beta`, from 0 (`libra`) to 1 (`attnlrp`).
+`gim` (Gradient interaction modifications, Edin et al. 2025, arXiv 2505.17630), `reslrp`
+    Rivals, to compare with.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, ClassVar
 
@@ -24,8 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..errors import OptionError
+from ..errors import Option, OptionError
 from .attention import Call, mix
+from .linearised import gate, layer_norm, rms_norm
 
 TorchFunction = Callable[..., Any]
 
@@ -38,6 +45,10 @@ class Rule:
     """
 
     name: ClassVar[str] = "plain"
+    options: ClassVar[Mapping[str, float]] = {}
+    """What can be chosen when the rule is made, and what it is by default."""
+    weight_share: float = 1.0
+    """How much of the gradient of a mix of values its weights are given, where a method asks for their gradient."""
 
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """From a torch function to what is called in its place: `replacement(function, *args, **kwargs)`."""
@@ -60,13 +71,15 @@ class Libra(Rule):
     """LibraGrad: see the module's text."""
 
     name = "libra"
+    value_share: float = 1.0
+    """How much of the gradient of a mix of values its values are given."""
 
     def __init__(self) -> None:
         self._saturating = WeakIdKeyDictionary()  # results of tanh, which become a gate once a constant is added
 
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """Attention, normalisations, activations and products of hidden states."""
-        table: dict[TorchFunction, TorchFunction] = {F.layer_norm: _layer_norm, F.rms_norm: _rms_norm}
+        table: dict[TorchFunction, TorchFunction] = {F.layer_norm: layer_norm, F.rms_norm: rms_norm}
         groups: tuple[tuple[list[TorchFunction], TorchFunction], ...] = (
             (named("softmax"), _constant_result),
             (
@@ -78,11 +91,10 @@ class Libra(Rule):
                 _constant_result,
             ),
             ([*named("sigmoid", "erf", "exp"), F.softplus, torch.special.erf], _constant_result),
-            ([F.gelu, F.silu, F.mish, F.elu, F.hardswish], _gate),
+            ([F.gelu, F.silu, F.mish, F.elu, F.hardswish], gate),
             (named("tanh"), self._tanh),
             (named("add", "__radd__"), self._add),
-            (named("mul", "multiply"), _product),
-            (named("matmul", "bmm"), _product),
+            (named("mul", "multiply", "matmul", "bmm"), self._product),
             (named("div", "divide", "true_divide"), _quotient),
             (named("pow", "square"), _power),
             ([torch.linalg.solve_triangular, torch.linalg.solve], _solution),
@@ -92,8 +104,21 @@ class Libra(Rule):
         table[F.scaled_dot_product_attention] = _attention
         return table
 
+    def _product(self, function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
+        """a * b of two hidden states, a function of degree two, of which each factor gets half; weights have a share apart."""
+        if not (varies(a) and varies(b)):
+            result: Tensor = function(a, b, **options)
+            return result
+        of_a = of_b = 0.5
+        if _made_of_weights(a):
+            of_a, of_b = self.weight_share, self.value_share
+        elif _made_of_weights(b):
+            of_a, of_b = self.value_share, self.weight_share
+        shared: Tensor = function(scaled(a, of_a), scaled(b, of_b), **options)
+        return shared
+
     def _tanh(self, function: TorchFunction, x: Tensor) -> Tensor:
-        result = _gate(function, x)
+        result = gate(function, x)
         self._saturating[result] = True
         return result
 
@@ -106,7 +131,53 @@ class Libra(Rule):
         return result
 
 
-class AttnLRP(Libra, Explicit):
+class Graded(Libra):
+    """Softmax differentiated in part: (1 - beta) times `libra` plus beta times `attnlrp`, at every attention.
+
+    `libra` gives a mix of values `sum_j a_ij v_j` wholly to the values. `attnlrp` gives them half, and the other half to the
+    weights, which share it between queries and keys. In between the values get 1 - beta/2, queries and keys beta/4 each.
+    These are factors of the gradients at the inputs of attention, whose kernel differentiates the rest: no attention
+    matrix is held.
+
+    Args:
+        beta: from 0, where attention counts as constant, to 1.
+
+    Raises:
+        OptionError: if beta is not between 0 and 1.
+    """
+
+    name = "graded"
+    options: ClassVar[Mapping[str, float]] = {"beta": 0.75}
+
+    def __init__(self, beta: float = 0.75) -> None:
+        super().__init__()
+        if not 0 <= beta <= 1:
+            raise OptionError(Option("beta", beta), ", expected a number from 0 (libra) to 1 (attnlrp)")
+        self.beta = beta
+        if beta:
+            self.value_share, self.weight_share = 1 - beta / 2, 0.5  # softmax passes beta of the latter on
+
+    def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
+        """Libra's, with another attention: fused, or softmax and the products on its two sides."""
+        table = dict(super().replacements())
+        if self.beta:
+            table[F.scaled_dot_product_attention] = self._attention
+            table.update(dict.fromkeys(named("softmax"), self._softmax))
+        return table
+
+    def _attention(
+        self, function: TorchFunction, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
+    ) -> Tensor:
+        query, key = scaled(query, self.beta / 4), scaled(key, self.beta / 4)
+        result: Tensor = function(query, key, scaled(value, self.value_share), *args, **options)
+        return result
+
+    def _softmax(self, function: TorchFunction, *args: Any, **options: Any) -> Tensor:
+        weights: Tensor = function(*args, **options)
+        return as_weights(weights, self.beta) if weights.requires_grad else weights
+
+
+class AttnLRP(Graded):
     """AttnLRP (Achtibat et al., ICML 2024) in its gradient form: input times this gradient is the relevance.
 
     As LibraGrad, but attention is not constant: softmax is differentiated (deep Taylor expansion, their eq. 13), and the
@@ -115,29 +186,132 @@ class AttnLRP(Libra, Explicit):
     """
 
     name = "attnlrp"
+    options: ClassVar[Mapping[str, float]] = {}
 
-    def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
-        """Libra's, without the constant softmax."""
-        return {f: replacement for f, replacement in super().replacements().items() if f not in named("softmax")}
-
-    def attend(self, call: Call, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Both products halved, softmax as it is."""
-        weights = call.weights(product=_halved)
-        return mix(weights, value, product=_halved), weights
+    def __init__(self) -> None:
+        super().__init__(beta=1.0)
 
 
-RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Rule, Libra, AttnLRP)}
+class GIM(Libra, Explicit):
+    """Gradient interaction modifications (Edin et al. 2025, arXiv 2505.17630), after the formulas of their code.
 
+    Denominators of normalisations are constants, as in LibraGrad. Values get 1/2 of their gradient, queries and keys 1/4, the
+    factors of a gated layer 1/2 each. Softmax is differentiated as if its temperature were higher, so that a token to which
+    nearly all attention goes does not hide the others. Activations are differentiated as they are.
 
-def make_rule(name: str) -> Rule:
-    """A fresh rule by its name.
+    Args:
+        temperature: of the softmax in the backward pass.
 
     Raises:
-        OptionError: if there is no such rule.
+        OptionError: if it is not positive.
+    """
+
+    name = "gim"
+    options: ClassVar[Mapping[str, float]] = {"temperature": 2.0}
+
+    def __init__(self, temperature: float = 2.0) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise OptionError(Option("temperature", temperature), ", expected a positive number")
+        self.temperature = temperature
+        self.value_share = self.weight_share = 0.5
+        self._activated = WeakIdKeyDictionary()  # what an activation that is written out is made of
+
+    def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
+        """Libra's normalisations and products, and the softmax; activations are marked, so that x * sigmoid(x) is no product."""
+        table = dict(super().replacements())
+        as_they_are = {F.gelu, F.silu, F.mish, F.elu, F.hardswish, *named("pow", "square")}
+        table = {function: replacement for function, replacement in table.items() if function not in as_they_are}
+        table.update(dict.fromkeys(named("softmax"), self._softmax))
+        marked = [*named("sigmoid", "erf", "tanh"), F.softplus, torch.special.erf]
+        table.update(dict.fromkeys(marked, self._mark))
+        return table
+
+    def attend(self, call: Call, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Both products halved, softmax at the temperature."""
+        products = call.products(product=self._halved)
+        weights = _Softened.apply(products, products.detach().softmax(-1).nan_to_num(0.0), self.temperature, -1)
+        return mix(weights, value, product=self._halved), weights
+
+    def _halved(self, a: Tensor, b: Tensor) -> Tensor:
+        return self._product(torch.matmul, a, b)
+
+    def _softmax(self, function: TorchFunction, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        axis = args[0] if args else options.get("dim")
+        weights = function(x.detach(), *args, **options)
+        softened: Tensor = _Softened.apply(x, weights, self.temperature, -1 if axis is None else axis)
+        return softened
+
+    def _mark(self, function: TorchFunction, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        result: Tensor = function(x, *args, **options)
+        self._activated[result] = True
+        return result
+
+    def _add(self, function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
+        result: Tensor = function(a, b, **options)
+        if self._is_activated(a) or self._is_activated(b):
+            self._activated[result] = True
+        return result
+
+    def _product(self, function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
+        if not (self._is_activated(a) or self._is_activated(b)):
+            return super()._product(function, a, b, **options)
+        result: Tensor = function(a, b, **options)
+        if not (varies(a) and varies(b)):  # 0.5 * (1 + erf(x)) is still to become a gate
+            self._activated[result] = True
+        return result
+
+    def _is_activated(self, x: Any) -> bool:
+        return isinstance(x, Tensor) and x in self._activated
+
+
+class ResLRP(AttnLRP):
+    """AttnLRP with a gamma rule where a residual connection is added: what agrees with the sum in sign counts more.
+
+        z = a + b:    g_a = g w_a z / (w_a a + w_b b),    w = 1 + gamma where the sign is that of z, else 1
+
+    Input times gradient is conserved: a g_a + b g_b = z g. A gamma of 0 is AttnLRP.
+
+    Args:
+        gamma: how much more.
+
+    Raises:
+        OptionError: if it is negative.
+    """
+
+    name = "reslrp"
+    options: ClassVar[Mapping[str, float]] = {"gamma": 1.0}
+
+    def __init__(self, gamma: float = 1.0) -> None:
+        super().__init__()
+        if not gamma >= 0:
+            raise OptionError(Option("gamma", gamma), ", expected 0 or more")
+        self.gamma = gamma
+
+    def _add(self, function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
+        """A residual connection adds two hidden states `[B, T, D]`."""
+        if not options and varies(a) and varies(b) and a.shape == b.shape and a.dim() == 3:
+            result: Tensor = _Agreeing.apply(a, b, self.gamma)
+            return result
+        return super()._add(function, a, b, **options)
+
+
+RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Rule, Libra, Graded, AttnLRP, GIM, ResLRP)}
+
+
+def make_rule(name: str, **options: float) -> Rule:
+    """A fresh rule by its name, with its options.
+
+    Raises:
+        OptionError: if there is no such rule, or it has no such option.
     """
     if name not in RULES:
         raise OptionError(f"no gradient rule {name!r}: use one of {', '.join(RULES)}")
-    return RULES[name]()
+    unknown = set(options) - set(RULES[name].options)
+    if unknown:
+        known = ", ".join(RULES[name].options) or "none"
+        raise OptionError(f"the rule {name} has no option {', '.join(sorted(unknown))}; it has {known}")
+    return RULES[name](**options)
 
 
 def register_rule(rule: type[Rule]) -> type[Rule]:
@@ -211,17 +385,50 @@ def _constant_result(function: TorchFunction, *args: Any, **options: Any) -> Ten
     return result.detach()
 
 
-def _product(function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
-    """a * b of two hidden states: a function of degree two, of which each factor gets half."""
-    if not (varies(a) and varies(b)):
-        result: Tensor = function(a, b, **options)
-        return result
-    return 0.5 * (function(a, b.detach(), **options) + function(a.detach(), b, **options))
+def scaled(x: Tensor, factor: float) -> Tensor:
+    """x as it is, with its gradient times a factor."""
+    result: Tensor = _Scaled.apply(x, factor)
+    return result
 
 
-def _halved(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b of two hidden states, each factor with half of the gradient."""
-    return _product(torch.matmul, a, b)
+def as_weights(softmax: Tensor, factor: float = 1.0) -> Tensor:
+    """A softmax as it is, known as weights from here on, with its gradient times a factor."""
+    result: Tensor = _Weights.apply(softmax, factor)
+    return result
+
+
+class _Scaled(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return (gradient if ctx.factor == 1 else gradient * ctx.factor), None
+
+
+class _Weights(_Scaled):
+    """A softmax, with its gradient times a factor. Its name in the graph says that a tensor is made of weights."""
+
+
+STEPS_BACK = 6
+"""How many operations may lie between a softmax and the product that it weighs: a cast, dropout, a reshape, a slice, ..."""
+
+
+def _made_of_weights(x: Tensor) -> bool:
+    """Whether x is a softmax to which nothing was done but what has one input."""
+    node: Any = x.grad_fn
+    for _ in range(STEPS_BACK):
+        if node is None or node.name() == f"{_Weights.__name__}Backward":
+            break
+        before = [function for function, _ in node.next_functions if function is not None]
+        node = before[0] if len(before) == 1 else None
+    else:
+        return False
+    return node is not None
 
 
 def _quotient(function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
@@ -245,93 +452,39 @@ def _power(function: TorchFunction, x: Any, exponent: Any = 2) -> Tensor:
     return x * (x.detach() ** (exponent - 1))
 
 
-def _layer_norm(
-    function: TorchFunction,
-    input: Tensor,
-    normalized_shape: Iterable[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    result: Tensor = _LayerNorm.apply(input, list(normalized_shape), weight, bias, eps)
-    return result
-
-
-class _LayerNorm(torch.autograd.Function):
-    """y = (x - mean(x)) / s * weight + bias, with the standard deviation s constant in the backward pass."""
+class _Softened(torch.autograd.Function):
+    """A softmax, computed elsewhere, whose gradient is that of one at another temperature (without its factor 1 / T)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
-    ) -> Tensor:
-        result, _, reciprocal = torch.native_layer_norm(x, shape, weight, bias, eps)
-        ctx.save_for_backward(reciprocal, weight)
-        ctx.shape, ctx.axes = shape, tuple(range(-len(shape), 0))
-        return result
+    def forward(ctx: Any, products: Tensor, weights: Tensor, temperature: float, axis: int) -> Tensor:
+        ctx.save_for_backward(products)
+        ctx.temperature, ctx.axis = temperature, axis
+        return weights.view_as(weights)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        reciprocal, weight = ctx.saved_tensors
-        weighted = gradient if weight is None else gradient * weight
-        scaled = weighted * reciprocal.to(weighted.dtype)
-        to_bias = gradient.sum_to_size(ctx.shape) if ctx.needs_input_grad[3] else None  # measures completeness
-        return scaled - scaled.mean(ctx.axes, keepdim=True), None, None, to_bias, None
+        (products,) = ctx.saved_tensors
+        softer = (products / ctx.temperature).softmax(ctx.axis).nan_to_num(0.0)  # a padding query may see no key at all
+        centred = gradient - (gradient * softer).sum(ctx.axis, keepdim=True)
+        return (softer * centred).to(products.dtype), None, None, None
 
 
-def _rms_norm(
-    function: TorchFunction,
-    input: Tensor,
-    normalized_shape: Iterable[int],
-    weight: Tensor | None = None,
-    eps: float | None = None,
-) -> Tensor:
-    """y = x / rms(x) * weight, with a constant rms."""
-    shape = list(normalized_shape)
-    constant = input.detach()
-    result: Tensor = function(constant, shape, weight, eps)
-    wide = constant.to(torch.promote_types(constant.dtype, torch.float32))
-    epsilon = torch.finfo(input.dtype).eps if eps is None else eps
-    reciprocal = wide.pow(2).mean(tuple(range(-len(shape), 0)), keepdim=True).add(epsilon).rsqrt().to(input.dtype)
-    return _Linearised.apply(input, result, reciprocal if weight is None else reciprocal * weight)
-
-
-_SLOPE_AT_ZERO = {F.gelu: 0.5, F.silu: 0.5, F.mish: 0.6, F.elu: 1.0, F.hardswish: 0.5}
-
-
-def _gate(function: TorchFunction, x: Tensor, *args: Any, **options: Any) -> Tensor:
-    """f(x) = x * g with the constant gate g = f(x) / x, and its limit f'(0) where x is 0."""
-    options.pop("inplace", None)
-    result: Tensor = function(x.detach(), *args, **options)
-    return _Gated.apply(x, result, _SLOPE_AT_ZERO.get(function, 1.0))
-
-
-class _Gated(torch.autograd.Function):
-    """A value y that was computed elsewhere, with the slope y / x; the gate is formed only if the gradient arrives."""
+class _Agreeing(torch.autograd.Function):
+    """a + b, whose gradient favours the summand that has the sign of the sum."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, result: Tensor, at_zero: float) -> Tensor:
-        ctx.save_for_backward(x, result)
-        ctx.at_zero = at_zero
-        return result.view_as(result)
+    def forward(ctx: Any, a: Tensor, b: Tensor, gamma: float) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.gamma = gamma
+        return a + b
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, result = ctx.saved_tensors
-        return (result / x).nan_to_num_(nan=ctx.at_zero).mul_(gradient), None, None
-
-
-class _Linearised(torch.autograd.Function):
-    """A value that was computed elsewhere, with the given slope towards x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, result: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(slope)
-        return result.view_as(result)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (slope,) = ctx.saved_tensors
-        return gradient * slope, None, None
+        a, b = ctx.saved_tensors
+        z = a + b
+        of_a, of_b = (1 + ctx.gamma * (x * z > 0) for x in (a, b))
+        ratio = gradient * (z / (of_a * a + of_b * b)).nan_to_num(nan=1.0, posinf=1.0, neginf=1.0)
+        return ratio * of_a, ratio * of_b, None
 
 
 def varies(x: Any) -> bool:

@@ -22,7 +22,7 @@ from .attention import Call
 from .blocks import Block
 from .foreign import Foreign, gated
 from .randomness import DRAWING, Draws
-from .rules import Explicit, Libra, Rule, named, varies
+from .rules import Explicit, Libra, Rule, as_weights, named, varies
 
 
 class Interception(TorchFunctionMode):
@@ -85,7 +85,7 @@ class Interception(TorchFunctionMode):
             result = self._call(func, args, kwargs)
         if func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor) and result.dim() == 4:
             if self.attention and not result.requires_grad and any(map(varies, (*args, *kwargs.values()))):
-                result.requires_grad_()  # constant under the rule, but asked for
+                result = as_weights(result.requires_grad_())  # constant under the rule, but asked for
             self.open_blocks[-1].attention.append(result)
         return result
 
@@ -113,7 +113,8 @@ class Interception(TorchFunctionMode):
             output, seen = self.rule.attend(call, value)
         else:
             output = self._call(F.scaled_dot_product_attention, (query, key, value, *args), kwargs)
-            seen = replace(call, value=value, output=output) if self.attention else call
+            share = self.rule.weight_share
+            seen = replace(call, value=value, output=output, share=share) if self.attention else call
         if self.open_blocks:
             self.open_blocks[-1].attention.append(seen)
         return output

@@ -12,7 +12,7 @@ import typer
 from ..errors import AttCATError, OptionError
 from ..explainer import Explainer
 from ..files import write_atomically
-from ..methods import method_and_rule
+from ..methods import read_name
 from ..model.discovered import adapter_of
 from .inputs import REFERENCES, Item, check_kind, device_named, listed, listed_methods, load_model
 from .output import counting, print_table, write_file
@@ -121,8 +121,8 @@ def _maker(network: Any, processor: Any, plan: Plan, data: Dataset, others: Data
 
     @cache
     def make(name: str) -> Explainer:
-        method, _ = method_and_rule(name)
-        options: dict[str, Any] = {"seed": plan.seed} if "seed" in method.defaults else {}
+        method, _, given = read_name(name)
+        options: dict[str, Any] = {"seed": plan.seed} if "seed" in method.defaults and "seed" not in given else {}
         if "references" in method.required:
             options["references"] = _references(plan, data, others)
         return Explainer(adapter, method=name, **options)

@@ -16,7 +16,7 @@ from ..errors import OptionError
 from ..explainer import Explainer
 from ..explanation import Explanation
 from ..files import write_atomically
-from ..methods import method_and_rule
+from ..methods import DEFAULT, read_name
 from ..render import wording
 from ..render.terminal import visible
 from ..trace import Hidden, Queries
@@ -47,7 +47,12 @@ def explain(
         str | None,
         typer.Option(metavar="LABEL", help="The class to explain, by label or number [default: the predicted one]."),
     ] = None,
-    method: Annotated[str, typer.Option(metavar="NAME", help="The attribution method, see attcat methods.")] = "attcat",
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="The attribution method, see attcat methods; with options as oddscat:samples=8."
+        ),
+    ] = DEFAULT,
     rule: Annotated[
         str | None,
         typer.Option(metavar="|".join(RULES), help="The gradient rule [default: the method's; libra for attcat]."),
@@ -156,7 +161,7 @@ def _references(method: str, given: Sequence[str] | None) -> list[Item]:
     Raises:
         OptionError: if it has none, or another method was given some.
     """
-    found, _ = method_and_rule(method)
+    found = read_name(method).method
     if "references" not in found.defaults:
         if given:
             raise OptionError(f"--references is for contrast_cat: {found.name} compares the input with no others")

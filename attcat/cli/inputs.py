@@ -14,7 +14,7 @@ import torch
 
 from ..errors import InputError, LoadError, OptionError
 from ..explainer import Explainer
-from ..methods import method_and_rule
+from ..methods import read_name
 from ..model import TextAdapter, VisionAdapter
 from ..model.picture import PICTURES
 from .output import one_line
@@ -65,7 +65,7 @@ def listed_methods(text: str) -> tuple[str, ...]:
     """
     names = listed(text)
     for name in names:
-        method_and_rule(name)
+        read_name(name)
     return names
 
 

@@ -7,9 +7,11 @@ methods can be added later: only what is missing is computed.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import platform
 import random
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,7 +152,7 @@ def run(plan: Plan, data: Dataset, make: Make, folder: Path, tick: Tick = lambda
     if measured:
         for_values([find_metric(name) for name in plan.metrics])
     labels = [None] * len(chosen) if measured else _labels(data, chosen, explainers[plan.methods[0]])
-    settings = _settings(plan, data, adapter.removal(plan.removal), measured)
+    settings = _settings(plan, data, adapter.removal(plan.removal), measured, type(adapter))
     log = Log(folder / RECORDS, settings)
     size = PART[data.pictures]
     for start in range(0, len(chosen), size):
@@ -282,10 +284,29 @@ def _board(explainer: Explainer, board: Mosaic) -> float | None:
 # -- before and after ----------------------------------------------------------------------------------------------------
 
 
-def _settings(plan: Plan, data: Dataset, removal: str, measured: bool) -> dict[str, Any]:
-    """What a record depends on; versions are told in results.json, and do not forbid to go on."""
+def code_version(*used: type) -> str:
+    """A fingerprint of this package's source, and of the files that define some classes from elsewhere.
+
+    Args:
+        *used: such classes, as an adapter's.
+    """
+    package = Path(__file__).parents[1]
+    beside = {package / "adapters", package / "demos"}  # there if installed; in a checkout they lie elsewhere
+    files = [path for path in sorted(package.rglob("*.py")) if not beside & set(path.parents)]
+    found = hashlib.sha256()
+    for path in files:
+        found.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    places = {getattr(sys.modules.get(one.__module__), "__file__", None) for one in used}  # None in a notebook
+    for path in sorted({Path(place) for place in places if place} - set(files)):
+        found.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
+
+
+def _settings(plan: Plan, data: Dataset, removal: str, measured: bool, adapter: type) -> dict[str, Any]:
+    """What a record depends on; the versions of other packages are in results.json, and do not forbid to go on."""
     return {
-        "format": "attcat-evaluation-1",
+        "format": "attcat-evaluation-2",
+        "code": code_version(adapter),
         "model": plan.model,
         "data": data.name,
         "fingerprint": data.fingerprint,

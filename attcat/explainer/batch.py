@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from ..attribution import read_only
 from ..capture.relevance import Relevance
-from ..capture.rules import make_rule
 from ..errors import InputError, Option, TargetError
 from ..explanation import Explanation
 from ..model import Adapter, Encoding
@@ -43,7 +43,8 @@ class BatchExplainer:
         rounds = max(map(len, every))
         found: list[list[Explanation]] = [[] for _ in targets]
         for index in range(rounds):
-            goal = Goal.of(recording.logits, [row[index] for row in every], labels)
+            measure = partial(head.measure, self.settings.quantity)
+            goal = Goal.of(recording.logits, [row[index] for row in every], labels, measure)
             read = replace(recording, read=head.read(encoding, goal.classes))
             explained = self._once(encoding, read, goal, labels, index < rounds - 1)
             for explanations, row in zip(found, head.shown(encoding, goal.classes), strict=True):
@@ -72,7 +73,7 @@ class BatchExplainer:
         self, encoding: Encoding, recording: Recording, goal: Goal, labels: list[Sequence[str]], keep: bool
     ) -> list[Explanation]:
         trace = self._trace(recording, goal, encoding, keep)
-        passes = Passes(self.adapter, encoding, goal)
+        passes = Passes(self.adapter, encoding, goal, self.settings.make_rule, self._hidden)
         contributions = self._contributions(trace, passes)
         for name, values in {"value": trace.value, "bias": trace.bias, **passes.measured}.items():
             self._check_finite(name, values)
@@ -111,10 +112,8 @@ class BatchExplainer:
     def _trace(self, recording: Recording, goal: Goal, encoding: Encoding, keep: bool) -> Trace:
         with torch.enable_grad():
             value = goal.value(recording.output, recording.logits)
-        hidden: Hidden = self.settings.hidden if self.settings.method.states else "input"
-        trace = recording.trace(
-            value, goal.classes, needs=self.settings.needs, hidden=hidden, queries=self.settings.queries, keep=keep
-        )
+        needs, queries = self.settings.needs, self.settings.queries
+        trace = recording.trace(value, goal.classes, needs=needs, hidden=self._hidden, queries=queries, keep=keep)
         if not self.settings.method.needs.relevance:
             return trace
         again = record(self.adapter, encoding, Relevance())
@@ -122,13 +121,17 @@ class BatchExplainer:
             relevance, of_attention = again.relevance(goal.value(again.output, again.logits))
         return replace(trace, relevance=relevance, attention_relevance=of_attention)
 
+    @property
+    def _hidden(self) -> Hidden:
+        return self.settings.hidden if self.settings.method.states else "input"
+
     def record(self, encoding: Encoding) -> Recording:
         """One forward pass under the rule, with what the method reads."""
         needs = self.settings.needs
         return record(
             self.adapter,
             encoding,
-            make_rule(self.settings.rule or "plain"),
+            self.settings.make_rule(),
             attention=needs.attention,
             biases=self.settings.completeness,
             gradient=needs.gradient,

@@ -13,6 +13,7 @@ from torch import nn
 from ..capture.unwound import unwound
 from ..errors import InputError
 from ..explanation import Explanation
+from ..methods import DEFAULT, Quantity
 from ..model import Adapter, Encoding
 from ..model.discovered import adapter_of
 from ..targets import Target, count
@@ -44,15 +45,18 @@ class Explainer:
             the `adapter` of another Explainer, which then is not looked for again.
         processor: its tokenizer, image processor or transform. None for a timm model (its data configuration is used), or
             if inputs are ready-made model arguments.
-        method: name of the attribution method, see `attcat.METHODS`; `name+rule` names the rule as well.
-        rule: gradient rule, `libra` or `plain`. By default that of the method: libra for AttCAT and CAT (`plain` gives the
+        method: name of the attribution method, see `attcat.METHODS`; `name+rule` names the rule as well, and options may
+            follow, as in `oddscat:samples=8`.
+        rule: gradient rule, one of `attcat.RULES`. By default that of the method: libra for AttCAT and CAT (`plain` gives the
             published scores), plain for the methods of others.
         hidden: read the blocks' `input` (the authors' code) or `output` (the paper's figure).
         queries: a token's weight is the attention that it receives from all queries (`mean`) or from the tokens that the
             head reads (`pooled`).
         batch_size: how many inputs of a list share a forward pass; by default as many as make a few thousand tokens.
         completeness: also measure what the bias terms contribute, so that `Explanation.completeness` is known.
-        **options: the method's own options, as `steps=20` of `integrated_gradients`.
+        quantity: what is explained of a class: its `logit`, its `log-odds` against all other classes, its `probability` or
+            `log-probability`. By default that of the method: the log-odds for OddsCAT, the logit for all others.
+        **options: the method's own options, as `steps=20` of `integrated_gradients`, or the rule's, as `beta=0.5` of `graded`.
 
     Raises:
         UnsupportedModelError: if no adapter serves the model, and its forward pass does not tell what one would say.
@@ -64,12 +68,13 @@ class Explainer:
         model: Any,
         processor: Any = None,
         *,
-        method: str = "attcat",
+        method: str = DEFAULT,
         rule: str | None = None,
         hidden: Hidden = "input",
         queries: Queries = "mean",
         batch_size: int | None = None,
         completeness: bool = False,
+        quantity: Quantity | None = None,
         **options: Any,
     ) -> None:
         self.adapter: Adapter = unwound(partial(adapter_of, model, processor))
@@ -81,6 +86,7 @@ class Explainer:
             queries=queries,
             batch_size=batch_size,
             completeness=completeness,
+            quantity=quantity,
             own=options,
         )
 

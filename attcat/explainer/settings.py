@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from typing import Any, get_args
 
 from ..attribution import recorded
-from ..capture.rules import make_rule
+from ..capture.rules import RULES, Rule, make_rule
 from ..errors import Option, OptionError
-from ..methods import Method, method_and_rule
+from ..methods import Method, Quantity, read_name
 from ..targets import count, integer
 from ..trace import Hidden, Needs, Queries
 
@@ -25,7 +26,9 @@ class Settings:
         queries: which queries count in the received attention.
         batch_size: inputs in a forward pass; None for as many as make a few thousand tokens.
         completeness: whether the contribution of the bias terms is measured.
+        quantity: what is explained of a class; by default what the method explains.
         own: the method's own options.
+        of_rule: the rule's options, as far as they were given.
 
     Raises:
         OptionError: if an option does not exist, or contradicts another.
@@ -37,12 +40,16 @@ class Settings:
     queries: Queries = "mean"
     batch_size: int | None = None
     completeness: bool = False
+    quantity: Quantity = None  # type: ignore[assignment]  # the method's, as soon as it is made
     own: Mapping[str, Any] = field(default_factory=dict)
+    of_rule: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rule", _rule(self.method, self.rule))
+        object.__setattr__(self, "quantity", self.quantity or self.method.quantity)
         object.__setattr__(self, "own", _own(self.method, self.own))
-        for name, allowed in (("hidden", Hidden), ("queries", Queries)):
+        self.make_rule()
+        for name, allowed in (("hidden", Hidden), ("queries", Queries), ("quantity", Quantity)):
             value = getattr(self, name)
             if value not in get_args(allowed):
                 raise OptionError(Option(name, value), f" is not one of {', '.join(get_args(allowed))}")
@@ -50,13 +57,19 @@ class Settings:
             object.__setattr__(self, "batch_size", count("batch_size", self.batch_size))
 
     @classmethod
-    def of(cls, method: str, rule: str | None, **others: Any) -> Settings:
-        """The same, with the method by its name, or by `name+rule`.
+    def of(cls, method: str, rule: str | None, own: Mapping[str, Any], **others: Any) -> Settings:
+        """The same, with the method by its name, as `attcat.methods.read_name` reads it.
+
+        Args:
+            method: name of the method, which may name the rule and options as well.
+            rule: name of the rule.
+            own: options of the method and of the rule.
+            **others: the other fields; one that is as usual does not contradict the name.
 
         Raises:
-            OptionError: if there is no such method, or two different rules are named.
+            OptionError: if there is no such method, or the name and an option contradict each other.
         """
-        found, named = method_and_rule(method)
+        found, named, options = read_name(method)
         if named is not None and rule not in (None, named):
             raise OptionError(
                 Option("method", method),
@@ -64,7 +77,26 @@ class Settings:
                 Option("rule", rule),
                 " name two different rules: leave one of them out",
             )
-        return cls(found, rule or named, **others)
+        usual = {one.name: one.default for one in dataclass_fields(cls)}
+        given = {**own, **{name: value for name, value in others.items() if value != usual[name]}}
+        twice = [name for name, value in options.items() if given.get(name, value) != value]
+        if twice:
+            raise OptionError(
+                Option("method", method),
+                " and ",
+                Option(twice[0], given[twice[0]]),
+                " differ: leave one of them out",
+            )
+        given |= options
+        fields = {name: given.pop(name) for name in FIELDS if name in given}
+        rule = rule or named
+        known = RULES[_rule(found, rule) or "plain"].options
+        of_rule = {name: given.pop(name) for name in known if name in given}
+        return cls(found, rule, own=given, of_rule=of_rule, **fields)
+
+    def make_rule(self) -> Rule:
+        """The gradient rule, for one pass."""
+        return make_rule(self.rule or "plain", **self.of_rule)
 
     @property
     def needs(self) -> Needs:
@@ -74,13 +106,27 @@ class Settings:
     @property
     def options(self) -> dict[str, Any]:
         """What the method runs with, as far as it matters to it, in plain values; what an Explanation records."""
-        options: dict[str, Any] = {} if self.rule is None else {"rule": self.rule}
+        options: dict[str, Any] = {}
+        if self.rule is not None:
+            options |= {
+                "rule": self.rule,
+                **RULES[self.rule].options,
+                **{n: recorded(v) for n, v in self.of_rule.items()},
+            }
+        if self.quantity != "logit":
+            options["quantity"] = self.quantity
         if self.method.states:
             options["hidden"] = self.hidden
         if self.method.needs.received:
             options["queries"] = self.queries
-        own = {n: f"{len(v)} given" if isinstance(v, (list, tuple)) else recorded(v) for n, v in self.own.items()}
+        usual = {name: self.method.defaults[name] for name in self.method.silent}
+        told = {name: value for name, value in self.own.items() if name not in usual or value != usual[name]}
+        own = {n: f"{len(v)} given" if isinstance(v, (list, tuple)) else recorded(v) for n, v in told.items()}
         return {**options, **own}
+
+
+FIELDS = ("hidden", "queries", "batch_size", "completeness", "quantity")
+"""Of a method's name, the options that are the Explainer's own."""
 
 
 def _own(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ..errors import OptionError
+from ..probabilities import Quantity as Quantity
 from ..trace import Needs
 from .attention import (
     attention,
@@ -30,6 +31,7 @@ from .attention import (
 )
 from .cat import attcat, cat
 from .contrast import contrast_cat
+from .odds import oddscat
 from .propagation import input_x_gradient, integrated_gradients, lrp, occlusion, random
 
 Function = Callable[..., Tensor]
@@ -46,12 +48,14 @@ class Method:
         paper: where it is defined.
         needs: what it reads from the Trace.
         rule: the gradient rule that is used when the user names none; None if gradients play no part.
+        quantity: what is explained of a class when the user does not say: the logit in everything that was published.
         fixed: whether the rule belongs to the method and cannot be chosen.
         states: whether it reads hidden states of every block, so that the option `hidden` applies.
         signed: whether scores can be negative.
         class_specific: whether the scores depend on the target.
         passes: how many forward (and backward) passes it takes, in words.
         required: options of its own without which it cannot run.
+        silent: options of its own that an Explanation records only where they are not the default.
     """
 
     name: str
@@ -59,12 +63,14 @@ class Method:
     paper: str
     needs: Needs = field(default_factory=Needs)
     rule: str | None = "plain"
+    quantity: Quantity = "logit"
     fixed: bool = False
     states: bool = False
     signed: bool = True
     class_specific: bool = True
     passes: str = "1 forward, 1 backward"
     required: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
 
     @property
     def demands(self) -> str:
@@ -115,6 +121,15 @@ METHODS: dict[str, Method] = {
     for method in (
         Method("attcat", attcat, _QIANG, Needs(received=True), rule="libra", states=True),
         Method("cat", cat, _QIANG, rule="libra", states=True),
+        Method(
+            "oddscat",
+            oddscat,
+            "docs/method.md",
+            rule="graded",
+            quantity="log-odds",
+            states=True,
+            silent=("samples", "ranked", "removal", "seed"),
+        ),
         Method("attention", attention, "Bahdanau et al., ICLR 2015", _PASSIVE, signed=False, **_NO_GRADIENT),
         Method("rollout", rollout, "Abnar & Zuidema, ACL 2020", _PASSIVE, signed=False, **_NO_GRADIENT),
         Method("gradients", gradients, _QIANG, _MATRIX),
@@ -160,6 +175,8 @@ METHODS: dict[str, Method] = {
         ),
         Method("input_x_gradient", input_x_gradient, "Shrikumar et al. 2016"),
         Method("attnlrp", input_x_gradient, "Achtibat et al., ICML 2024", rule="attnlrp", fixed=True),
+        Method("gim", input_x_gradient, "Edin et al., GIM, 2025", rule="gim", fixed=True),
+        Method("reslrp", input_x_gradient, "AttnLRP with a gamma rule at residuals", rule="reslrp", fixed=True),
         Method(
             "integrated_gradients",
             integrated_gradients,
@@ -174,18 +191,56 @@ METHODS: dict[str, Method] = {
 }
 
 
-def method_and_rule(name: str) -> tuple[Method, str | None]:
-    """What `name`, or `name+rule`, says; whether there is such a rule is not looked at.
+DEFAULT = "attcat"
+"""What explains when no method is named."""
+
+
+class Named(NamedTuple):
+    """What a name says: `method`, `method+rule`, with options behind colons, as `oddscat:samples=8` or `cat+graded:beta=0.5`.
+
+    Args:
+        method: the method.
+        rule: the gradient rule; whether there is such a rule is not looked at.
+        options: of the method, the rule or the Explainer, likewise.
+    """
+
+    method: Method
+    rule: str | None
+    options: Mapping[str, Any]
+
+
+def read_name(name: str) -> Named:
+    """Take a method's name apart.
 
     Raises:
-        OptionError: if there is no such method.
+        OptionError: if there is no such method, or an option has no value.
     """
-    method, plus, rule = name.partition("+")
+    head, *given = name.split(":")
+    method, plus, rule = head.partition("+")
     if method not in METHODS:
         raise OptionError(f"no method {method!r}: use one of {', '.join(METHODS)}")
     if plus and not rule:
         raise OptionError(f"{name!r} names no rule after the +: give {method!r}, or e.g. '{method}+plain'")
-    return METHODS[method], rule or None
+    options = {}
+    for text in given:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not (key and equals and value):
+            raise OptionError(f"{text!r} in {name!r} is no option: write it as name=value, as in oddscat:samples=8")
+        options[key] = _value(value)
+    return Named(METHODS[method], rule or None, options)
+
+
+def _value(text: str) -> Any:
+    """A number, yes or no, nothing, or the text itself."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def register_method(method: Method) -> Method:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 import torch
@@ -98,10 +97,7 @@ def random(trace: Trace, passes: Passes, *, seed: int = 0) -> Tensor:
     """
     scores = torch.zeros_like(trace.mask, dtype=torch.float32)
     for row, tokens in enumerate(passes.tokens):
-        source = passes.encoding.sources[row]
-        text = source.tobytes() if hasattr(source, "tobytes") else repr(source).encode()
-        key = zlib.crc32(repr(tokens.labels).encode(), zlib.crc32(text, seed))
-        noise = torch.rand(len(tokens), generator=torch.Generator().manual_seed(key))
+        noise = torch.rand(len(tokens), generator=passes.generator(row, seed))
         scores[row, trace.mask[row]] = noise.to(scores.device)
     return scores[None]
 

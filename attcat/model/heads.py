@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError, Option, OptionError, ProcessorError, TargetError, UnsupportedModelError
-from ..probabilities import Activation
+from ..probabilities import Activation, Quantity, quantity, settled
 from ..tokens import Span
 from .encoding import Encoding, first_of
 from .labels import Answers, Vocabulary, bounds
@@ -62,6 +62,10 @@ class Head:
     def activation(self) -> Activation | None:
         """How logits become probabilities; None if the model does not say."""
         return config_activation(self.model)
+
+    def measure(self, which: Quantity, logits: Tensor, classes: Tensor) -> Tensor:
+        """What is explained of one class per row, `[N]`; see `attcat.probabilities.quantity`."""
+        return quantity(logits, classes, which, settled(self.activation, logits.shape[1]))
 
     def samples(self) -> list[Any]:
         """Inputs to check a text model of this task with, of different lengths."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..capture.rules import Rule
@@ -16,6 +18,10 @@ from ..model import Adapter, Encoding, content_of
 from ..targets import Goal
 from ..tokens import Tokens
 from .recording import Recording, record
+from .values import Hidden, Needs, Trace
+
+BUDGET = 4096
+"""About how many tokens share a further pass."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,16 @@ class Passes:
         adapter: of the model.
         encoding: the batch.
         goal: what is explained.
+        rule: makes the gradient rule of the explanation anew, for a pass under it.
+        hidden: the blocks' inputs or outputs, as in the explanation.
         measured: what a method says of its own accuracy: a number per example, `[B]`, under a name.
     """
 
     adapter: Adapter
     encoding: Encoding
     goal: Goal
+    rule: Callable[[], Rule] = Rule
+    hidden: Hidden = "input"
     measured: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -47,6 +57,52 @@ class Passes:
         """What is explained, `[B]`, in another forward pass."""
         with torch.enable_grad():
             return self.goal.value(recording.output, recording.logits)
+
+    def without(
+        self, removed: Sequence[Tensor], method: Callable[[Trace], Tensor], how: str | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Explain copies of the batch, each without some tokens, under the rule of the explanation.
+
+        Args:
+            removed: for each copy the tokens to remove, bool `[B, T]`.
+            method: from a trace with gradients to contributions `[L, N, T]`.
+            how: one of the adapter's removals; by default its first.
+
+        Yields:
+            So many copies as share a pass, K: what was removed `[K, B, T]`, and the contributions `[L, K, B, T]`, 0 where a
+            token was removed.
+
+        Raises:
+            OptionError: if the model knows no such removal, or it would move the answers that are classes.
+        """
+        batch, length = self.encoding.mask.shape
+        together = max(1, BUDGET // (batch * length)) if self.adapter.can_batch else 1
+        for start in range(0, len(removed), together):
+            copies = torch.stack(tuple(removed[start : start + together]))
+            found = self._explained(copies.flatten(0, 1), method, how)
+            yield copies, found.view(len(found), *copies.shape)
+
+    def _explained(self, removed: Tensor, method: Callable[[Trace], Tensor], how: str | None) -> Tensor:
+        """Contributions `[L, N, T]` of N rows, the batch several times."""
+        whole = self._repeated(len(removed) // len(self.tokens))
+        encoding = self.adapter.remove(whole, removed, how)
+        moved = encoding.mask.shape != whole.mask.shape or not torch.equal(encoding.mask, whole.mask)
+        if moved and self.encoding.focus is None and self.adapter.head.kept is not None:
+            raise OptionError(Option("removal", how), " moves the answers: use a removal that replaces tokens")
+        recording = record(self.adapter, encoding, self.rule())
+        contributions = method(recording.trace(self.value(recording), needs=Needs(), hidden=self.hidden))
+        if not moved:
+            return contributions * ~removed
+        aligned = contributions.new_zeros(len(contributions), *whole.mask.shape)
+        aligned[:, whole.mask & ~removed] = contributions[:, encoding.mask]
+        return aligned
+
+    def generator(self, row: int, seed: int) -> torch.Generator:
+        """Random numbers that depend on one input and a seed: the same alone and in a batch."""
+        source = self.encoding.sources[row]
+        text = source.tobytes() if hasattr(source, "tobytes") else repr(source).encode()
+        key = zlib.crc32(repr(self.tokens[row].labels).encode(), zlib.crc32(text, seed))
+        return torch.Generator().manual_seed(key)
 
     def values_at(self, states: Tensor) -> Tensor:
         """What is explained, `[N]`, when the first block's input is `states` `[N, T, D]` (N: the batch, k times)."""
@@ -86,6 +142,13 @@ class Passes:
     def content(self) -> Tensor:
         """bool `[B, T]`: tokens that stand for a part of the input."""
         return content_of(self.encoding)
+
+    @cached_property
+    def removable(self) -> Tensor:
+        """bool `[B, T]`: the content, without the token whose prediction is explained, where there is one for each."""
+        if self.encoding.focus is None:
+            return self.content
+        return self.content & ~F.one_hot(self.encoding.focus, self.content.shape[1]).bool()
 
     def references(self, inputs: Sequence[Any]) -> list[tuple[tuple[Tensor, ...], Tensor]]:
         """The blocks' inputs `[1, T', D]` for each reference input, and its logits `[1, C]`.

@@ -112,7 +112,7 @@ Row = Callable[[Effort], Iterator[Figure]]
 
 
 def against_floor(name: str, effort: Effort) -> Iterator[Figure]:
-    """Both rules, the plain implementation, and the whole call from a string or picture, over the floor."""
+    """AttCAT under both rules, OddsCAT, the plain implementation, and the whole call from a string or picture, over the floor."""
     case = CASES[name]
     model, eager = seeded(case.make), seeded(case.make, "eager")
     processor, raw = human_input(case)
@@ -121,12 +121,14 @@ def against_floor(name: str, effort: Effort) -> Iterator[Figure]:
         "floor": partial(floor, model, libra.adapter.blocks[0], case.arguments),
         "libra": partial(libra, case.arguments),
         "published": partial(published, case.arguments),
+        "oddscat": partial(attcat.Explainer(model, None, method="oddscat"), case.arguments),
         "plain": partial(plain, eager, case.arguments),
         "whole": partial(attcat.Explainer(model, processor), raw),
     }
     found = rounds(works, effort.rounds, effort.seconds)
     yield Figure.median(f"{name}: AttCAT, libra / floor", ratios(found, "libra", "floor"), 1.10)
     yield Figure.median(f"{name}: AttCAT, plain rule / floor", ratios(found, "published", "floor"), 1.10)
+    yield Figure.median(f"{name}: OddsCAT / floor", ratios(found, "oddscat", "floor"), 1.10)
     yield Figure.median(f"{name}: from string or picture to Explanation / floor", ratios(found, "whole", "floor"), 1.15)
     yield Figure.median(f"{name}: plain implementation / AttCAT, libra", ratios(found, "plain", "libra"), 1.2, True)
 
@@ -361,7 +363,7 @@ def measure(name: str, effort: Effort) -> list[dict[str, Any]]:
 def means(record: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """The geometric means over the sizes."""
     found = []
-    for kind, target in (("AttCAT, libra", 1.05), ("AttCAT, plain rule", 1.05)):
+    for kind, target in (("AttCAT, libra", 1.05), ("AttCAT, plain rule", 1.05), ("OddsCAT", 1.05)):
         values = [
             figure["figure"]
             for name in CASES

@@ -1,0 +1,81 @@
+"""OddsCAT: class activation tokens of the log-odds, with the softmax of attention differentiated in part (docs/method.md)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import Option, OptionError
+from ..trace import Trace
+from ..trace.passes import Passes
+from .cat import cat
+
+
+def oddscat(
+    trace: Trace, passes: Passes, *, samples: int = 0, ranked: bool = False, removal: str | None = None, seed: int = 0
+) -> Tensor:
+    """CAT over all blocks, of the input alone or as the mean over the input and copies of it with tokens removed.
+
+        CAT_i^l = sum_d ( dy/dh^l * h^l )_{i,d},    y the log-odds of the class, d by the rule `graded`
+        score_i = mean of CAT_i over the input and those of its copies that have token i
+
+    Copies come in pairs: what one removes, the other keeps. Of random copies half of the content is removed, drawn for each
+    input by the seed alone. Ranked copies follow the scores of the input itself, best first: with n pairs the k-th pair removes
+    and keeps the first k / (n + 1) of the content. Special tokens and padding are never removed, nor is
+    the token whose prediction is explained.
+
+    Args:
+        trace: of the batch, under the rule.
+        passes: further passes through the model.
+        samples: how many copies, an even number; 0 is one forward and one backward pass, any other takes 1 + samples.
+        ranked: copies that follow the ranking of the input's own scores, instead of random ones; nothing is random then.
+        removal: how tokens are removed, one of the adapter's ways; by default its first.
+        seed: of the draw.
+
+    Returns:
+        float32 `[L, B, T]`, signed; padding is 0.
+
+    Raises:
+        OptionError: if `samples` is negative or odd, or 0 with `ranked`, or the model knows no such removal.
+    """
+    if samples < 0 or samples % 2:
+        raise OptionError(Option("samples", samples), ": copies come in pairs, expected 0 or an even number")
+    if ranked and not samples:
+        raise OptionError(
+            Option("ranked", True), " says which copies are made: say how many, as in ", Option("samples", 2)
+        )
+    found = cat(trace)
+    if not samples:
+        return found
+    halves = _ranked(passes, found.sum(0), samples // 2) if ranked else _random(passes, samples // 2, seed)
+    removed = [part for half in halves for part in (half, passes.removable & ~half)]
+    count = trace.mask.float()
+    for copies, contributions in passes.without(removed, cat, removal):
+        found = found + contributions.sum(1)
+        count = count + (trace.mask & ~copies).float().sum(0)
+    return found / count.clamp(min=1)
+
+
+def _ranked(passes: Passes, scores: Tensor, pairs: int) -> list[Tensor]:
+    """The best of the content, bool `[B, T]` each: for one pair half of it, for two the first and the first two thirds, ..."""
+    return [_best(scores, passes.removable, pair / (pairs + 1)) for pair in range(1, pairs + 1)]
+
+
+def _random(passes: Passes, pairs: int, seed: int) -> list[Tensor]:
+    """Random halves of the content, bool `[B, T]` each, drawn for each input by itself."""
+    noise = torch.stack([_noise(passes, row, pairs, seed) for row in range(len(passes.tokens))], 1)
+    return [_best(scores, passes.removable, 0.5) for scores in noise.to(passes.removable.device)]
+
+
+def _noise(passes: Passes, row: int, pairs: int, seed: int) -> Tensor:
+    """`[pairs, T]`, zeros at padding: the same for an input alone and in a batch."""
+    mask = passes.encoding.mask[row].cpu()
+    noise = torch.zeros(pairs, len(mask))
+    noise[:, mask] = torch.rand(pairs, int(mask.sum()), generator=passes.generator(row, seed))
+    return noise
+
+
+def _best(scores: Tensor, content: Tensor, share: float) -> Tensor:
+    """bool `[B, T]`: this share of the content, rounded down, with the highest scores."""
+    order = scores.masked_fill(~content, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    return content & (order.argsort(-1) < (content.sum(-1, keepdim=True) * share + 1e-6).floor())
