@@ -38,6 +38,8 @@ class Rule:
     """
 
     name: ClassVar[str] = "plain"
+    batched: ClassVar[bool] = False
+    """Whether several backward passes can be one: on a CPU the fused attention kernel's own gradient cannot."""
 
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """From a torch function to what is called in its place: `replacement(function, *args, **kwargs)`."""
@@ -60,6 +62,7 @@ class Libra(Rule):
     """LibraGrad: see the module's text."""
 
     name = "libra"
+    batched = True
 
     def __init__(self) -> None:
         self._saturating = WeakIdKeyDictionary()  # results of tanh, which become a gate once a constant is added
@@ -289,7 +292,8 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, result = ctx.saved_tensors
-        return (result / x).nan_to_num_(nan=ctx.at_zero).mul_(gradient), None, None
+        gate = (result / x).nan_to_num_(nan=ctx.at_zero)
+        return gate * gradient, None, None  # not in place: the gradients of several targets may come at once
 
 
 class _Linearised(torch.autograd.Function):
