@@ -38,8 +38,6 @@ class Rule:
     """
 
     name: ClassVar[str] = "plain"
-    batched: ClassVar[bool] = False
-    """Whether several backward passes can be one: on a CPU the fused attention kernel's own gradient cannot."""
 
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """From a torch function to what is called in its place: `replacement(function, *args, **kwargs)`."""
@@ -62,7 +60,6 @@ class Libra(Rule):
     """LibraGrad: see the module's text."""
 
     name = "libra"
-    batched = True
 
     def __init__(self) -> None:
         self._saturating = WeakIdKeyDictionary()  # results of tanh, which become a gate once a constant is added

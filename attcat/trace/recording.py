@@ -18,7 +18,7 @@ from torch import Tensor
 from ..capture.attention import Call, Matrices, counting
 from ..capture.blocks import Block, output_of, watch
 from ..capture.borrow import as_found
-from ..capture.rules import RECOMPUTED_ON, Rule
+from ..capture.rules import Rule
 from ..capture.torch_calls import Interception
 from ..errors import CaptureError, InputError
 from ..model import Adapter, Encoding
@@ -35,7 +35,6 @@ class Recording:
     mask: Tensor
     read: Tensor
     ones: Tensor | None = None  # factor of every bias, [B], when their share is measured
-    batched: bool = False  # whether the gradients of several targets can be taken in one backward pass
 
     def trace(
         self,
@@ -111,7 +110,7 @@ class Recording:
             CaptureError: if a value does not depend on a block, or a block's attention was not seen.
         """
         wanted, states, seen = self._wanted(needs, hidden)
-        gradient = _differentiate_each(values, places, wanted, self.batched)
+        gradient = _differentiate_each(values, places, wanted)
         rows = replace(self, mask=mask, read=read, logits=logits)
         return rows._trace(values[list(places)], target, gradient, states, seen, hidden, received)
 
@@ -205,27 +204,53 @@ def _differentiate(value: Tensor, wanted: Sequence[Tensor], keep: bool) -> tuple
     return torch.autograd.grad(value, tuple(wanted), torch.ones_like(value), retain_graph=keep, allow_unused=True)
 
 
-def _differentiate_each(
-    values: Tensor, places: Sequence[int], wanted: Sequence[Tensor], batched: bool
-) -> tuple[Tensor | None, ...]:
-    """The gradients of N of the values, each `[N, ...]` for a tensor `[1, ...]`; the graph is kept."""
+ONE_BY_ONE = ("ScaledDotProduct", "GroupedMm")
+"""Fused kernels, by how the names of their backward passes begin, which torch cannot run for several gradients at once."""
+
+
+HOUSE = __name__.partition(".")[0] + "."
+
+
+def _differentiate_each(values: Tensor, places: Sequence[int], wanted: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradients of N of the values, each `[N, ...]` for a tensor `[1, ...]`; the graph is kept.
+
+    One backward pass for all is two to three times as fast as one for each: matrices are multiplied once, and constant
+    attention weights are computed once.
+    """
     if not wanted:
         return ()
-    if not batched or len(places) == 1:
+    if not values.requires_grad or len(places) == 1 or not _takes_several(values):
         each = [_differentiate(values[place : place + 1], wanted, keep=True) for place in places]
         return tuple(_joined(gradients, x) for gradients, x in zip(zip(*each, strict=True), wanted, strict=True))
-    lost: set[int] = set()
+    unused: set[int] = set()
 
     def backward(direction: Tensor) -> list[Tensor]:
         found = torch.autograd.grad(values, tuple(wanted), direction, retain_graph=True, allow_unused=True)
-        lost.update(index for index, g in enumerate(found) if g is None)
+        unused.update(index for index, g in enumerate(found) if g is None)
         return [torch.zeros_like(x) if g is None else g for g, x in zip(found, wanted, strict=True)]
 
     directions = torch.eye(len(values), dtype=values.dtype, device=values.device)[list(places)]
-    if not values.requires_grad:
-        _differentiate(values, wanted, keep=True)  # says what is wrong
     together = torch.func.vmap(backward)(directions)
-    return tuple(None if index in lost else g.flatten(0, 1) for index, g in enumerate(together))
+    return tuple(None if index in unused else g.flatten(0, 1) for index, g in enumerate(together))
+
+
+def _takes_several(values: Tensor) -> bool:
+    """Whether the graph has a backward pass for several gradients at once.
+
+    Functions of other people may not be able to, which are told from ours by their module.
+    """
+    waiting, known = [values.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        function = getattr(type(node), "_forward_cls", None)
+        foreign = function is not None and not function.__module__.startswith(HOUSE)
+        if foreign or node.name().startswith(ONE_BY_ONE):
+            return False
+        waiting += [after for after, _ in node.next_functions]
+    return True
 
 
 def _joined(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
@@ -298,8 +323,7 @@ def record(
             "the model's logits are not finite (NaN or infinity) for this input: there is nothing to explain"
         )
     read = adapter.head.read(encoding, logits.argmax(-1))
-    batched = rule.batched and adapter.device.type in RECOMPUTED_ON
-    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones, batched)
+    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones)
 
 
 # -- reading a block -------------------------------------------------------------------------------------------------
