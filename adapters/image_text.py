@@ -251,7 +251,7 @@ def _split(inputs: Sequence[Any]) -> tuple[list[Any], list[str]]:
 
 def _paired(mine: Encoding, other: Encoding, names: tuple[str, ...]) -> PairEncoding:
     arguments = {**other.arguments, **mine.arguments}
-    return PairEncoding(arguments, mine.mask, mine.tokens, mine.sources, mine.dropped, mine.focus, names)
+    return PairEncoding(arguments, mine.mask, mine.tokens, mine.sources, mine.dropped, mine.focus, names=names)
 
 
 def _whole(arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:

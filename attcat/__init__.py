@@ -19,7 +19,7 @@ from .errors import (
     UnsupportedModelError,
 )
 from .explainer import Explainer
-from .explanation import Explanation, ImageText, load
+from .explanation import Explanation, Generation, ImageText, load
 from .methods import METHODS, Method, register_method
 from .model import Adapter, Encoding, TextAdapter, VisionAdapter, register, register_head, supported_models
 from .tokens import Tokens, View, Word
@@ -36,6 +36,7 @@ __all__ = [
     "Encoding",
     "Explainer",
     "Explanation",
+    "Generation",
     "ImageText",
     "InputError",
     "LoadError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping, Sequence
+from copy import copy
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -177,6 +178,12 @@ class Adapter(ABC):
         """What the numbers in the model's output stand for, and where they are read."""
         head = self.head_type or head_of(self.model)
         return head(self.model, self.processor, self.labels, self.read)
+
+    def with_head(self, head_type: type[Head]) -> Adapter:
+        """The same adapter, which reads the model's output in another way."""
+        other = copy(self)
+        vars(other)["head"] = head_type(self.model, self.processor, self.labels, self.read)
+        return other
 
     @cached_property
     def labels(self) -> tuple[str, ...] | None:

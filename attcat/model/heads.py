@@ -244,8 +244,12 @@ class NextTokenHead(TokenHead):
 
     def reading(self, encoding: Encoding) -> AbstractContextManager[None]:
         """Logits of one position are computed instead of those of all, `[B, T, V]`, if the model says which layer makes them."""
+        focus = self._focus(encoding)
+        return self._narrowing(lambda state: state[torch.arange(len(focus)), focus.to(state.device)][:, None])
+
+    def _narrowing(self, pick: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
         projection = output_embeddings(self.model)
-        return nullcontext() if projection is None else _narrowed(projection, self._focus(encoding))
+        return nullcontext() if projection is None else _narrowed(projection, pick)
 
     def rows(self, logits: Any, encoding: Encoding) -> Tensor:
         """The position that is explained: the only one of logits `[B, 1, V]`, or one of `[B, T, V]`."""
@@ -261,6 +265,32 @@ class NextTokenHead(TokenHead):
     def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
         """The vocabulary, spelled out when asked for."""
         return Vocabulary(self.processor, count)
+
+
+class WrittenHead(NextTokenHead):
+    """What a causal language model wrote after a prompt: of one sequence the rows of all tokens that were written."""
+
+    def reading(self, encoding: Encoding) -> AbstractContextManager[None]:
+        """Logits are computed of the positions before the written tokens, which predict them."""
+        return self._narrowing(lambda state: state[:, encoding.start - 1 : encoding.mask.shape[1] - 1])
+
+    def rows(self, logits: Any, encoding: Encoding) -> Tensor:
+        """Of logits `[1, A, V]` the rows, one for each of the A written tokens; of `[1, T, V]` theirs."""
+        length = encoding.mask.shape[1]
+        if isinstance(logits, Tensor) and logits.dim() == 3 and logits.shape[:2] == (1, length):
+            logits = logits[:, encoding.start - 1 : length - 1]  # of a model that does not say which layer makes them
+        count = length - encoding.start
+        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[:2] != (1, count):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} gives logits {_shape(logits)}, expected [1, {count}, V]: one row for each of the "
+                "tokens that were written"
+            )
+        return logits.squeeze(0)
+
+    def read(self, encoding: Encoding, classes: Tensor) -> Tensor:
+        """For each written token the one before it, bool `[A, T]`."""
+        length = encoding.mask.shape[1]
+        return torch.eye(length, dtype=torch.bool, device=encoding.mask.device)[encoding.start - 1 : length - 1]
 
 
 class MaskedTokenHead(NextTokenHead):
@@ -482,12 +512,12 @@ def head_of(model: nn.Module) -> type[Head]:
 
 
 @contextmanager
-def _narrowed(projection: nn.Module, focus: Tensor) -> Iterator[None]:
-    """Let the vocabulary projection see one position of each row, so that logits are `[B, 1, V]`."""
+def _narrowed(projection: nn.Module, pick: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let the vocabulary projection see only what `pick` takes of the last hidden state `[B, T, D]`."""
 
     def narrow(module: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         state, *others = arguments
-        return (state[torch.arange(len(focus), device=state.device), focus.to(state.device)][:, None], *others)
+        return (pick(state), *others)
 
     hook = projection.register_forward_pre_hook(narrow)
     try:

@@ -121,6 +121,22 @@ class TextAdapter(Adapter):
         )
         return self._encoding(batch, (checked,) * len(batch["input_ids"]), ()), tokens
 
+    def tokens_of(self, text: str, *, specials: bool = True) -> tuple[list[int], Tokens]:
+        """The token numbers of one text of any length, and what they stand for.
+
+        Args:
+            text: the text.
+            specials: whether the tokenizer adds its special tokens.
+
+        Raises:
+            ProcessorError: if there is no tokenizer.
+        """
+        self._check_tokenizer()
+        batch = self._tokenize([text], [], truncation=False, add_special_tokens=specials)
+        ids = list(batch["input_ids"][0])
+        known = batch if "offset_mapping" in batch else None
+        return ids, self._tokens(ids, batch["special_tokens_mask"][0], known, 0)
+
     def _tokenize(self, first: list[str], second: list[str], **options: Any) -> Any:
         with undisturbed(self.processor) as tokenizer:
             return tokenizer(

@@ -152,10 +152,10 @@ def _piece(piece: Piece) -> str:
     told = f'title="{wording.number(piece.score, 6)}"'
     if abs(piece.strength) < FAINT:
         return f"<span {told}>{escape(piece.text)}</span>"
-    return _mark(piece.text, piece.strength, told)
+    return mark(piece.text, piece.strength, told)
 
 
-def _mark(text: str, signed: float, told: str = "") -> str:
+def mark(text: str, signed: float, told: str = "") -> str:
     """Coloured by strength; the underline, which tells the sign without colour, fades with it."""
     side, colour = "for" if signed > 0 else "against", css(signed)
     return f'<mark class="{side}" style="background:{colour};border-color:{colour}" {told}>{escape(text)}</mark>'
@@ -174,7 +174,7 @@ def key(explanation: Attribution, *, scale: bool = True) -> str:
     if explanation.is_image:
         return _bar(against, supports, full) + _unseen(explanation)
     value = f"<span>full colour = {wording.number(full)[1:]}</span>" if full else ""
-    return f'<p class="key">{_mark(against, -1.0)}{_mark(supports, 1.0)}{value}</p>'
+    return f'<p class="key">{mark(against, -1.0)}{mark(supports, 1.0)}{value}</p>'
 
 
 def _bar(against: str, supports: str, full: float | None) -> str:

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import render, saving
-from .attribution import Attribution
-from .files import encode_png, write_by_suffix
+from .. import render, saving
+from ..attribution import Attribution
+from ..files import encode_png, write_by_suffix
 
 if TYPE_CHECKING:
     from PIL import Image
