@@ -14,7 +14,7 @@ from rich.console import Console
 from attcat import render
 from attcat.errors import InputError
 from attcat.explanation import Explanation
-from attcat.render import colour, terminal
+from attcat.render import colour, html, terminal
 from attcat.tokens import Tokens
 
 NASTY = [
@@ -169,12 +169,24 @@ def test_hues_carry_text_of_either_colour():
     assert colour.contrast(colour.BLACK, colour.WHITE) == pytest.approx(21)
 
 
+@pytest.mark.parametrize(("paper", "ink"), [((255, 255, 255), (17, 17, 17)), ((17, 17, 17), (244, 244, 244))])
+def test_every_word_on_a_page_is_readable(paper, ink):
+    """WCAG AA, on the light and on the dark page, at every strength."""
+    for part in (*paper, *ink):
+        assert part in (17, 244, 255)
+    assert "background:#fff;color:#111" in html.PAGE
+    assert "background:#111;color:#f4f4f4" in html.PAGE
+    for hue in (colour.FOR, colour.AGAINST):
+        for step in range(101):
+            assert colour.contrast(colour.mix(paper, hue, colour.FULL * step / 100), ink) >= 4.5
+
+
 def test_html_sign_decides_the_hue_and_score_the_opacity():
     marks = dict(Reader(render.fragment(film())).marks)
     assert marks["gripping"]["class"] == "for"
-    assert "rgba(194,84,0,1.000)" in marks["gripping"]["style"]
+    assert "rgba(194,84,0,0.8)" in marks["gripping"]["style"]
     assert marks["dull"]["class"] == "against"
-    assert "rgba(10,121,190,0.500)" in marks["dull"]["style"]
+    assert "rgba(10,121,190,0.4)" in marks["dull"]["style"]
     assert "style" not in marks["a"]  # too faint to be seen, but its score can be read
     assert [marks[word]["title"] for word in ("a", "gripping", "dull")] == ["+0.001", "+1", "-0.5"]
 
@@ -198,8 +210,8 @@ def test_every_ground_in_the_terminal_is_readable():
 
 def test_special_tokens_do_not_set_the_scale_of_words_but_are_held_to_it():
     made = explain("good", [-50.0, 0.5, 0.0])
-    assert "rgba(194,84,0,1.000)" in render.fragment(made)
-    assert "rgba(10,121,190,1.000)" in render.fragment(made)
+    assert "rgba(194,84,0,0.8)" in render.fragment(made)
+    assert "rgba(10,121,190,0.8)" in render.fragment(made)
     assert "full colour = 0.5" in render.fragment(made)
 
 

@@ -2,8 +2,9 @@
 
 from . import comparison, terminal
 from .html import fragment, page
-from .image import figure
+from .image import Look, figure, png
 from .notebook import show
+from .svg import svg
 from .terminal import highlight
 
-__all__ = ["comparison", "figure", "fragment", "highlight", "page", "show", "terminal"]
+__all__ = ["Look", "comparison", "figure", "fragment", "highlight", "page", "png", "show", "svg", "terminal"]

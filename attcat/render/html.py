@@ -18,7 +18,7 @@ from ..attribution import Attribution
 from ..files import encode_png
 from . import wording
 from .colour import FAINT, css
-from .image import BLANK, overlay, sized, tinted
+from .image import overlay, ramp, sized
 from .wording import Piece
 
 WIDEST = 640
@@ -179,8 +179,7 @@ def key(explanation: Attribution, *, scale: bool = True) -> str:
 
 def _bar(against: str, supports: str, full: float | None) -> str:
     """The colours of the overlay on a neutral ground, as `image.tinted` lays them."""
-    colours = tinted(np.full((1, 33, 3), BLANK), np.linspace(-1, 1, 33)[None])[0].tolist()
-    stops = ",".join(f"rgb({red},{green},{blue})" for red, green, blue in colours)
+    stops = ",".join(f"rgb({red},{green},{blue})" for red, green, blue in ramp(33))
     low, high = (wording.number(-full), wording.number(full)) if full else ("0", "0")
     numbers = "" if full is None else f"<span><b>{low}</b><b>0</b><b>{high}</b></span>"
     return (

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..attribution import Attribution
 from ..tokens import group_words, trim
-from .colour import largest, strength
+from .colour import largest, robust, strength
 
 
 @dataclass(frozen=True)
@@ -84,25 +84,88 @@ def sides(explanation: Attribution) -> tuple[str, str]:
     return f"speaks against {explanation.label}", f"speaks for {explanation.label}"
 
 
-def scale(explanation: Attribution) -> float:
-    """The score that gets the full colour: the largest absolute one among words, tokens or patches."""
+MANY_PATCHES, MANY_WORDS = 16, 100
+"""From so many on the colour scale ends at a percentile, and not at the strongest."""
+
+
+def values(explanation: Attribution) -> list[float]:
+    """The scores that are coloured: of the patches, of the words, or of the tokens where the words are not known."""
     if explanation.is_image:
-        return largest(explanation.grid.flatten().tolist())
+        return [float(score) for score in explanation.grid.flatten().tolist()]
     if has_words(explanation):
-        return largest(word.score for word in explanation.words())
+        return [word.score for word in explanation.words()]
     pairs = zip(explanation.scores.tolist(), explanation.tokens.special, strict=True)
-    return largest(score for score, special in pairs if not special)
+    return [score for score, special in pairs if not special]
 
 
-def notes(explanation: Attribution) -> list[str]:
-    """Sentences that keep the reader from a wrong conclusion."""
+def scale(*explanations: Attribution) -> float:
+    """The score that gets the full colour, for one explanation or shared by several of a kind.
+
+    The 99th percentile of the magnitudes, so that one outlier does not hide everything else; in a short text, the strongest.
+    """
+    pooled = [score for explanation in explanations for score in values(explanation)]
+    return robust(pooled, MANY_PATCHES if explanations and explanations[0].is_image else MANY_WORDS)
+
+
+def unit(explanation: Attribution) -> tuple[str, str]:
+    """What has a score, one of them and several."""
+    one = "patch" if explanation.is_image else "word" if has_words(explanation) else "token"
+    return one, f"{one}es" if one == "patch" else f"{one}s"
+
+
+def clipped(explanation: Attribution, full: float | None = None) -> str:
+    """How many scores exceed the colour scale; empty if none does."""
+    full = scale(explanation) if full is None else full
+    scores = values(explanation)
+    beyond = [score for score in scores if abs(score) > full * (1 + 1e-6)]
+    if not beyond or not full:
+        return ""
+    most = max(beyond, key=abs)
+    some = (
+        f"{len(beyond)} of {len(scores)} {unit(explanation)[1]} {'exceeds' if len(beyond) == 1 else 'exceed'} the scale"
+    )
+    return f"Clipped: {some}, by up to {abs(most) / full:.1f} times ({number(most)})."
+
+
+def concentrated(explanation: Attribution) -> str:
+    """A warning when a few patches of a picture hold half of the magnitude; empty otherwise.
+
+    Vision transformers without registers put large values on a few background patches (Darcet et al., ICLR 2024).
+    """
+    if not explanation.is_image:
+        return ""
+    magnitudes = np.sort(np.abs(explanation.grid.numpy().ravel()))[::-1]
+    few = len(magnitudes) // FEW
+    total = magnitudes.sum()
+    if not few or not total or magnitudes[:few].sum() < total / 2:
+        return ""
+    count = int(np.searchsorted(np.cumsum(magnitudes), total / 2)) + 1
+    hold = "1 patch holds" if count == 1 else f"{count} patches hold"
+    return (
+        f"{hold} more than half of the magnitude. If they are not on the object, they are outliers of the model rather than "
+        "evidence (Darcet et al. 2024)."
+    )
+
+
+FEW = 50
+"""A fiftieth of the patches are few."""
+
+
+def notes(explanation: Attribution, full: float | None = None) -> list[str]:
+    """Sentences that keep the reader from a wrong conclusion.
+
+    Args:
+        explanation: what is drawn.
+        full: the score that gets the full colour, if not its own `scale`.
+    """
     told = []
-    things = "patch" if explanation.is_image else "word" if has_words(explanation) else "token"
+    things, _ = unit(explanation)
     if largest(explanation.scores.tolist()) == 0:
         told.append(f"All scores are zero: nothing here speaks for or against {explanation.label}.")
     else:
         if scale(explanation) == 0:
             told.append(f"The score of every {things} is zero.")
+        told += filter(None, (clipped(explanation, full), concentrated(explanation)))
         if explanation.special.any():
             told.append(f"{explanation.special_share:.1%} of the total magnitude fell on special tokens.")
     if explanation.dropped:
