@@ -35,9 +35,9 @@ def photographs(archive: Path | None) -> Iterator[tuple[str, Image.Image]]:
         return
     with zipfile.ZipFile(archive) as opened:
         for name in sorted(opened.namelist()):
-            path = PurePosixPath(name)
-            if "labelled" in path.parts and path.suffix == ".jpg":
-                yield f"{path.parent.name}: {path.stem}", Image.open(io.BytesIO(opened.read(name)))
+            place = PurePosixPath(name)
+            if "labelled" in place.parts and place.suffix == ".jpg":
+                yield f"{place.parent.name}: {place.stem}", Image.open(io.BytesIO(opened.read(name)))
 
 
 def tile(name: str, explanation: attcat.Explanation) -> Image.Image:

@@ -49,7 +49,7 @@ def redder(pixels):
 
 def embedded(html):
     """The pictures inside a page, as arrays."""
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    found = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in found]
 
 
@@ -259,8 +259,8 @@ def test_saving_as_png_writes_the_figure_with_a_palette_that_keeps_white_and_the
 
 
 def test_noise_is_shrunk_until_it_fits(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
-    made = replace(explain(noisy(), 500, 500), source=pixels)
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 480, 3), dtype=np.uint8)
+    made = replace(explain(noisy(), 480, 400), source=pixels)
     path = made.save(tmp_path / "a.png")
     with Image.open(path) as saved:
         assert saved.width < made.to_image().width
@@ -398,8 +398,8 @@ def test_a_page_holds_picture_and_overlay_and_describes_them():
     made = explain(hot(2, 6), 640, 320)
     html = render.page([made])
     first, second = embedded(html)
-    np.testing.assert_array_equal(first, made.source)
-    np.testing.assert_array_equal(second, image.overlay(made))
+    assert np.abs(first.astype(int) - made.source).max() < 4
+    assert np.abs(second.astype(int) - image.overlay(made)).mean() < 2
     assert "strongest patch: row 3 of 8, column 7 of 8, +1 (for cat)" in html
     assert not re.search(r"(src|href)=.https?:", html)
     assert "speaks against cat" in html
@@ -407,7 +407,8 @@ def test_a_page_holds_picture_and_overlay_and_describes_them():
 
 def test_a_page_escapes_a_label_inside_the_description_of_a_picture():
     html = render.page([explain(hot(2, 6), 64, 64, labels=('"><script>', "dog"))])
-    assert "<script" not in html
+    assert html.count("<script") == 2
+    assert "<script>," not in html
     assert "&quot;&gt;&lt;script&gt;" in html
 
 
@@ -418,8 +419,8 @@ def test_without_the_picture_a_page_shows_the_heatmap_and_its_grid():
     tint = redder(only)
     y, x = np.unravel_index(tint.argmax(), tint.shape)
     assert (x // 56, y // 56) == (6, 2)
-    assert (only[300, 56::56] == 190).all()  # the borders of the cells
-    assert (only[300, 10] == 228).all()
+    assert np.abs(only[300, 56::56].astype(int) - 190).max() < 12  # the borders of the cells
+    assert np.abs(only[300, 10].astype(int) - 228).max() < 4
 
 
 def test_the_terminal_shows_the_overlay_in_half_blocks():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-SINGLE = (".json", ".safetensors", ".png")
+FIGURES = (".png", ".jpg", ".svg")
+"""Suffixes of figures, which only pictures have."""
+
+SINGLE = (".json", ".safetensors", *FIGURES)
 """Suffixes of files that hold one explanation; `.html` holds any number."""
 
 TOGETHER = 64
@@ -87,9 +90,18 @@ def explain(
         str | None,
         typer.Option(
             metavar="PATH",
-            help="A file (.html for many inputs; .json, .safetensors, .png for one), or a folder for one file each.",
+            help="A file (.html for many inputs; .json, .safetensors, .png, .jpg, .svg for one), or a folder for a file each.",
         ),
     ] = None,
+    positive: Annotated[
+        bool, typer.Option("--positive", help="In figures of pictures, draw only what speaks for the class.")
+    ] = False,
+    contour: Annotated[
+        bool, typer.Option("--contour", help="In figures of pictures, a line around the strongest fifth.")
+    ] = False,
+    cells: Annotated[
+        bool, typer.Option("--cells", help="In figures of pictures, each patch in one colour instead of a smooth map.")
+    ] = False,
 ) -> None:
     """Explain texts and pictures.
 
@@ -125,7 +137,7 @@ def explain(
     for one in compared:
         check_kind(explainer(one.is_picture if model is None else False), one)
     done = _explain(items, lambda picture: explainer(picture if model is None else False), target, options)
-    _print_and_write(items, done, paths)
+    _print_and_write(items, done, paths, {"positive": positive, "contour": contour, "cells": cells})
 
 
 def _explain(
@@ -170,7 +182,9 @@ def _numbered(token: str | None) -> str | int | None:
     return int(token) if token is not None and token.strip().lstrip("-").isdecimal() else token
 
 
-def _print_and_write(items: Sequence[Item], done: Iterator[Explanation], paths: Sequence[Path]) -> None:
+def _print_and_write(
+    items: Sequence[Item], done: Iterator[Explanation], paths: Sequence[Path], look: Mapping[str, Any]
+) -> None:
     """Print a line for each explanation as it comes, write the files, then say where they are."""
     console, one_each = console_for_results(), len(paths) == len(items)
     kept: list[Explanation] = []
@@ -182,14 +196,15 @@ def _print_and_write(items: Sequence[Item], done: Iterator[Explanation], paths: 
     with progress(len(items), show) as show_next:
         for index, explanation in enumerate(done):
             if one_each:
-                write_file(paths[index], explanation.save)
+                write_file(paths[index], partial(explanation.save, **look))
             elif paths:
                 kept.append(explanation)
             show_next(_line(items[index], explanation, console))
     if kept:
         from ..render import page
 
-        write_file(paths[0], lambda path: write_atomically(path, page(kept).encode()))
+        names = [item.name for item in items]
+        write_file(paths[0], lambda path: write_atomically(path, page(kept, names=names).encode()))
     for path in paths:
         print(f"wrote {visible(str(path))}")
 
@@ -245,8 +260,8 @@ def _plan(output: str | None, items: Sequence[Item]) -> list[Path]:
         raise OptionError(
             f"a {suffix} file holds one explanation, but there are {len(items)} inputs: give a folder or an .html file"
         )
-    if suffix == ".png" and not items[0].is_picture:
-        raise OptionError("a text is not drawn as .png: use --output with .html, .json or .safetensors")
+    if suffix in FIGURES and not items[0].is_picture:
+        raise OptionError(f"a text is not drawn as {suffix}: use --output with .html, .json or .safetensors")
     return [path]
 
 

@@ -1,9 +1,10 @@
 """Drawing: in the terminal, as HTML, as pictures. Nothing here runs a model."""
 
 from . import comparison, terminal
-from .html import fragment, page
+from .html import fragment
 from .image import Look, figure, png
 from .notebook import show
+from .report import page
 from .svg import svg
 from .terminal import highlight
 

@@ -98,7 +98,7 @@ def readable_on(ground: RGB) -> RGB:
     return max(WHITE, BLACK, key=lambda ink: contrast(ink, ground))
 
 
-def css(signed: float) -> str:
-    """A strength in [-1, 1] as a translucent CSS colour, which lets a light or a dark page shine through."""
-    red, green, blue = hue(signed)
-    return f"rgba({red},{green},{blue},{FULL * abs(signed):.3g})"
+def css(of: RGB) -> str:
+    """A translucent CSS colour, as strong as the element's `--s` (0 to 1) says; a light or a dark page shines through."""
+    red, green, blue = of
+    return f"rgb({red} {green} {blue}/calc({FULL}*var(--s)))"

@@ -33,6 +33,9 @@ OPACITY = 0.8
 THRESHOLD = 0.12
 """Below this strength a patch is left as it is, so that noise does not tint water and road."""
 
+POWER = 0.9
+"""Of the strength above the threshold: a little more for the weak half, as the eye reads opacity as less than it is."""
+
 TOP = 0.2
 """Share of the picture that the contour encloses."""
 
@@ -138,8 +141,7 @@ def palette() -> np.ndarray:
 def opacity(signed: np.ndarray) -> np.ndarray:
     """How much of the picture a strength covers: nothing below the threshold, then more and more, 0 to `OPACITY`."""
     above = np.clip((np.abs(signed) - THRESHOLD) / (1 - THRESHOLD), 0, 1)
-    # A power below 1 lifts the weak half: the eye reads opacity as less than it is.
-    return np.asarray(OPACITY * above**0.9)
+    return np.asarray(OPACITY * above**POWER)
 
 
 def _striped(shape: tuple[int, ...]) -> np.ndarray:

@@ -5,13 +5,25 @@ Everything here is plain text. Whoever draws it escapes it.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ..attribution import Attribution
-from ..tokens import group_words, trim
+from ..tokens import Word, group_words, trim
 from .colour import largest, robust, strength
+
+_WORDS: WeakKeyDictionary[Attribution, list[Word]] = WeakKeyDictionary()
+
+
+def words_of(explanation: Attribution) -> list[Word]:
+    """`Attribution.words`, grouped once however many parts of a drawing ask for them."""
+    if explanation not in _WORDS:
+        _WORDS[explanation] = explanation.words()
+    return _WORDS[explanation]
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,11 @@ class Piece:
 def number(score: float, digits: int = 3) -> str:
     """A signed number, as `+0.42`."""
     return f"{score + 0.0:+.{digits}g}"  # + 0.0 turns the negative zero into zero
+
+
+def one_line(text: str) -> str:
+    """Without line ends and tabs."""
+    return "".join(" " if character.isspace() else character for character in text)
 
 
 def headline(explanation: Attribution) -> str:
@@ -93,7 +110,7 @@ def values(explanation: Attribution) -> list[float]:
     if explanation.is_image:
         return [float(score) for score in explanation.grid.flatten().tolist()]
     if has_words(explanation):
-        return [word.score for word in explanation.words()]
+        return [word.score for word in words_of(explanation)]
     pairs = zip(explanation.scores.tolist(), explanation.tokens.special, strict=True)
     return [score for score, special in pairs if not special]
 
@@ -229,15 +246,20 @@ def _marked_text(explanation: Attribution) -> str:
     marked = _marked(explanation)
     if marked is not None:
         segment, start, end = marked
-        for word in explanation.words():
+        for word in words_of(explanation):
             if word.segment == segment and word.start < end and word.end > start:
                 return word.text
     return explanation.tokens.labels[explanation.position or 0]
 
 
-def passages(explanation: Attribution) -> list[list[Piece]]:
+def passages(explanation: Attribution, full: float | None = None) -> list[list[Piece]]:
     """One list of pieces per input string; joined, their texts are that string, character for character."""
-    full, words, marked = scale(explanation), explanation.words(), _marked(explanation)
+    return cut(explanation, words_of(explanation), scale(explanation) if full is None else full)
+
+
+def cut(explanation: Attribution, words: Sequence[Word], full: float) -> list[list[Piece]]:
+    """The input strings cut into pieces: words, or other stretches that have a score, and what lies between."""
+    marked = _marked(explanation)
     result = []
     for segment, text in enumerate(explanation.texts):
         pieces, reached = [], 0
@@ -255,14 +277,71 @@ def passages(explanation: Attribution) -> list[list[Piece]]:
     return result
 
 
-def apart(explanation: Attribution) -> list[Piece]:
+def tokens(explanation: Attribution) -> list[Word]:
+    """Every token that has characters of its own, as `Attribution.words` has the words."""
+    held = explanation.tokens
+    found = []
+    for position, score in enumerate(explanation.scores.tolist()):
+        span = held.spans[position] if held.spans else None
+        if span is None or held.special[position] or span[0] == span[1]:
+            continue
+        segment = (held.segments[position] if held.segments else 0) or 0
+        found.append(Word(explanation.texts[segment][span[0] : span[1]], *span, score, segment))
+    return found
+
+
+def sentences(explanation: Attribution) -> list[Word]:
+    """Every sentence, as far as punctuation and line ends show it, with the sum of its words' scores."""
+    found, words = [], words_of(explanation)
+    for segment, text in enumerate(explanation.texts):
+        for match in re.finditer(r"\S(?:[^.!?。！？\n]|[.!?](?=\w))*[.!?。！？]*", text):
+            start, end = match.start(), match.start() + len(match.group().rstrip())
+            inside = [word.score for word in words if word.segment == segment and start <= word.start < end]
+            if inside:
+                found.append(Word(text[start:end], start, end, sum(inside), segment))
+    return found
+
+
+def gist(explanation: Attribution) -> str:
+    """The result in a sentence: which words, or how much of the picture, speak for the class and against it."""
+    scores = values(explanation)
+    total = sum(map(abs, scores))
+    if not total:
+        return ""
+    if explanation.is_image:
+        share = sum(score for score in scores if score > 0) / total
+        ranked = np.cumsum(sorted(map(abs, scores), reverse=True))
+        area = (int(np.searchsorted(ranked, total / 2)) + 1) / len(scores)
+        area_told = f"{area:.0%}" if area >= 0.01 else "less than 1%"
+        return f"{share:.0%} of the magnitude speaks for {explanation.label}; half of it lies on {area_told} of the patches."
+    words = words_of(explanation) if has_words(explanation) else []
+    top = max((abs(word.score) for word in words), default=0.0)
+    told = []
+    for sign, one, several in ((1, "speaks for it", "speak for it"), (-1, "speaks against it", "speak against it")):
+        strong = [w for w in words if w.score * sign >= top / 6 > 0 and any(map(str.isalnum, w.text))]
+        strong.sort(key=lambda word: -abs(word.score))
+        names = list(dict.fromkeys(f"“{word.text[:40]}”" for word in strong))[:GIST]
+        if names:
+            told.append(f"{_and(names)} {one if len(names) == 1 else several}")
+    return "; ".join(told) + "." if told else ""
+
+
+GIST = 3
+"""Words on each side that the sentence names."""
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def apart(explanation: Attribution, full: float | None = None) -> list[Piece]:
     """The tokens that no word or patch shows: special ones, and those made of white space alone."""
-    return _chips(explanation, _hidden(explanation))
+    return _chips(explanation, _hidden(explanation), full)
 
 
-def chips(explanation: Attribution) -> list[Piece]:
+def chips(explanation: Attribution, full: float | None = None) -> list[Piece]:
     """The tokens that are not special, for an explanation whose words are not known."""
-    return _chips(explanation, [not special for special in explanation.tokens.special])
+    return _chips(explanation, [not special for special in explanation.tokens.special], full)
 
 
 def _hidden(explanation: Attribution) -> list[bool]:
@@ -272,8 +351,8 @@ def _hidden(explanation: Attribution) -> list[bool]:
     return [position not in shown for position in range(len(explanation.tokens))]
 
 
-def _chips(explanation: Attribution, chosen: list[bool]) -> list[Piece]:
-    full = scale(explanation)
+def _chips(explanation: Attribution, chosen: list[bool], full: float | None = None) -> list[Piece]:
+    full = scale(explanation) if full is None else full
     every = zip(explanation.tokens.labels, explanation.scores.tolist(), chosen, strict=True)
     return [Piece(label, score, strength(score, full)) for label, score, choose in every if choose]
 
