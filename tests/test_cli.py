@@ -188,7 +188,7 @@ def test_adapters_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_adapter_from_elsewhere_may_be_broken(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attcat.cli.listing.supported_models", lambda: {"a.B": "no_such_module:C"})
+    monkeypatch.setattr("attcat.model.supported_models", lambda: {"a.B": "no_such_module:C"})
     assert run("adapters").rows == [["(cannot be imported: No module named 'no_such_module')", "a.B", "no_such_module"]]
 
 
@@ -508,3 +508,33 @@ def test_explain_contrasts_with_references(run: Run, text: Path, tmp_path: Path)
     superfluous = run("explain", "a film", "--model", text, "--references", "boring")
     assert superfluous.code == 2
     assert "attcat compares the input with no others" in superfluous.err
+
+
+def test_what_help_and_methods_say_is_what_there_is() -> None:
+    """They are said without importing what they speak of."""
+    from attcat import cli
+    from attcat.cli import listing
+
+    built_in = [m for m in attcat.METHODS.values() if m.function.__module__.startswith("attcat.methods")]
+    assert list(listing.METHODS) == [(m.name, m.rule or "-", m.passes, m.paper) for m in built_in]
+    for name, (module, told) in cli.COMMANDS.items():
+        function = getattr(importlib.import_module(f"attcat.cli.{module}"), name)
+        assert cli.Commands()[name].callback.__name__ == name
+        assert (function.__doc__ or "").startswith(re.split("[:,.]", told)[0])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["methods"]])
+def test_the_start_needs_no_torch(arguments: list[str]) -> None:
+    """Under 0.3 seconds of processor time, measured in a process of its own; and no torch, whatever the machine."""
+    program = (
+        "import resource, sys\nimport attcat.cli\n"
+        f"try:\n    attcat.cli.run({arguments})\nexcept SystemExit:\n    pass\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "heavy = [name for name in ('torch', 'numpy', 'cv2', 'PIL', 'scipy') if name in sys.modules]\n"
+        "print(heavy, used.ru_utime + used.ru_stime, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    heavy, _, seconds = done.stderr.strip().splitlines()[-1].rpartition(" ")
+    assert heavy == "[]"
+    assert done.stdout
+    assert float(seconds) < 0.9  # three times the promise: processor time, too, grows on a busy machine

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError
-from ..render.terminal import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +54,8 @@ def print_table(
 
 def one_line(text: str) -> str:
     """The text on one line, with control characters made visible."""
+    from ..render.terminal import visible
+
     return visible("".join(" " if character.isspace() else character for character in text))
 
 
