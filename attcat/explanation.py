@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import render, saving
 from .attribution import Attribution
 from .files import encode_jpeg, write_by_suffix
 
 if TYPE_CHECKING:
+    import pandas
     from PIL import Image
 
 
@@ -43,6 +44,18 @@ class Explanation(Attribution):
             InputError: if the input was not a picture, or the pixels are not known (bare model arguments).
         """
         return render.figure(self, render.Look(positive, contour, cells))
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each word or patch: what it is and where, its score, its share of the magnitude, and its rank."""
+        return saving.records(self)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The rows of `records` as a pandas table.
+
+        Raises:
+            InputError: if pandas is not installed.
+        """
+        return saving.frame(self)
 
     def _repr_html_(self) -> str:
         return render.fragment(self)

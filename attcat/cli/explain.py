@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.text import Text
 
 from ..capture.rules import RULES, make_rule
 from ..errors import OptionError
@@ -17,21 +18,24 @@ from ..explainer import Explainer
 from ..explanation import Explanation
 from ..files import write_atomically
 from ..methods import method_and_rule
-from ..render import wording
+from ..render import page, terminal, wording
 from ..render.terminal import visible
 from ..trace import Hidden, Queries
 from .inputs import Item, check_kind, device_named, drawn, expand, load_model, named_class, read
-from .output import console_for_results, one_line, progress, write_file
+from .output import Writer, console_for_results, one_line, progress, write_file
+from .tables import TABLES
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
 FIGURES = (".png", ".jpg", ".svg")
 """Suffixes of figures, which only pictures have."""
 
 SINGLE = (".json", ".safetensors", *FIGURES)
-"""Suffixes of files that hold one explanation; `.html` holds any number."""
+"""Suffixes of files that hold one explanation."""
+
+TOGETHER_IN = (".html", *TABLES)
+"""Suffixes of files that hold any number."""
 
 TOGETHER = 64
 """Inputs that are sorted into batches of like length at once; their results are printed before the next are read."""
@@ -90,9 +94,16 @@ def explain(
         str | None,
         typer.Option(
             metavar="PATH",
-            help="A file (.html for many inputs; .json, .safetensors, .png, .jpg, .svg for one), or a folder for a file each.",
+            help="A folder, or a file: .html, .csv, .jsonl, .parquet for many inputs; .json, .safetensors, .png, .jpg, .svg "
+            "for one.",
         ),
     ] = None,
+    form: Annotated[
+        Literal["lines", "terminal"],
+        typer.Option(
+            "--format", help="A line for each input, or each whole: its words, or its picture in half blocks."
+        ),
+    ] = "lines",
     positive: Annotated[
         bool, typer.Option("--positive", help="In figures of pictures, draw only what speaks for the class.")
     ] = False,
@@ -136,8 +147,9 @@ def explain(
     options = {"truncation": truncation, "window": window, "token": _numbered(token)}
     for one in compared:
         check_kind(explainer(one.is_picture if model is None else False), one)
+    look = {"positive": positive, "contour": contour, "cells": cells}
     done = _explain(items, lambda picture: explainer(picture if model is None else False), target, options)
-    _print_and_write(items, done, paths, {"positive": positive, "contour": contour, "cells": cells})
+    _print_and_write(items, done, paths, look, form == "terminal")
 
 
 def _explain(
@@ -183,36 +195,38 @@ def _numbered(token: str | None) -> str | int | None:
 
 
 def _print_and_write(
-    items: Sequence[Item], done: Iterator[Explanation], paths: Sequence[Path], look: Mapping[str, Any]
+    items: Sequence[Item], done: Iterator[Explanation], paths: Sequence[Path], look: Mapping[str, Any], whole: bool
 ) -> None:
-    """Print a line for each explanation as it comes, write the files, then say where they are."""
-    console, one_each = console_for_results(), len(paths) == len(items)
+    """Print each explanation as it comes, as a line or whole, write the files, then say where they are."""
+    console = console_for_results()
+    one_each = len(paths) == len(items) and paths[0].suffix.lower() not in TABLES
     kept: list[Explanation] = []
 
-    def show(line: Text) -> None:
-        # Away from a terminal rich would turn the tabs between columns into spaces.
-        console.print(line, soft_wrap=True) if console.is_terminal else print(line.plain)
+    def show(drawn: Text | Explanation) -> None:
+        if not isinstance(drawn, Text):
+            terminal.show(drawn, console)
+            console.print()
+        else:  # away from a terminal rich would turn the tabs between columns into spaces
+            console.print(drawn, soft_wrap=True) if console.is_terminal else print(drawn.plain)
 
-    with progress(len(items), show) as show_next:
+    with Writer() as writer, progress(len(items), show) as show_next:
         for index, explanation in enumerate(done):
             if one_each:
-                write_file(paths[index], partial(explanation.save, **look))
+                writer.write(paths[index], partial(explanation.save, **look))
             elif paths:
                 kept.append(explanation)
-            show_next(_line(items[index], explanation, console))
+            show_next(explanation if whole else _line(items[index], explanation, console))
     if kept:
-        from ..render import page
-
         names = [item.name for item in items]
-        write_file(paths[0], lambda path: write_atomically(path, page(kept, names=names).encode()))
+        table = TABLES.get(paths[0].suffix.lower())
+        data = table(names, kept) if table is not None else page(kept, names=names).encode()
+        write_file(paths[0], partial(write_atomically, data=data))
     for path in paths:
         print(f"wrote {visible(str(path))}")
 
 
 def _line(item: Item, explanation: Explanation, console: Console) -> Text:
     """Text or path, label, probability; for a text its words highlighted; what else has to be known."""
-    from rich.text import Text
-
     from ..render.terminal import LINE, highlight
 
     colour = console.is_terminal and console.color_system is not None and not console.no_color
@@ -247,14 +261,14 @@ def _plan(output: str | None, items: Sequence[Item]) -> list[Path]:
     if not suffix:
         if path.is_file():
             raise OptionError(
-                f"--output {output} is a file: give a folder, or a file called .html, {', '.join(SINGLE)}"
+                f"--output {output} is a file: give a folder, or a file called {', '.join((*TOGETHER_IN, *SINGLE))}"
             )
         return _name_files(path, items)
-    if suffix == ".html":
+    if suffix in TOGETHER_IN:
         return [path]
     if suffix not in SINGLE:
         raise OptionError(
-            f"--output {output} cannot be written: use .html, {', '.join(SINGLE)}, or a folder ({path.stem}/)"
+            f"--output {output} cannot be written: use {', '.join((*TOGETHER_IN, *SINGLE))}, or a folder ({path.stem}/)"
         )
     if len(items) > 1:
         raise OptionError(

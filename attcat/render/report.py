@@ -67,7 +67,8 @@ def page(explanations: Sequence[Attribution], title: str | None = None, names: S
         title: of the page.
         names: what the inputs are called, one per explanation; by default a text's first words.
     """
-    names = [_shortened(name) for name in names or map(_name, explanations, range(len(explanations)))]
+    given = names or [_name(one, at) for at, one in enumerate(explanations)]
+    names = [_shortened(name, one.is_image) for name, one in zip(given, explanations, strict=True)]
     groups = _groups(explanations)
     fulls = _fulls(explanations)
     counted = "what decided the prediction" if len(groups) == 1 else f"what decided {len(groups)} predictions"
@@ -143,8 +144,11 @@ def _name(explanation: Attribution, number: int) -> str:
     return " | ".join(explanation.texts) if isinstance(explanation.source, str | tuple) else f"input {number + 1}"
 
 
-def _shortened(name: str) -> str:
-    return wording.one_line(name if len(name) <= SHORT else f"{name[:SHORT].rstrip()}…")
+def _shortened(name: str, path: bool) -> str:
+    """The beginning of a text; of a path, the end."""
+    if len(name) > SHORT:
+        name = f"…{name[-SHORT:]}" if path else f"{name[:SHORT].rstrip()}…"
+    return wording.one_line(name)
 
 
 SHORT = 80
