@@ -15,6 +15,7 @@ from .files import encode_jpeg, write_by_suffix
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.axes import Axes
     from PIL import Image
 
 
@@ -45,6 +46,29 @@ class Explanation(Attribution):
         """
         return render.figure(self, render.Look(positive, contour, cells))
 
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        layers: bool = False,
+        positive: bool = False,
+        contour: bool = False,
+        cells: bool = False,
+    ) -> Axes:
+        """Draw the explanation with matplotlib, for a paper: the words in place, or the picture under its heatmap.
+
+        Args:
+            ax: axes to draw on; by default a new figure.
+            layers: the contributions of each block instead.
+            positive: as in `to_image`; likewise the next two.
+            contour: a line around the fifth of the picture that speaks most for the class.
+            cells: each patch in one colour.
+
+        Raises:
+            InputError: if matplotlib is not installed, or a picture's pixels are not known.
+        """
+        return render.plot(self, ax, layers=layers, look=render.Look(positive, contour, cells))
+
     def records(self) -> list[dict[str, Any]]:
         """A row for each word or patch: what it is and where, its score, its share of the magnitude, and its rank."""
         return saving.records(self)
@@ -72,8 +96,8 @@ class Explanation(Attribution):
         contour: bool = False,
         cells: bool = False,
     ) -> Path:
-        """Write the explanation; the suffix says how: .json or .safetensors (read back by `attcat.load`), .html, or for a
-        picture .png, .jpg or .svg.
+        """Write the explanation; the suffix says how: .json or .safetensors (read back by `attcat.load`), .html, .pdf
+        (with matplotlib), or for a picture .png, .jpg or .svg.
 
         The file is complete or absent: it is written aside and moved into place.
 
@@ -93,6 +117,7 @@ class Explanation(Attribution):
         writers[".html"] = lambda: self.to_html().encode()
         writers[".png"] = lambda: render.png(self, look)
         writers[".jpg"] = writers[".jpeg"] = lambda: encode_jpeg(render.figure(self, look))
+        writers[".pdf"] = lambda: render.pdf(self, look)
         writers[".svg"] = lambda: render.svg(self, look).encode()
         return write_by_suffix(Path(path), writers)
 

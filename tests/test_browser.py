@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawn import picture, text
 
 from attcat import render
 from attcat.explanation import Explanation
-from attcat.tokens import Tokens, View
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="the report is tested in a browser with playwright")
@@ -78,32 +78,6 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
         assert opened.complaints == []
 
 
-def text(source: str = "a gripping, dull film. It ends.", top: float = 1.0, **changes: Any) -> Explanation:
-    """Two blocks; the words get 0, top, -top/2, ... by turns."""
-    spans = [match.span() for match in re.finditer(r"\w+|[^\w\s]", source)]
-    labels = ("[CLS]", *(source[start:end] for start, end in spans), "[SEP]")
-    scores = torch.tensor([0.2, *[(0.0, top, -top / 2, top / 4)[at % 4] for at in range(len(spans))], 0.1])
-    tokens = Tokens(labels, (True, *[False] * len(spans), True), (None, *spans, None))
-    given: dict[str, Any] = {"logits": torch.tensor([0.0, 1.0]), "target": 1, "labels": ("negative", "positive")}
-    given |= {"method": "attcat", "options": {"rule": "libra"}, "model": "TinyBert", "source": source}
-    return Explanation(torch.stack([scores * 0.75, scores * 0.25]), tokens, **(given | changes))
-
-
-def picture(**changes: Any) -> Explanation:
-    """4 x 4 patches over the middle of 120 x 80 pixels: the first for, the last against."""
-    labels = ("[CLS]", *(f"{row},{column}" for row in range(4) for column in range(4)))
-    tokens = Tokens(labels, (True, *[False] * 16), grid=(4, 4), view=View(120, 80, (20, 0, 100, 80)))
-    scores = torch.tensor([0.5, 1.0, *[0.0] * 14, -1.0])
-    pixels = np.full((80, 120, 3), (200, 30, 30), dtype=np.uint8)
-    given: dict[str, Any] = {
-        "logits": torch.tensor([1.0, 0.0]),
-        "target": 0,
-        "labels": ("cat", "dog"),
-        "method": "attcat",
-    }
-    return Explanation(torch.stack([scores * 0.5] * 2), tokens, **(given | {"source": pixels} | changes))
-
-
 def test_a_text_is_read_by_pointer_and_keyboard(show: Any) -> None:
     page = show([text()])
     assert page.locator(".text").inner_text() == "a gripping, dull film. It ends."
@@ -139,6 +113,7 @@ def test_a_text_is_shown_by_words_tokens_and_sentences(show: Any) -> None:
 def test_the_layers_of_a_text_are_a_heat_table(show: Any) -> None:
     page = show([text()])
     page.get_by_text("Layer by layer").click()
+    page.locator(".layers tbody tr").first.wait_for()
     rows = page.locator(".layers tbody tr").all_inner_texts()
     assert rows[0].split() == ["[CLS]", "+0.15", "+0.05"]
     assert rows[2].split() == ["gripping", "+0.75", "+0.25"]
@@ -184,6 +159,7 @@ def test_a_picture_has_a_slider_switches_and_values(show: Any) -> None:
         page.keyboard.press("ArrowDown")
     assert page.locator(".readout").inner_text().startswith("row 4, column 4: -1,")
     page.get_by_text("Layer by layer").click()
+    page.locator(".multiples canvas").first.wait_for()  # a section tells a moment later that it was opened
     assert page.locator(".multiples canvas").count() == 2
     assert page.locator(".multiples figcaption").all_inner_texts() == ["block 1: 0%", "block 2: 0%"]
     assert width > height

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FIGURES = (".png", ".jpg", ".svg")
 """Suffixes of figures, which only pictures have."""
 
-SINGLE = (".json", ".safetensors", *FIGURES)
+SINGLE = (".json", ".safetensors", ".pdf", *FIGURES)
 """Suffixes of files that hold one explanation."""
 
 TOGETHER_IN = (".html", *TABLES)
@@ -94,8 +94,8 @@ def explain(
         str | None,
         typer.Option(
             metavar="PATH",
-            help="A folder, or a file: .html, .csv, .jsonl, .parquet for many inputs; .json, .safetensors, .png, .jpg, .svg "
-            "for one.",
+            help="A folder, or a file: .html, .csv, .jsonl, .parquet for many inputs; "
+            ".json, .safetensors, .pdf, .png, .jpg, .svg for one.",
         ),
     ] = None,
     form: Annotated[

@@ -4,8 +4,22 @@ from . import comparison, terminal
 from .html import fragment
 from .image import Look, figure, png
 from .notebook import show
+from .plot import pdf, plot
 from .report import page
 from .svg import svg
 from .terminal import highlight
 
-__all__ = ["Look", "comparison", "figure", "fragment", "highlight", "page", "png", "show", "svg", "terminal"]
+__all__ = [
+    "Look",
+    "comparison",
+    "figure",
+    "fragment",
+    "highlight",
+    "page",
+    "pdf",
+    "plot",
+    "png",
+    "show",
+    "svg",
+    "terminal",
+]
