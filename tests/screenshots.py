@@ -15,6 +15,7 @@ from test_browser import CHROMIUM
 import attcat
 from attcat import render
 from attcat.demos import embedded
+from attcat.files import encode_palette_png
 
 SENTENCE = "A gripping, beautifully acted film, though the ending is a mess."
 REVIEWS = [
@@ -29,7 +30,8 @@ REVIEWS = [
 def keep(page: Any, path: Path) -> None:
     """The page as a PNG file with a palette."""
     shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    shot.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    kept = render.image.palette()
+    path.write_bytes(encode_palette_png(shot, kept, 256 - len(kept)))
     print(f"wrote {path}: {path.stat().st_size // 1000} kB")
 
 
@@ -56,7 +58,7 @@ def main(folder: Path) -> None:
             page.wait_for_timeout(500)
             return page
 
-        text = opened("text", 640, 250)
+        text = opened("text", 640, 212)
         text.evaluate("document.querySelector('h2').scrollIntoView()")
         keep(text, folder / "sentence.png")
         keep(opened("text", 900, 620), folder / "report_text.png")

@@ -262,7 +262,7 @@ def fails(result: Result, told: str) -> None:
         (["explain", "a", "--device", "abacus"], "--device abacus cannot be used: .*try --device cpu"),
         (["explain", "a", "--device", "meta"], "--device meta cannot be used"),
         (["explain", "nowhere.jpg"], "no such file: nowhere.jpg"),
-        (["explain", "a", "--output", "x.pdf"], r"x\.pdf cannot be written: use \.html"),
+        (["explain", "a", "--output", "x.docx"], r"x\.docx cannot be written: use \.html"),
         (["explain", "a", "b", "--output", "x.json"], "holds one explanation, but there are 2 inputs: give a folder"),
         (["explain", "a", "--output", "x.png"], "a text is not drawn as .png"),
         (["explain", "a\udcff"], "not valid UTF-8"),
