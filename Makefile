@@ -38,10 +38,11 @@ train: $(READY)  ## make the embedded models' weights anew: make train DATA=fold
 	$(BIN)/python -m attcat.demos.train_sentiment "$(DATA)" --output $(OUT)/sentiment.safetensors
 	$(BIN)/python -m attcat.demos.train_objects "$(DATA)" --output $(OUT)/objects.safetensors
 
-pictures: $(READY)  ## draw the README's photograph anew
+pictures: $(READY)  ## draw the docs' pictures anew: contact sheets, and screenshots of the report
 	$(BIN)/attcat explain demos/images/$(PHOTO).jpg --output docs/$(PHOTO).png
-	@# A palette keeps it small enough for a repository.
-	$(BIN)/python -c "from PIL import Image; name = 'docs/$(PHOTO).png'; p = Image.open(name).convert('RGB'); p.quantize(256, palette=p.quantize(256), dither=1).save(name, optimize=True)"
+	$(BIN)/python -m attcat.demos.contact_sheet --output docs/contact_embedded.jpg
+	$(if $(wildcard $(DATA)/photos.zip),$(BIN)/python -m attcat.demos.contact_sheet "$(DATA)/photos.zip" --output docs/contact_photographs.jpg)
+	$(if $(shell command -v chromium),$(BIN)/python tests/screenshots.py docs)
 
 bench: $(READY)  ## measure what an explanation costs: docs/benchmarks.md
 	$(BIN)/python tests/benchmarks/speed.py --write $(if $(wildcard $(DATA)/sst2/dev.tsv),--data "$(DATA)")

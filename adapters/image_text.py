@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from attcat.errors import InputError, ProcessorError
 from attcat.model import Adapter, Encoding, TextAdapter, VisionAdapter
-from attcat.model.heads import Head
-from attcat.probabilities import Activation
+from attcat.model.heads import Activation, Head
 
 from .vit import resized
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from .attribution import Attribution, Window
 from .errors import InputError
 from .files import decode_png, encode_png
 from .tokens import MAX_PIXELS, Tokens, View
+
+if TYPE_CHECKING:
+    import pandas
 
 FORMAT = "attcat-explanation-1"
 
@@ -155,6 +158,60 @@ def _from_safetensors(data: bytes) -> dict[str, Any]:
     tensors, record = safetensors.torch.load(data), _metadata(data)
     pixels = tensors["picture"].numpy() if "picture" in tensors else None
     return _from_record(record, tensors["layers"], tensors["logits"], pixels)
+
+
+def records(explanation: Attribution) -> list[dict[str, Any]]:
+    """A row for each word (or token, where the words are not known) or patch: what it is, score, share and rank.
+
+    Share is of the total magnitude of the rows, 0 to 1; rank 1 is the largest magnitude.
+    """
+    rows = _patches(explanation) if explanation.is_image else _stretches(explanation)
+    total = sum(abs(row["score"]) for row in rows) or 1.0
+    ranked = sorted(range(len(rows)), key=lambda at: -abs(rows[at]["score"]))
+    ranks = {at: rank for rank, at in enumerate(ranked, 1)}
+    return [{**row, "share": abs(row["score"]) / total, "rank": ranks[at]} for at, row in enumerate(rows)]
+
+
+def frame(explanation: Attribution) -> pandas.DataFrame:
+    """The rows of `records` as a pandas table.
+
+    Raises:
+        InputError: if pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise InputError("to_frame() needs pandas: pip install 'attcat[frame]', or use records()") from error
+    return pandas.DataFrame(records(explanation))
+
+
+def _patches(explanation: Attribution) -> list[dict[str, Any]]:
+    """Row and column from 0, and the edges in pixels of the picture."""
+    grid, (left, top, right, bottom) = explanation.grid, explanation.view.box
+    down, across = (bottom - top) / grid.shape[0], (right - left) / grid.shape[1]
+    return [
+        {
+            "row": row,
+            "column": column,
+            "left": left + column * across,
+            "top": top + row * down,
+            "right": left + (column + 1) * across,
+            "bottom": top + (row + 1) * down,
+            "score": float(grid[row, column]),
+        }
+        for row in range(grid.shape[0])
+        for column in range(grid.shape[1])
+    ]
+
+
+def _stretches(explanation: Attribution) -> list[dict[str, Any]]:
+    if explanation.tokens.spans is not None and explanation.source is not None:
+        return [
+            {"text": word.text, "start": word.start, "end": word.end, "segment": word.segment, "score": word.score}
+            for word in explanation.words()
+        ]
+    every = zip(explanation.tokens.labels, explanation.scores.tolist(), explanation.tokens.special, strict=True)
+    return [{"text": label, "score": score} for label, score, special in every if not special]
 
 
 # -- what was written ------------------------------------------------------------------------------------------------

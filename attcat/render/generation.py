@@ -17,7 +17,7 @@ from ..attribution import Attribution
 from ..errors import InputError
 from ..tokens import Tokens, group_words
 from . import html, image, terminal, wording
-from .colour import css, largest, strength
+from .colour import largest, strength, tint
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -186,7 +186,7 @@ WHOLE = "the whole answer: each source's mean over the written words; hover over
 def page(explanations: Sequence[Attribution], tokens: Tokens, start: int, source: str | None) -> str:
     """A self-contained page: no network; a few lines of script colour what a word came from when it is hovered over."""
     body = _body(Sheet(explanations, tokens, start, source))
-    return html.framed(body, "AttCAT", html.STYLE + STYLE)
+    return html.framed(body, "AttCAT", html.STYLE + STYLE, SCRIPT)
 
 
 def fragment(explanations: Sequence[Attribution], tokens: Tokens, start: int, source: str | None) -> str:
@@ -233,9 +233,7 @@ def _text(sheet: Sheet, units: list[Unit], rows: list[Unit], signed: Tensor, who
             name = html.escape(told(sheet, unit))
             more = f' tabindex="0" title="{name}" data-s="{_hundredths(signed[row].tolist())}"'
             row += 1
-        parts.append(
-            f'<span class="{" ".join(names)}" style="background:{css(share)}"{more}>{html.escape(inside)}</span>'
-        )
+        parts.append(f'<span class="{" ".join(names)}" style="{tint(share)}"{more}>{html.escape(inside)}</span>')
         reached = max(reached, end)
     if sheet.source is not None:
         parts.append(html.escape(sheet.source[reached:]))
@@ -248,7 +246,7 @@ def _heat(sheet: Sheet, units: list[Unit], rows: list[Unit], scores: Tensor, sig
     lines = []
     for unit, values, shares in zip(rows, scores.tolist(), signed.tolist(), strict=True):
         cells = "".join(
-            f'<td style="background:{css(share)}" title="{html.escape(shown(column))} {wording.number(value)}"></td>'
+            f'<td style="{tint(share)}" title="{html.escape(shown(column))} {wording.number(value)}"></td>'
             if column.positions[0] < unit.positions[-1]
             else "<td></td>"
             for column, value, share in zip(units, values, shares, strict=True)
