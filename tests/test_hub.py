@@ -121,7 +121,7 @@ def test_a_file_is_no_folder(text: Path) -> None:
     ("raised", "told"),
     [
         (huggingface_hub.errors.LocalEntryNotFoundError("x"), "the hub cannot be reached"),
-        (huggingface_hub.errors.HFValidationError("x"), "that is no hub id"),
+        (huggingface_hub.errors.HFValidationError("x"), "that is not a hub id"),
         (OSError("disk full"), "disk full"),
     ],
 )

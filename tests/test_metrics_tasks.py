@@ -183,7 +183,7 @@ def test_a_measured_value_has_no_odds_and_no_accuracy() -> None:
     with pytest.raises(OptionError, match=r"no accuracy: read \.level"):
         _ = curves.morf.still
     several = classifier("none", 3)
-    with pytest.raises(InputError, match="none is the predicted one: say which"):
+    with pytest.raises(InputError, match="predicted over the others: say which"):
         _ = Ablation(several, [LONG]).predicted
 
 

@@ -177,8 +177,8 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch: pytest
         (np.zeros((2, 3, 4, 4)), "no picture"),
         (np.zeros((0, 4, 3)), "no picture"),
         (np.full((4, 4), 3.0), "scale them to 0 to 1"),
-        (np.full((4, 4), -1), "reach from -1"),
-        (np.full((4, 4), np.nan), "reach from nan"),
+        (np.full((4, 4), -1), "range from -1"),
+        (np.full((4, 4), np.nan), "range from nan"),
         (np.full((4, 4), 70000), "at most 16 bits"),
     ],
 )

@@ -42,9 +42,9 @@ def test_metrics() -> None:
     assert register_metric(mine) is mine
     assert metrics.find_metric("halved") is mine
     assert register_metric(mine) is mine
-    with pytest.raises(OptionError, match=r"there is a metric 'halved' already: choose another name; taken are aopc"):
+    with pytest.raises(OptionError, match=r"there is already a metric 'halved': choose another name; taken are aopc"):
         register_metric(Metric("halved", halved, "curves", "another", fractions=(0.1,)))
-    with pytest.raises(OptionError, match="there is a metric 'aopc' already"):
+    with pytest.raises(OptionError, match="there is already a metric 'aopc'"):
         register_metric(Metric("aopc", halved, "curves", "", fractions=(0.5,)))
     with pytest.raises(OptionError, match=r"no metric 'thirds': use one of aopc.*halved"):
         metrics.find_metric("thirds")
@@ -75,7 +75,7 @@ def test_methods() -> None:
     mine = attcat.Method("half_cat", METHODS["cat"].function, "by hand", rule="libra")
     assert attcat.register_method(mine) is mine
     with pytest.raises(
-        OptionError, match=r"there is a method 'half_cat' already: choose another name; taken are attcat"
+        OptionError, match=r"there is already a method 'half_cat': choose another name; taken are attcat"
     ):
         attcat.register_method(attcat.Method("half_cat", METHODS["cat"].function, "another"))
 

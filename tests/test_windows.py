@@ -95,7 +95,7 @@ def test_of_a_pair_the_second_text_is_cut() -> None:
     assert first == ["a", "film"]
     assert "".join(word.text for word in second) == TEXT.replace(" ", "")
     assert result.windows[-1].end == len(TEXT)
-    with pytest.raises(attcat.InputError, match=r"are left for the text that is cut: .* shorten the first text"):
+    with pytest.raises(attcat.InputError, match=r"leaves -?\d+ for the text that is split: .* shorten the first text"):
         explainer()((TEXT, "a film"), window=True)
 
 
