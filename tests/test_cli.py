@@ -127,7 +127,7 @@ def test_target_by_label_and_by_number(run: Run, text: Path, image: Path, photo:
     assert run("explain", photo, "--model", image, "--target", "0").rows[0][1] == "cat"
 
 
-def test_truncation_is_told(run: Run, text: Path) -> None:
+def test_truncation_is_reported(run: Run, text: Path) -> None:
     result = run("explain", "great " * 20, "--model", text, "--truncation")
     assert result.code == 0
     assert result.rows[0][-1] == "(6 tokens cut)"
@@ -463,7 +463,7 @@ def test_check_takes_inputs_and_fails_with_code_1(run: Run, text: Path, monkeypa
     assert failed.endswith("override read() of the adapter")
 
 
-def test_check_of_what_is_no_model(run: Run, tmp_path: Path) -> None:
+def test_check_of_what_is_not_a_model(run: Run, tmp_path: Path) -> None:
     code, out, err = run("check", tmp_path)
     assert (code, out) == (2, "")
     assert "config.json" in err

@@ -299,7 +299,7 @@ def test_metrics_that_the_data_does_not_allow() -> None:
         Plan("small", ("attention",), ("x",))
 
 
-def test_unknown_labels_are_told() -> None:
+def test_unknown_labels_are_reported() -> None:
     data = Dataset("films", (Example("a film", "wonderful"),), False, "x")
     with pytest.raises(InputError, match="label 'wonderful' of films: no class 'wonderful'"):
         run_evaluation(Plan("small", ("attention",), ("aopc",)), data, maker(), Path("unused"))

@@ -182,6 +182,6 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch: pytest
         (np.full((4, 4), 70000), "at most 16 bits"),
     ],
 )
-def test_arrays_that_are_no_pictures(array: np.ndarray, message: str) -> None:
+def test_arrays_that_are_not_pictures(array: np.ndarray, message: str) -> None:
     with pytest.raises(attcat.InputError, match=message):
         read_picture(array)

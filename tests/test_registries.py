@@ -54,7 +54,7 @@ def test_metrics() -> None:
         Metric("x", halved, "curves", "")
 
 
-def test_a_metric_of_ones_own_is_evaluated(tmp_path: Path) -> None:
+def test_your_own_metric_is_evaluated(tmp_path: Path) -> None:
     """By name, in Python as well as by the command, where a curve metric with one share is a part of aopc."""
     register_metric(Metric("halved", halved, "curves", "by hand", fractions=(0.5,)))
     folder = save_text(tmp_path / "model")

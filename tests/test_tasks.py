@@ -282,7 +282,7 @@ def test_a_classifier_has_no_token() -> None:
 # -- language models ----------------------------------------------------------------------------------------------------
 
 
-def test_a_word_of_the_vocabulary_and_what_is_none() -> None:
+def test_a_word_of_the_vocabulary_and_what_is_not_one() -> None:
     explain = TASKS["GPT2LMHeadModel"].explainer()
     assert explain(SHORT, target=" film").label == " film"
     contrast = explain(SHORT, target=(" film", "a"))
@@ -373,7 +373,7 @@ def test_another_answer_can_be_explained() -> None:
         (slice(90, 99), r"slice\(90, 99, None\) is empty in a text of"),
     ],
 )
-def test_an_answer_that_is_none(target: Any, told: str) -> None:
+def test_what_is_not_an_answer(target: Any, told: str) -> None:
     with pytest.raises(attcat.TargetError, match=told):
         TASKS["BertForQuestionAnswering"].explainer()(("a film", LONG), target=target)
 
@@ -435,7 +435,7 @@ def multi_label(bias: list[float]) -> attcat.Explainer:
     return attcat.Explainer(model, tokenizer("Bert"))
 
 
-def test_multi_label_probabilities_stand_each_for_itself() -> None:
+def test_multi_label_probabilities_are_independent() -> None:
     explanation = multi_label([2.0, -2.0, 1.0])(SHORT)
     torch.testing.assert_close(explanation.probabilities, explanation.logits.sigmoid())
     assert explanation.label == "joy"
@@ -450,7 +450,7 @@ def test_multi_label_probabilities_stand_each_for_itself() -> None:
     assert "none is above 50%" in multi_label([-1.0, -2.0, -3.0])(SHORT).to_html()
 
 
-def test_regression_tells_the_value_and_no_probability(tmp_path: Path) -> None:
+def test_regression_reports_the_value_and_no_probability(tmp_path: Path) -> None:
     model = make("Bert", "ForSequenceClassification", id2label={0: "rating"})
     explanation = attcat.Explainer(model, tokenizer("Bert"))(SHORT)
     value = float(explanation.logits[0])

@@ -276,7 +276,7 @@ def _nothing() -> None: ...
         ({1: 2}, "{1: 2}"),
     ],
 )
-def test_an_option_is_noted_in_plain_form(value: Any, noted: Any, tmp_path: Path) -> None:
+def test_an_option_is_recorded_in_plain_form(value: Any, noted: Any, tmp_path: Path) -> None:
     assert recorded(value) == noted
     made = text(options={"own": recorded(value)})
     assert attcat.load(made.save(tmp_path / "a.json")).options == made.options == {"own": noted}
@@ -425,7 +425,7 @@ def test_a_picture_that_would_fill_the_memory_is_refused_before_it_is_decoded(tm
 
 
 def test_options_of_a_method_are_saved_whatever_they_are(tmp_path: Path) -> None:
-    """The work is not lost at the end because an option is no JSON."""
+    """The work is not lost at the end because an option is not JSON."""
     import saved
     import transformers
 
