@@ -171,7 +171,7 @@ def test_a_frozen_mapping_is_like_a_dict_to_read() -> None:
         ("layers", torch.zeros(0, 5), r"layers has shape \(0, 5\), expected \[L, 5\]"),
         ("tokens", None, "tokens: got None, expected a Tokens"),
         ("logits", torch.tensor([1.0, torch.inf]), "logits: got numbers that are not finite"),
-        ("logits", torch.tensor([-torch.inf, -torch.inf]), "logits: .*minus infinity only beside others"),
+        ("logits", torch.tensor([-torch.inf, -torch.inf]), "logits: .*minus infinity only next to finite ones"),
         ("target", True, "target: got True, expected an integer from 0"),
         ("target", -1, "target: got -1, expected an integer from 0"),
         ("target", 2, "target 2 is not one of 2 classes"),
