@@ -61,7 +61,7 @@ $(READY): pyproject.toml constraints.txt demos/requirements.txt attcat
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r demos/requirements.txt
 	@# A type checker follows folders, not the finder that an editable install puts in place: one with links, for it.
-	mkdir -p $(VENV)/typing/attcat
+	rm -rf $(VENV)/typing && mkdir -p $(VENV)/typing/attcat
 	ln -sfn $(CURDIR)/attcat/* $(CURDIR)/adapters $(CURDIR)/demos $(VENV)/typing/attcat/
 	echo $(CURDIR)/$(VENV)/typing > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/attcat-typing.pth
 	@touch $@

@@ -470,7 +470,9 @@ def test_rows_and_a_row_alone_keep_every_field_also_of_a_subclass() -> None:
     mask = torch.tensor([[False, True, True, False], [True, True, True, True]])  # padding on both sides
     ids = torch.arange(8).reshape(2, 4)
     tokens = tuple(Tokens(("a",) * n, (False,) * n) for n in (2, 4))
-    batch = Named({"ids": ids, "pixels": ids[:, 0]}, mask, tokens, ("x", "y"), (1, 2), torch.tensor([2, 3]), ("p", "q"))
+    batch = Named(
+        {"ids": ids, "pixels": ids[:, 0]}, mask, tokens, ("x", "y"), (1, 2), torch.tensor([2, 3]), names=("p", "q")
+    )
     both = batch.rows([1, 0, 1])
     assert (type(both), both.names, both.dropped, both.sources) == (Named, ("q", "p", "q"), (2, 1, 2), ("y", "x", "y"))
     assert both.focus is not None

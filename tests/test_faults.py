@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -83,15 +84,21 @@ def test_a_fault_at_any_step_leaves_nothing_behind(method: str, rule: str | None
     before = state_of(model)
     with FaultAt(float("inf")) as counter:
         expected = explain(batch)
-    every = list(range(counter.seen))
+    every, raised = list(range(counter.seen)), 0
     for call in every if FAULTS == 0 else random.Random(method).sample(every, min(FAULTS, len(every))):
-        with pytest.raises(FaultError), FaultAt(call):
-            explain(batch)
+        try:
+            with FaultAt(call):
+                found = explain(batch)
+        except FaultError:
+            raised += 1
+        else:  # it came while an old twin was compared with the model, which then gets a new one; or the twin is an older one
+            assert torch.equal(found.layers, expected.layers), call
         assert changes(before, state_of(model)) == [], call
+    assert raised
     assert torch.equal(explain(batch).layers, expected.layers)
     assert changes(before, state_of(model)) == []
-    for found, wanted in zip(training_step(model, batch), training_step(untouched, batch), strict=True):
-        assert torch.equal(found, wanted)
+    for gradient, wanted in zip(training_step(model, batch), training_step(untouched, batch), strict=True):
+        assert torch.equal(gradient, wanted)
 
 
 def interrupted(run: Callable[[], Any], after: float) -> bool:
@@ -183,6 +190,6 @@ def test_a_model_that_draws_and_fails_leaves_the_generator() -> None:
     explain = attcat.Explainer(model, None)
     state = torch.get_rng_state()
     for call in range(0, 200, 20):
-        with pytest.raises(FaultError), FaultAt(call):
+        with suppress(FaultError), FaultAt(call):
             explain(batch)
     assert torch.equal(torch.get_rng_state(), state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -375,8 +376,9 @@ def test_a_users_own_method() -> None:
     try:
         explanation = attcat.Explainer(FAMILIES["bert"].model(), None, method="norm")(FAMILIES["bert"].arguments(1))
         assert float(explanation.scores.min()) > 0
+        attcat.register_method(method)  # the same again, as when a notebook's cell is run again
         with pytest.raises(attcat.OptionError, match="already"):
-            attcat.register_method(method)
+            attcat.register_method(replace(method, paper="another"))
     finally:
         del METHODS["norm"]
 

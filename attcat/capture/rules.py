@@ -50,6 +50,10 @@ class Rule:
     weight_share: float = 1.0
     """How much of the gradient of a mix of values its weights are given, where a method asks for their gradient."""
 
+    def is_gate(self, x: Tensor) -> bool:
+        """Whether a result becomes a gate when a number is added to it."""
+        return False
+
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """From a torch function to what is called in its place: `replacement(function, *args, **kwargs)`."""
         return {}
@@ -116,6 +120,10 @@ class Libra(Rule):
             of_a, of_b = self.value_share, self.weight_share
         shared: Tensor = function(scaled(a, of_a), scaled(b, of_b), **options)
         return shared
+
+    def is_gate(self, x: Tensor) -> bool:
+        """tanh(u), of a GELU that is written out."""
+        return x in self._saturating
 
     def _tanh(self, function: TorchFunction, x: Tensor) -> Tensor:
         result = gate(function, x)

@@ -79,7 +79,7 @@ class Interception(TorchFunctionMode):
         if self.ones is not None:
             if func in _JOIN:
                 args = (_with_factor(args[0], self.ones), *args[1:])
-            func, args, kwargs, bias = _without_bias(func, args, kwargs)
+            func, args, kwargs, bias = _without_bias(self.rule, func, args, kwargs)
             result = _plus(self._call(func, args, kwargs), bias, self.ones, self.positions_first)
         else:
             result = self._call(func, args, kwargs)
@@ -131,7 +131,7 @@ _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
 
 
 def _without_bias(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    rule: Rule, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Tensor | None]:
     """Split the constant that an operation adds to something that depends on the hidden states."""
     names = {
@@ -155,11 +155,19 @@ def _without_bias(
         return func, (given["input"], given["weight"], None, *args[3:]), others, spread
     if func is torch.addmm and len(args) == 3 and not kwargs and varies(args[1]):
         return torch.mm, args[1:], {}, args[0]
-    if func in _ADD and len(args) == 2 and not kwargs and all(isinstance(x, Tensor) for x in args):
+    if func in _ADD and len(args) == 2 and not kwargs:
         variable = [x for x in args if varies(x)]
         if len(variable) == 1 and variable[0].is_floating_point():
             (constant,) = (x for x in args if x is not variable[0])
-            return func, (variable[0], torch.zeros_like(constant)), {}, constant
+            if isinstance(constant, Tensor):
+                return func, (variable[0], torch.zeros_like(constant)), {}, constant
+            if isinstance(constant, (int, float)) and constant and not rule.is_gate(variable[0]):
+                return (
+                    func,
+                    (variable[0], 0),
+                    {},
+                    torch.tensor(constant, device=variable[0].device, dtype=variable[0].dtype),
+                )
     return func, args, kwargs, None
 
 
@@ -186,6 +194,8 @@ def _plus(result: Any, bias: Tensor | None, ones: Tensor, positions_first: bool 
         factor = ones.to(result.dtype)
         flat = result.dim() < 3
         return result + bias * (factor.repeat(result.shape[0] // len(ones))[:, None] if flat else factor[:, None])
+    if bias.dim() == 0 and (result.dim() == 0 or result.shape[0] % len(ones)):
+        return result + bias  # a number that is added to something that belongs to no example
     if result.shape[0] % len(ones):
         raise CaptureError(
             f"cannot tell the examples apart in a tensor of shape {tuple(result.shape)}: use ",

@@ -75,6 +75,8 @@ def _bind(adapter: Adapter) -> _Bound:
     _forget_exchanged(adapter, twin)
     bound = twin.of(adapter)
     for tower in (bound, *bound.towers):
+        if not set(getattr(tower, "blocks", ())) <= set(twin.model.modules()):  # discovery has none yet
+            raise NotCopied(f"the blocks of {type(tower).__name__} are not modules of its own model")
         vars(tower)["_twins"] = None
     return _Bound(bound, twin)
 

@@ -36,8 +36,9 @@ def undisturbed(tokenizer: Any) -> Iterator[Any]:
         return
     with _making:
         own = _copies.get(tokenizer)
-        if own is None or own.original is not tokenizer._tokenizer or own.size != len(tokenizer):
-            own = _Own(tokenizer._tokenizer, len(tokenizer), copy.deepcopy(tokenizer._tokenizer))
+        size = len(tokenizer) if hasattr(type(tokenizer), "__len__") else 0
+        if own is None or own.original is not tokenizer._tokenizer or own.size != size:
+            own = _Own(tokenizer._tokenizer, size, copy.deepcopy(tokenizer._tokenizer))
             _copies[tokenizer] = own
     with own.lock:
         made = object.__new__(type(tokenizer))

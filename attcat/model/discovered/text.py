@@ -130,9 +130,9 @@ class DiscoveredText(Discovered, TextAdapter):
         """What the first block takes at a position has to be that position's token alone."""
         for place, others in mixed(self, trial).items():
             raise self._unclear(
-                f"before its first block ({self.found.names[0]}) tokens are mixed: another token at position {place} changes "
-                f"also what the block takes at {', '.join(map(str, others[:4]))}, so that scores would lie on other tokens (a "
-                "convolution, a recurrent layer or n-grams in front)",
+                f"before its first block ({self.found.names[0]}) tokens are mixed: another token at position {place} "
+                f"also changes what the block takes at {', '.join(map(str, others[:4]))}, so that scores would lie on other "
+                "tokens (a convolution, a recurrent layer or n-grams in front)",
                 hopeless=True,
             )
 
