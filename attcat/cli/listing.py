@@ -10,6 +10,7 @@ from .output import print_table
 METHODS = (
     ("attcat", "libra", "1 forward, 1 backward", "Qiang et al., AttCAT, NeurIPS 2022"),
     ("cat", "libra", "1 forward, 1 backward", "Qiang et al., AttCAT, NeurIPS 2022"),
+    ("oddscat", "graded", "1 forward, 1 backward", "docs/method.md"),
     ("attention", "-", "1 forward", "Bahdanau et al., ICLR 2015"),
     ("rollout", "-", "1 forward", "Abnar & Zuidema, ACL 2020"),
     ("gradients", "plain", "1 forward, 1 backward", "Qiang et al., AttCAT, NeurIPS 2022"),
@@ -24,6 +25,8 @@ METHODS = (
     ("contrast_cat", "libra", "1 forward, 1 backward, 1 forward per reference", "Han et al., UAI 2025"),
     ("input_x_gradient", "plain", "1 forward, 1 backward", "Shrikumar et al. 2016"),
     ("attnlrp", "attnlrp", "1 forward, 1 backward", "Achtibat et al., ICML 2024"),
+    ("gim", "gim", "1 forward, 1 backward", "Edin et al., GIM, 2025"),
+    ("reslrp", "reslrp", "1 forward, 1 backward", "AttnLRP with a gamma rule at residuals"),
     ("integrated_gradients", "-", "steps forward and backward", "Sundararajan et al., ICML 2017"),
     ("occlusion", "-", "T forward", "Zeiler & Fergus, ECCV 2014"),
     ("random", "-", "1 forward", ""),
