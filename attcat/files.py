@@ -70,7 +70,7 @@ def encode_palette_png(picture: Image.Image, kept: np.ndarray, colours: int) -> 
     """
     from PIL import Image
 
-    sample = picture.resize((max(1, picture.width // 2), max(1, picture.height // 2)), Image.Resampling.NEAREST)
+    sample = picture.resize((max(1, picture.width // 4), max(1, picture.height // 4)), Image.Resampling.NEAREST)
     own = (sample.quantize(colours, Image.Quantize.MEDIANCUT).getpalette() or [])[: 3 * colours]
     palette = Image.new("P", (1, 1))
     palette.putpalette([*own, *kept.ravel().tolist()])
@@ -79,7 +79,7 @@ def encode_palette_png(picture: Image.Image, kept: np.ndarray, colours: int) -> 
     small = Image.fromarray(index)
     small.putpalette([*own, *kept.ravel().tolist()])
     buffer = io.BytesIO()
-    small.save(buffer, "PNG", optimize=True)
+    small.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
 
 

@@ -642,5 +642,12 @@ def test_files_are_written_beside_the_model_in_order_and_errors_come_back(tmp_pa
     def refused(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    with pytest.raises(OptionError, match=r"cannot write .*Permission denied"), Writer() as writer:
-        writer.write(tmp_path / "x", refused)
+    def write_last(paths: Sequence[Path]) -> None:
+        with Writer() as writer:
+            for path in paths[:-1]:
+                writer.write(path, lambda path: None)
+            writer.write(paths[-1], refused)
+
+    for paths in ([tmp_path / "x"], [tmp_path / "w", tmp_path / "x"]):  # at once, and later
+        with pytest.raises(OptionError, match=r"cannot write .*x: Permission denied"):
+            write_last(paths)

@@ -37,6 +37,7 @@ class Writer:
     """Files that may wait; an explanation that holds a photograph is large."""
 
     def __init__(self) -> None:
+        self._started = False
         self._pool = ThreadPoolExecutor(1)
         self._waiting: deque[Future[None]] = deque()
 
@@ -44,7 +45,14 @@ class Writer:
         return self
 
     def write(self, path: Path, write: Callable[[Path], object]) -> None:
-        """As `write_file`, later; what an earlier file raised is raised here."""
+        """As `write_file`: the first at once, as it shows whether the place can be written, the others later.
+
+        What an earlier file raised is raised here.
+        """
+        if not self._started:
+            self._started = True
+            write_file(path, write)
+            return
         self._waiting.append(self._pool.submit(write_file, path, write))
         while len(self._waiting) > self.AHEAD or (self._waiting and self._waiting[0].done()):
             self._waiting.popleft().result()

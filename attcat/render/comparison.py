@@ -1,7 +1,7 @@
 """Several explanations of one input: a line each in the terminal, a table on a page, one figure for a picture.
 
-Every method has a scale of its own (a logit's share, a probability, a product of attentions), so each is coloured from
-its own strongest score, and numbers of different methods are not to be compared.
+Every method has units of its own (a logit's share, a probability, a product of attentions), so each has a colour
+scale of its own, and numbers of different methods are not to be compared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Timed = Sequence[tuple[Attribution, float]]
 """Explanations of one input, each with the seconds that it took."""
 
-OWN_SCALE = "Each method is coloured from its own strongest score: colours compare tokens, not methods."
+OWN_SCALE = "Each method has a colour scale of its own: colours compare tokens, not methods."
 PANEL, ACROSS = 240, 4
 """Pixels of a panel's longest side, and panels in a row."""
 
