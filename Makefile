@@ -21,7 +21,7 @@ demo: $(READY)  ## explain a sentence and a photograph with the embedded models
 test: $(READY)  ## run the tests, without network
 	$(BIN)/pytest -n auto --maxprocesses 4
 
-stress: $(READY)  ## threads, faults and interruptions in full, half an hour: the figures of docs/service.md
+stress: $(READY)  ## threads, faults and interruptions in full, which takes long
 	ATTCAT_CALLS=1000 ATTCAT_INTERRUPTIONS=1000 ATTCAT_FAULTS=0 $(BIN)/pytest tests/test_threads.py tests/test_faults.py
 
 lint: $(READY)  ## ruff and mypy

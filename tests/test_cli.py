@@ -219,6 +219,27 @@ def test_one_page_for_many(run: Run, text: Path, tmp_path: Path) -> None:
     assert "dull" in page
 
 
+def test_a_folder_is_its_pictures(run: Run, image: Path, photo: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    (given / "further.png").mkdir(parents=True)
+    for name in ("b.jpg", "a.PNG", "notes.txt"):
+        (given / name).write_bytes(photo.read_bytes())
+    result = run("explain", given, photo, "--model", image)
+    assert result.code == 0
+    assert [row[0] for row in result.rows] == [str(given / "a.PNG"), str(given / "b.jpg"), str(photo)]
+
+
+@pytest.mark.parametrize("name", ["good", "LICENSE"])
+def test_a_path_that_holds_no_picture_is_not_taken_for_a_text(
+    run: Run, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good").mkdir()
+    (tmp_path / "LICENSE").write_text("free")
+    result = run("explain", name, "--model", text)
+    fails(result, f"{name} is a (folder, and has no|file, but not a) picture.*echo {name} [|] attcat explain -")
+
+
 @pytest.mark.parametrize("folder", ["maps/", "maps", "v1.2/"])
 def test_a_folder(run: Run, image: Path, photo: Path, tmp_path: Path, folder: str) -> None:
     other = saved.save_picture(tmp_path / "PHOTO.png")

@@ -70,10 +70,14 @@ def listed_methods(text: str) -> tuple[str, ...]:
 
 
 def expand(inputs: Sequence[str]) -> Iterator[str]:
-    """The inputs, with `-` replaced by the lines of stdin that are not empty."""
+    """The inputs, with `-` replaced by the lines of stdin that are not empty, and a folder by the pictures in it.
+
+    Raises:
+        InputError: if stdin or a folder holds nothing, or an argument is a file that is no picture.
+    """
     for value in inputs:
         if value != "-":
-            yield value
+            yield from _pictures_in(value) if os.path.isdir(value) else (_argument(value),)
             continue
         try:
             lines = [line.strip() for line in sys.stdin]
@@ -82,6 +86,28 @@ def expand(inputs: Sequence[str]) -> Iterator[str]:
         if not any(lines):
             raise InputError("stdin is empty: give one text or path per line")
         yield from filter(None, lines)
+
+
+def _pictures_in(folder: str) -> list[str]:
+    found = sorted(
+        str(path) for path in Path(folder).iterdir() if path.suffix.lower() in PICTURES and not path.is_dir()
+    )
+    if not found:
+        raise InputError(
+            f"{folder} is a folder, and has no pictures in it ({' '.join(PICTURES)}): give pictures, or a folder of them; "
+            f"to explain it as a text, echo {folder} | attcat explain -"
+        )
+    return found
+
+
+def _argument(value: str) -> str:
+    if os.path.isfile(value) and not Path(value).suffix:
+        raise InputError(
+            f"{value} is a file, but not a picture ({' '.join(PICTURES)}): "
+            f"to explain each of its lines, attcat explain - < {value}; "
+            f"to explain its name as a text, echo {value} | attcat explain -"
+        )
+    return value
 
 
 REFERENCES = 8
