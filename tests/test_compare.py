@@ -60,7 +60,7 @@ def test_methods_that_need_references_get_them() -> None:
 
 @pytest.mark.parametrize(
     ("value", "methods", "message"),
-    [(["a", "b"], ["attcat"], "of one input"), ("a", [], "no methods"), ("a", ["attcat", "x"], "no method 'x'")],
+    [(["a", "b"], ["attcat"], "takes one input"), ("a", [], "no methods"), ("a", ["attcat", "x"], "no method 'x'")],
 )
 def test_what_cannot_be_compared(value: object, methods: list[str], message: str) -> None:
     with pytest.raises(attcat.AttCATError, match=message):
