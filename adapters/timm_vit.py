@@ -24,8 +24,8 @@ class TimmVisionTransformerAdapter(VisionAdapter):
 
     @property
     def patch_size(self) -> tuple[int, int]:
-        """Height and width of a patch."""
-        rows, columns = self.model.patch_embed.patch_size  # type: ignore[union-attr, misc]
+        """Height and width of what a token stands for; behind a stem of convolutions more than a patch of its features."""
+        rows, columns = self.model.patch_embed.feat_ratio(as_scalar=False)  # type: ignore[union-attr, operator, misc]
         return int(rows), int(columns)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:

@@ -2,27 +2,34 @@
 
 explainer = attcat.Explainer(model, processor)
 explainer("A gripping, beautifully acted film.").show()
+
+Nothing is imported before it is asked for, so that the command line starts at once.
 """
 
-from .attribution import Window
-from .capture.rules import RULES
-from .comparison import Comparison, compare
-from .errors import (
-    AttCATError,
-    CaptureError,
-    InputError,
-    LoadError,
-    OptionError,
-    ProcessorError,
-    TargetError,
-    TooLongError,
-    UnsupportedModelError,
-)
-from .explainer import Explainer
-from .explanation import Explanation, ImageText, load
-from .methods import METHODS, Method, register_method
-from .model import Adapter, Encoding, TextAdapter, VisionAdapter, register, supported_models
-from .tokens import Tokens, View, Word
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .attribution import Window
+    from .capture.rules import RULES, register_rule
+    from .comparison import Comparison, compare
+    from .errors import (
+        AttCATError,
+        CaptureError,
+        InputError,
+        LoadError,
+        OptionError,
+        ProcessorError,
+        TargetError,
+        TooLongError,
+        UnsupportedModelError,
+    )
+    from .explainer import Explainer
+    from .explanation import Explanation, Generation, ImageText, load
+    from .methods import METHODS, Method, register_method
+    from .model import Adapter, Encoding, TextAdapter, VisionAdapter, register, register_head, supported_models
+    from .tokens import Tokens, View, Word
 
 __version__ = "0.1.0"
 
@@ -36,6 +43,7 @@ __all__ = [
     "Encoding",
     "Explainer",
     "Explanation",
+    "Generation",
     "ImageText",
     "InputError",
     "LoadError",
@@ -54,6 +62,60 @@ __all__ = [
     "compare",
     "load",
     "register",
+    "register_head",
     "register_method",
+    "register_rule",
     "supported_models",
 ]
+
+_PLACES = {
+    "Adapter": "model",
+    "AttCATError": "errors",
+    "CaptureError": "errors",
+    "Comparison": "comparison",
+    "Encoding": "model",
+    "Explainer": "explainer",
+    "Explanation": "explanation",
+    "Generation": "explanation",
+    "ImageText": "explanation",
+    "InputError": "errors",
+    "LoadError": "errors",
+    "METHODS": "methods",
+    "Method": "methods",
+    "OptionError": "errors",
+    "ProcessorError": "errors",
+    "RULES": "capture.rules",
+    "TargetError": "errors",
+    "TextAdapter": "model",
+    "Tokens": "tokens",
+    "TooLongError": "errors",
+    "UnsupportedModelError": "errors",
+    "View": "tokens",
+    "VisionAdapter": "model",
+    "Window": "attribution",
+    "Word": "tokens",
+    "compare": "comparison",
+    "load": "explanation",
+    "register": "model",
+    "register_head": "model",
+    "register_method": "methods",
+    "register_rule": "capture.rules",
+    "supported_models": "model",
+}
+"""Where each public name is defined."""
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a module of the library, when it is first asked for."""
+    if name in _PLACES:
+        value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted([*__all__, "__version__"])

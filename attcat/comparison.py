@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from . import render
 from .errors import InputError, OptionError
-from .explainer import Explainer
+from .explainer import Explainer, Target
 from .explanation import Explanation
 from .files import encode_png, write_by_suffix
 from .methods import read_name
 from .model.discovered import adapter_of
-from .targets import Target
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -60,6 +60,39 @@ def encode_png(picture: Image.Image | np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def encode_palette_png(picture: Image.Image, kept: np.ndarray, colours: int) -> bytes:
+    """A picture as the content of a PNG file with a palette. White stays white.
+
+    Args:
+        picture: in RGB.
+        kept: colours that must be in the palette whatever the picture looks like, uint8 `[N, 3]`, white the last of them.
+        colours: how many more the palette has, from the picture itself; 256 with those that are kept.
+    """
+    from PIL import Image
+
+    sample = picture.resize((max(1, picture.width // 2), max(1, picture.height // 2)), Image.Resampling.NEAREST)
+    own = (sample.quantize(colours, Image.Quantize.MEDIANCUT).getpalette() or [])[: 3 * colours]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*own, *kept.ravel().tolist()])
+    index = np.array(picture.quantize(palette=palette, dither=Image.Dither.NONE))
+    index[(np.asarray(picture) == 255).all(-1)] = len(own) // 3 + len(kept) - 1  # Pillow is content with a pale grey
+    small = Image.fromarray(index)
+    small.putpalette([*own, *kept.ravel().tolist()])
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def encode_jpeg(picture: Image.Image | np.ndarray, quality: int = 88) -> bytes:
+    """A picture, or uint8 `[H, W, 3]`, as the content of a JPEG file, in full colour resolution."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    picture.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+    return buffer.getvalue()
+
+
 def decode_png(data: bytes, most: int) -> np.ndarray:
     """uint8 `[H, W, 3]` from the content of a PNG file.
 

@@ -7,9 +7,9 @@ import json
 import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from .attribution import Attribution, Window
 from .errors import InputError
 from .files import decode_png, encode_png
 from .tokens import MAX_PIXELS, Tokens, View
+
+if TYPE_CHECKING:
+    import pandas
 
 FORMAT = "attcat-explanation-1"
 
@@ -52,26 +55,36 @@ _LATER = ("task", "activation", "rest", "position", "answers", "classes")
 
 def _to_record(explanation: Attribution) -> dict[str, Any]:
     """Everything except the tensors, as plain JSON values (read-only mappings are written as dicts)."""
-    tokens, source = explanation.tokens, explanation.source
+    source = explanation.source
     record: dict[str, Any] = {"format": FORMAT, "scores": explanation.scores.tolist()}
     for name in (*_PLAIN, *_LATER):
         record[name] = getattr(explanation, name)
     record["windows"] = [[window.start, window.end, _written(window.logits)] for window in explanation.windows]
     record["options"], record["measured"] = explanation.options, explanation.measured
-    record["tokens"] = {f.name: getattr(tokens, f.name) for f in fields(tokens) if f.name != "view"}
-    view = tokens.view
-    record["tokens"]["view"] = view and {"width": view.width, "height": view.height, "box": view.box}
+    record["tokens"] = _described(explanation.tokens)
     record["source"] = {"texts": [source] if isinstance(source, str) else source if isinstance(source, tuple) else None}
     return record
+
+
+def _described(tokens: Tokens) -> dict[str, Any]:
+    """Tokens as plain JSON values."""
+    described = {f.name: getattr(tokens, f.name) for f in fields(tokens) if f.name != "view"}
+    view = tokens.view
+    return {**described, "view": view and {"width": view.width, "height": view.height, "box": view.box}}
+
+
+def _tokens(described: Mapping[str, Any]) -> Tokens:
+    """Tokens from these."""
+    values = dict(described)
+    view = values.pop("view")
+    return Tokens(**values, view=None if view is None else View(**view))
 
 
 def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels: np.ndarray | None) -> dict[str, Any]:
     """The fields of an attribution."""
     if record.get("format") != FORMAT:
         raise ValueError(f"format {record.get('format')!r}, expected {FORMAT!r}")
-    described, texts = dict(record["tokens"]), record["source"]["texts"]
-    view = described.pop("view")
-    tokens = Tokens(**described, view=None if view is None else View(**view))
+    texts = record["source"]["texts"]
     if texts is not None and (not isinstance(texts, list) or not 1 <= len(texts) <= 2):
         raise ValueError("source: expected a list of one or two texts")
     windows = [Window(start, end, _read(logits)) for start, end, logits in record.get("windows", ())]
@@ -79,7 +92,7 @@ def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels:
         {name: record[name] for name in (*_PLAIN, "options", "measured")},
         **{name: record[name] for name in _LATER if name in record},
         layers=layers,
-        tokens=tokens,
+        tokens=_tokens(record["tokens"]),
         logits=logits,
         source=pixels if texts is None else texts[0] if len(texts) == 1 else tuple(texts),
         windows=windows,
@@ -133,14 +146,161 @@ def _to_safetensors(explanation: Attribution) -> bytes:
     return safetensors.torch.save(tensors, metadata={"attcat": json.dumps(_to_record(explanation), default=dict)})
 
 
+def _metadata(data: bytes) -> Any:
+    """What stands in the header of a safetensors file, which begins with the header's length."""
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["attcat"])
+
+
 def _from_safetensors(data: bytes) -> dict[str, Any]:
     import safetensors.torch
 
-    tensors = safetensors.torch.load(data)
-    (length,) = struct.unpack("<Q", data[:8])  # a safetensors file begins with the length of its JSON header
-    record = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["attcat"])
+    tensors, record = safetensors.torch.load(data), _metadata(data)
     pixels = tensors["picture"].numpy() if "picture" in tensors else None
     return _from_record(record, tensors["layers"], tensors["logits"], pixels)
+
+
+def records(explanation: Attribution) -> list[dict[str, Any]]:
+    """A row for each word (or token, where the words are not known) or patch: what it is, score, share and rank.
+
+    Share is of the total magnitude of the rows, 0 to 1; rank 1 is the largest magnitude.
+    """
+    rows = _patches(explanation) if explanation.is_image else _stretches(explanation)
+    total = sum(abs(row["score"]) for row in rows) or 1.0
+    ranked = sorted(range(len(rows)), key=lambda at: -abs(rows[at]["score"]))
+    ranks = {at: rank for rank, at in enumerate(ranked, 1)}
+    return [{**row, "share": abs(row["score"]) / total, "rank": ranks[at]} for at, row in enumerate(rows)]
+
+
+def frame(explanation: Attribution) -> pandas.DataFrame:
+    """The rows of `records` as a pandas table.
+
+    Raises:
+        InputError: if pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise InputError("to_frame() needs pandas: pip install 'attcat[frame]', or use records()") from error
+    return pandas.DataFrame(records(explanation))
+
+
+def _patches(explanation: Attribution) -> list[dict[str, Any]]:
+    """Row and column from 0, and the edges in pixels of the picture."""
+    grid, (left, top, right, bottom) = explanation.grid, explanation.view.box
+    down, across = (bottom - top) / grid.shape[0], (right - left) / grid.shape[1]
+    return [
+        {
+            "row": row,
+            "column": column,
+            "left": left + column * across,
+            "top": top + row * down,
+            "right": left + (column + 1) * across,
+            "bottom": top + (row + 1) * down,
+            "score": float(grid[row, column]),
+        }
+        for row in range(grid.shape[0])
+        for column in range(grid.shape[1])
+    ]
+
+
+def _stretches(explanation: Attribution) -> list[dict[str, Any]]:
+    if explanation.tokens.spans is not None and explanation.source is not None:
+        return [
+            {"text": word.text, "start": word.start, "end": word.end, "segment": word.segment, "score": word.score}
+            for word in explanation.words()
+        ]
+    every = zip(explanation.tokens.labels, explanation.scores.tolist(), explanation.tokens.special, strict=True)
+    return [{"text": label, "score": score} for label, score, special in every if not special]
+
+
+# -- what was written ------------------------------------------------------------------------------------------------
+
+GENERATION = "attcat-generation-1"
+
+
+@dataclass(frozen=True)
+class Written(Generic[Kind]):
+    """A prompt and what was written after it, with an attribution for every written token; see `attcat.Generation`."""
+
+    text: str
+    tokens: Tokens
+    start: int
+    prompt: str | None
+    explanations: tuple[Kind, ...]
+
+
+def load_written(path: Path, kind: type[Kind]) -> Written[Kind]:
+    """Read what was written, with attributions of some kind, back from a .json or .safetensors file.
+
+    Raises:
+        InputError: if the file is not one that was written by `WRITERS_OF_WRITTEN`.
+        FileNotFoundError: if there is no such file.
+    """
+    readers = {".json": _written_from_json, ".safetensors": _written_from_safetensors}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"cannot load {path.name!r}: only {' and '.join(readers)} can be read back")
+    data = path.read_bytes()
+    try:
+        record, layers, logits = reader(data)
+        if record.get("format") != GENERATION:
+            raise ValueError(f"format {record.get('format')!r}, expected {GENERATION!r}")
+        each = zip(record["explanations"], layers, logits, strict=True)
+        explanations = tuple(kind(**_from_record(*parts, None)) for parts in each)
+        tokens, start = _tokens(record["tokens"]), record["start"]
+        lengths = [len(explanation.tokens) for explanation in explanations]
+        if lengths != list(range(start, len(tokens))):
+            raise ValueError(f"{len(tokens)} tokens, {start} of the prompt, but explanations of {lengths}")
+        return Written(record["text"], tokens, start, record["prompt"], explanations)
+    except Exception as error:  # as in `load`
+        raise InputError(f"{path} is not a generation that was saved by AttCAT: {error}") from error
+
+
+def _record_of_written(written: Written[Any]) -> dict[str, Any]:
+    record: dict[str, Any] = {"format": GENERATION, "text": written.text, "start": written.start}
+    record["prompt"], record["tokens"] = written.prompt, _described(written.tokens)
+    record["explanations"] = [_to_record(explanation) for explanation in written.explanations]
+    return record
+
+
+def _written_to_json(written: Written[Any]) -> bytes:
+    record = _record_of_written(written)
+    for one, explanation in zip(record["explanations"], written.explanations, strict=True):
+        one["layers"], one["logits"] = explanation.layers.tolist(), _written(explanation.logits.tolist())
+    return json.dumps(record, ensure_ascii=False, allow_nan=False, default=dict).encode()
+
+
+def _written_from_json(data: bytes) -> tuple[dict[str, Any], list[Tensor], list[Tensor]]:
+    record = json.loads(data)
+    each = record["explanations"]
+    return record, [_floats(one["layers"]) for one in each], [_floats(_read(one["logits"])) for one in each]
+
+
+def _written_to_safetensors(written: Written[Any]) -> bytes:
+    import safetensors.torch
+
+    tensors = {}
+    for number, explanation in enumerate(written.explanations):
+        tensors[f"layers.{number}"] = explanation.layers.contiguous()
+        tensors[f"logits.{number}"] = explanation.logits.contiguous()
+    metadata = {"attcat": json.dumps(_record_of_written(written), default=dict)}
+    return safetensors.torch.save(tensors, metadata=metadata)
+
+
+def _written_from_safetensors(data: bytes) -> tuple[dict[str, Any], list[Tensor], list[Tensor]]:
+    import safetensors.torch
+
+    tensors, record = safetensors.torch.load(data), _metadata(data)
+    count = range(len(record["explanations"]))
+    return record, [tensors[f"layers.{i}"] for i in count], [tensors[f"logits.{i}"] for i in count]
+
+
+WRITERS_OF_WRITTEN: Mapping[str, Callable[[Written[Any]], bytes]] = {
+    ".json": _written_to_json,
+    ".safetensors": _written_to_safetensors,
+}
+"""The same for what was written, read back by `load_written`."""
 
 
 WRITERS: Mapping[str, Callable[[Attribution], bytes]] = {".json": _to_json, ".safetensors": _to_safetensors}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from .capture.rules import make_rule
 from .errors import CaptureError, InputError
 from .methods import METHODS
 from .model import Adapter, Encoding, TextAdapter, VisionAdapter
+from .model.bound import borrowed
 from .model.discovered import adapter_of
 from .model.discovered.experiments import (
     FAILURES,
@@ -28,16 +29,16 @@ from .model.discovered.experiments import (
     encoding_of,
     logits_of,
     logits_without,
+    mixed,
     ordinary_tokens,
     picture_size,
+    placed,
     rounding,
+    stopped_before,
+    until_stopped,
 )
-from .model.heads import Token
-from .trace import Recording, Trace, one_attention, record
-
-STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-"""Finite differences are taken with each: too small a step drowns in rounding (some models compute in float32 inside,
-whatever their parameters), too large a one in curvature."""
+from .model.heads import Head, Token
+from .trace import Recording, Trace, incompleteness, one_attention, passed_by, past_the_blocks, record, slope_error
 
 
 @dataclass(frozen=True)
@@ -203,8 +204,8 @@ def _attention_calls(bench: _Bench) -> Measured:
     blocks = bench.record("plain").blocks
     if len(blocks) != len(bench.adapter.blocks):
         return abs(len(blocks) - len(bench.adapter.blocks)), 0
-    for index, block in enumerate(blocks):
-        one_attention(index, block)
+    for index in _attending(bench):
+        one_attention(index, blocks[index])
     return 0, 0
 
 
@@ -235,8 +236,8 @@ def _received(bench: _Bench) -> Measured:
     mask = bench.encoding.mask.float()
     weights = mask / mask.sum(-1, keepdim=True)
     recording, worst = bench.record("plain"), 0.0
-    for index, (block, matrix) in enumerate(zip(recording.blocks, _matrices(bench), strict=True)):
-        seen = one_attention(index, block)
+    for index, matrix in zip(_attending(bench), _matrices(bench), strict=True):
+        seen = one_attention(index, recording.blocks[index])
         expected = torch.einsum("bq,bhqk->bk", weights.to(matrix.dtype), matrix) / matrix.shape[1]
         if isinstance(seen, Call):
             worst = max(worst, distance(expected, seen.received(weights, chunk=1).detach()))
@@ -245,21 +246,38 @@ def _received(bench: _Bench) -> Measured:
 
 def _finite_difference(bench: _Bench) -> Measured:
     exact = bench.double
-    recording = exact.record("plain")
-    share = torch.linspace(1, 2, recording.logits.shape[1], dtype=recording.logits.dtype)
-    with torch.enable_grad():
-        watched = _finite(recording.logits) @ share.to(recording.logits.device)
-    trace = recording.trace(watched)
-    state = trace.hidden[0]
-    direction = torch.randn(state.shape, generator=torch.Generator().manual_seed(0), dtype=state.dtype).to(state.device)
-    slope = float((trace.gradient[0] * direction).sum())
+    error = slope_error(exact.adapter, exact.encoding)
+    if error is None:
+        raise _NotAsked("neither pixels nor word embeddings can be moved with an effect on the logits")
+    return error, 5e-3
 
-    def value(step: float) -> float:
-        moved = exact.record("plain", before=lambda x: x.detach() + step * direction)
-        return float(_finite(moved.logits.detach()) @ share.to(state.device))
 
-    numeric = [(value(step) - value(-step)) / (2 * step) for step in STEPS]
-    return min(abs(n - slope) / max(abs(slope), 1e-12) for n in numeric), 5e-3
+def _mixed(bench: _Bench) -> Measured:
+    one = bench.row(0)
+    if not isinstance(one.adapter, TextAdapter) or "input_ids" not in one.encoding.arguments:
+        raise _NotAsked("the model reads no words")
+    return sum(len(places) for places in mixed(one.adapter, one.encoding).values()), 0
+
+
+def _passed_by(bench: _Bench) -> Measured:
+    one = bench.row(0)
+    past = past_the_blocks(one.adapter, one.encoding)
+    if past is None:
+        raise _NotAsked("neither word embeddings nor pixels can be differentiated by")
+    around = 0 if one.adapter.passes_state else len(passed_by(one.adapter, one.encoding))
+    return past + around, 0
+
+
+def _classes(bench: _Bench) -> Measured:
+    one = bench.row(0)
+    if not isinstance(one.adapter, TextAdapter) or type(one.adapter.head) is not Head:
+        raise _NotAsked("the model classifies no text as a whole")
+    length = one.encoding.mask.shape[1] - 1
+    if length < 1:
+        raise _NotAsked("the text has a single token")
+    shorter = {n: v[:, :length] if v.shape[1:] == (length + 1,) else v for n, v in one.encoding.arguments.items()}
+    logits = logits_of(one.adapter, one.adapter.encode_arguments(shorter))
+    return abs(logits.shape[1] - logits_of(one.adapter, one.encoding).shape[1]), 0
 
 
 def _untouched(bench: _Bench) -> Measured:
@@ -303,6 +321,25 @@ def _grid(bench: _Bench) -> Measured:
     return abs(rows * down - height) + abs(columns * across - width), 0
 
 
+def _placed(bench: _Bench) -> Measured:
+    adapter = bench.adapter
+    if not isinstance(adapter, VisionAdapter):
+        raise _NotAsked("the model reads text")
+    height, width = bench.encoding.arguments["pixel_values"].shape[-2:]
+
+    def states_of(pixels: Tensor) -> Tensor:
+        repeated = bench.row(0).encoding.rows([0] * len(pixels))
+        encoding = replace(repeated, arguments={**repeated.arguments, **adapter.place({"pixel_values": pixels})})
+        with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
+            until_stopped(partial(own.call, encoding))
+        return seen[0]
+
+    found = placed(states_of, (height, width), adapter.grid(height, width), adapter.patch_size)
+    if found is None or found.before:
+        return float("inf"), 0
+    return found.off, 0 if found.alone else 1
+
+
 def _offsets(bench: _Bench) -> Measured:
     worst, asked = 0.0, False
     for source, tokens in zip(bench.encoding.sources, bench.encoding.tokens, strict=True):
@@ -326,15 +363,8 @@ def _complete(bench: _Bench) -> Measured:
         exact = bench.double
     except _NotAsked:
         exact = bench.row(0)  # less exact, but the same question
-    recording = exact.record("libra", biases=True)
-    worst = 0.0
-    for target in recording.logits[0].topk(min(3, recording.logits.shape[1])).indices.tolist():
-        trace = recording.trace(recording.logits[:, target], keep=True)
-        inputs = float((trace.hidden[0].double() * trace.gradient[0].double()).sum())
-        bias = 0.0 if trace.bias is None else float(trace.bias)
-        logit = float(trace.value)
-        worst = max(worst, abs(logit - inputs - bias) / max(abs(logit), abs(inputs), abs(bias)))
-    return worst, 1e-4 if recording.logits.dtype == torch.float64 else 300 * _loose(recording.logits)
+    limit = 1e-4 if exact.logits.dtype == torch.float64 else 300 * _loose(exact.logits)
+    return incompleteness(exact.adapter, exact.encoding), limit
 
 
 def _left(bench: _Bench) -> Measured:
@@ -356,7 +386,19 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
         "this is a fault of AttCAT's: please report the model",
         _received,
     ),
-    "gradients agree with finite differences": ("a part of the forward pass is not differentiated", _finite_difference),
+    "gradients agree with finite differences": (
+        "a part of the forward pass is not differentiated, or there is a way past the first block's input",
+        _finite_difference,
+    ),
+    "a word is seen at its own token before the first block": (
+        "tokens are mixed below the first block: name the layers that do it as blocks",
+        _mixed,
+    ),
+    "every path leads through the blocks": (
+        "what these blocks take is not the hidden state: blocks of another adapter, or a sum outside of them",
+        _passed_by,
+    ),
+    "as many classes for a shorter text": ("the model gives a number for each token, not for each class", _classes),
     "explaining leaves the logits untouched": (
         "an operation is replaced that this model uses in another way",
         _untouched,
@@ -364,6 +406,10 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
     "the head reads the tokens that it is said to": ("override read() of the adapter", _reads),
     "the same scores alone and in a batch": ("padding or neighbours change the scores: set can_batch = False", _alone),
     "grid times patch size is the picture": ("patch_size or grid() does not fit; pixels are left over", _grid),
+    "a patch is seen at its own token": (
+        "rows or columns of the grid by which the worst patch is off: patch_size, grid() or prefix do not fit",
+        _placed,
+    ),
     "offsets rebuild the text": ("the share of characters that no token covers: another tokenizer?", _offsets),
     "complete under libra": ("gradient times input misses a part of the logit: use the gradient rule plain", _complete),
     "the model is left as it was found": ("an attribute, hook or flag changed: see attcat.testing.snapshot", _left),
@@ -372,7 +418,14 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
 
 def _matrices(bench: _Bench) -> list[Tensor]:
     recording = bench.record("plain", attention=True)
-    return [recording.matrix(index).detach() for index in range(len(recording.blocks))]
+    return [recording.matrix(index).detach() for index in _attending(bench)]
+
+
+def _attending(bench: _Bench) -> list[int]:
+    attending = [index for index, attends in enumerate(bench.adapter.attends) if attends]
+    if not attending:
+        raise _NotAsked("no block attends over all tokens")
+    return attending
 
 
 def _trace(bench: _Bench, rule: str) -> Trace:

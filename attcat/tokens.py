@@ -272,6 +272,12 @@ def group_words(tokens: Tokens, texts: Sequence[str]) -> list[tuple[int, int, in
     return [group for group in groups if group[1] < group[2]]
 
 
+def overlapping(tokens: Tokens, place: Span, start: int = 0) -> list[int]:
+    """The positions, from `start` on, whose characters (of the only text) have one in common with `place`."""
+    spans = enumerate(tokens.spans or ())
+    return [at for at, span in spans if at >= start and span and span[0] < place[1] and span[1] > place[0]]
+
+
 def _with_marks(text: str, end: int) -> int:
     """Move an end behind accents, variation selectors and joiners, which tokenizers drop but which belong to the letter."""
     while end < len(text) and (unicodedata.category(text[end]) in ("Mn", "Me") or text[end] == "\u200d"):

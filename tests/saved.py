@@ -57,10 +57,12 @@ def redraw(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def save_text(folder: Path, kind: str = "BertForSequenceClassification") -> Path:
+def save_text(
+    folder: Path, kind: str = "BertForSequenceClassification", labels: tuple[str, str] = ("dull", "great")
+) -> Path:
     """BERT that tells `dull` from `great`, more or less."""
     config = transformers.BertConfig(
-        vocab_size=len(WORDS), max_position_embeddings=16, id2label={0: "dull", 1: "great"}, **_SMALL
+        vocab_size=len(WORDS), max_position_embeddings=16, id2label=dict(enumerate(labels)), **_SMALL
     )
     redraw(getattr(transformers, kind)(config)).save_pretrained(folder)
     tokenizer().save_pretrained(folder)

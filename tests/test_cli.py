@@ -188,7 +188,7 @@ def test_adapters_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_adapter_from_elsewhere_may_be_broken(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attcat.cli.listing.supported_models", lambda: {"a.B": "no_such_module:C"})
+    monkeypatch.setattr("attcat.model.supported_models", lambda: {"a.B": "no_such_module:C"})
     assert run("adapters").rows == [["(cannot be imported: No module named 'no_such_module')", "a.B", "no_such_module"]]
 
 
@@ -262,7 +262,7 @@ def fails(result: Result, told: str) -> None:
         (["explain", "a", "--device", "abacus"], "--device abacus cannot be used: .*try --device cpu"),
         (["explain", "a", "--device", "meta"], "--device meta cannot be used"),
         (["explain", "nowhere.jpg"], "no such file: nowhere.jpg"),
-        (["explain", "a", "--output", "x.pdf"], r"x\.pdf cannot be written: use \.html"),
+        (["explain", "a", "--output", "x.docx"], r"x\.docx cannot be written: use \.html"),
         (["explain", "a", "b", "--output", "x.json"], "holds one explanation, but there are 2 inputs: give a folder"),
         (["explain", "a", "--output", "x.png"], "a text is not drawn as .png"),
         (["explain", "a\udcff"], "not valid UTF-8"),
@@ -488,6 +488,34 @@ def test_other_heads_and_windows(run: Run, tmp_path: Path) -> None:
     assert re.fullmatch(r"\(\d windows\)", run("explain", long, "--model", words, "--window").rows[0][-1])
 
 
+def test_choices(run: Run, text: Path, photo: Path, tmp_path: Path) -> None:
+    """The prompt with each choice is read as in Python; the label is the choice."""
+    from attcat.adapters import hub
+
+    model = saved.save_text(tmp_path / "choice", "BertForMultipleChoice")
+    asked = ("explain", "a film", "--choice", "a gripping, great film", "--choice", "dull", "--model", model)
+    explainer = attcat.Explainer(*hub.load(model))
+    for number, name in enumerate(("a gripping, great film", "dull")):
+        explanation = explainer(("a film", ["a gripping, great film", "dull"]), number)
+        path = tmp_path / f"{number}.json"
+        result = run(*asked, "--target", name if number else str(number), "--output", path)
+        assert (result.code, result.err) == (0, "")
+        assert result.rows[0][:3] == ["a film | a gripping, great film | dull", name, f"{explanation.probability:.1%}"]
+        assert attcat.load(path).scores.tolist() == pytest.approx(explanation.scores.tolist(), abs=1e-6)
+    both = ("a film", "dull", "--choice", "great", "--choice", "dull", "--model", model)
+    assert [row[0] for row in run("explain", *both).rows] == ["a film | great | dull", "dull | great | dull"]
+    fails(
+        run("explain", "a film", "--model", model), "chooses between texts: give each of them by --choice, at least two"
+    )
+    fails(run(*asked[:4], "--model", model), "--choice is given once: give it again")
+    fails(run(*asked[:6], "--pair", "dull", "--model", model), "--pair and --choice exclude each other")
+    fails(
+        run(*asked[:6], "--model", text),
+        "BertForSequenceClassification does not choose between texts: leave out --choice",
+    )
+    fails(run("explain", photo, *asked[2:]), "is a picture: --choice is for texts")
+
+
 def test_explain_contrasts_with_references(run: Run, text: Path, tmp_path: Path) -> None:
     """Inputs by name, or data from which they are drawn: the same references, the same scores."""
     data = tmp_path / "others.tsv"
@@ -508,3 +536,111 @@ def test_explain_contrasts_with_references(run: Run, text: Path, tmp_path: Path)
     superfluous = run("explain", "a film", "--model", text, "--references", "boring")
     assert superfluous.code == 2
     assert "attcat compares the input with no others" in superfluous.err
+
+
+def test_what_help_and_methods_say_is_what_there_is() -> None:
+    """They are said without importing what they speak of."""
+    from attcat import cli
+    from attcat.cli import listing
+
+    built_in = [m for m in attcat.METHODS.values() if m.function.__module__.startswith("attcat.methods")]
+    assert list(listing.METHODS) == [(m.name, m.rule or "-", m.passes, m.paper) for m in built_in]
+    for name, (module, told) in cli.COMMANDS.items():
+        function = getattr(importlib.import_module(f"attcat.cli.{module}"), name)
+        assert cli.Commands()[name].callback.__name__ == name
+        assert (function.__doc__ or "").startswith(re.split("[:,.]", told)[0])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["methods"]])
+def test_the_start_needs_no_torch(arguments: list[str]) -> None:
+    """Under 0.3 seconds of processor time, measured in a process of its own; and no torch, whatever the machine."""
+    program = (
+        "import resource, sys\nimport attcat.cli\n"
+        f"try:\n    attcat.cli.run({arguments})\nexcept SystemExit:\n    pass\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "heavy = [name for name in ('torch', 'numpy', 'cv2', 'PIL', 'scipy') if name in sys.modules]\n"
+        "print(heavy, used.ru_utime + used.ru_stime, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    heavy, _, seconds = done.stderr.strip().splitlines()[-1].rpartition(" ")
+    assert heavy == "[]"
+    assert done.stdout
+    assert float(seconds) < 0.9  # three times the promise: processor time, too, grows on a busy machine
+
+
+# -- tables, whole explanations, files beside the model ----------------------------------------------------------------
+
+
+def test_tables_of_many(run: Run, text: Path, image: Path, photo: Path, tmp_path: Path) -> None:
+    import csv
+    import json
+
+    wanted = tmp_path / "table.csv"
+    assert run("explain", "a film", 'dull, "great"', "--model", text, "--output", wanted).code == 0
+    rows = list(csv.DictReader(wanted.read_text(encoding="utf-8").splitlines()))
+    assert [(row["number"], row["text"]) for row in rows if row["number"] == "1"] == [("1", "a"), ("1", "film")]
+    assert {row["input"] for row in rows} == {"a film", 'dull, "great"'}
+    for number in "12":
+        assert sum(float(row["share"]) for row in rows if row["number"] == number) == pytest.approx(1)
+    wanted = tmp_path / "table.jsonl"
+    assert run("explain", photo, photo, "--model", image, "--output", wanted).code == 0
+    lines = [json.loads(line) for line in wanted.read_text(encoding="utf-8").splitlines()]
+    assert [line["input"] for line in lines] == [str(photo)] * 2
+    assert len(lines[0]["scores"]) == 16
+    assert lines[0]["label"] in ("cat", "dog", "1")
+    pandas = pytest.importorskip("pandas")
+    wanted = tmp_path / "table.parquet"
+    assert run("explain", "a film", "--model", text, "--output", wanted).code == 0
+    assert list(pandas.read_parquet(wanted)["text"]) == ["a", "film"]
+
+
+def test_a_page_of_pictures_says_which_file_is_which(run: Run, image: Path, photo: Path, tmp_path: Path) -> None:
+    other = saved.save_picture(tmp_path / "other.png")
+    assert run("explain", photo, other, "--model", image, "--output", tmp_path / "x.html").code == 0
+    html = (tmp_path / "x.html").read_text(encoding="utf-8")
+    names = re.findall(r'<p class="name">(.*?)</p>', html)
+    assert [name.rpartition("/")[2] for name in names] == [photo.name, other.name]
+
+
+def test_figures_by_suffix_and_look(run: Run, image: Path, photo: Path, tmp_path: Path) -> None:
+    made = []
+    for name, look in (("a.png", ()), ("b.png", ("--cells",)), ("c.jpg", ("--contour",)), ("d.svg", ("--positive",))):
+        assert run("explain", photo, "--model", image, "--output", tmp_path / name, *look).code == 0
+        made.append((tmp_path / name).read_bytes())
+    assert made[0] != made[1]
+    assert made[2][:2] == b"\xff\xd8"
+    assert b"Only what speaks for the class is coloured." in made[3]
+
+
+def test_whole_explanations_in_the_terminal(run: Run, text: Path, image: Path, photo: Path) -> None:
+    done = run("explain", "a gripping film", "--model", text, "--format", "terminal")
+    assert "attcat (rule=libra" in done.out
+    assert "speaks for" in done.out
+    assert "strongest patch: row" in run("explain", photo, "--model", image, "--format", "terminal").out
+
+
+def test_progress_is_said_now_and_then_where_no_one_looks(
+    run: Run, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attcat.cli.output.EVERY", 0.0)
+    assert run("explain", "a", "film", "dull", "--model", text).err.splitlines() == [
+        "attcat: explaining 1 of 3",
+        "attcat: explaining 2 of 3",
+    ]
+
+
+def test_files_are_written_beside_the_model_in_order_and_errors_come_back(tmp_path: Path) -> None:
+    from attcat.cli.output import Writer
+    from attcat.errors import OptionError
+
+    written: list[str] = []
+    with Writer() as writer:
+        for number in range(20):
+            writer.write(tmp_path / str(number), lambda path: written.append(path.name))
+    assert written == [str(number) for number in range(20)]
+
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(OptionError, match=r"cannot write .*Permission denied"), Writer() as writer:
+        writer.write(tmp_path / "x", refused)

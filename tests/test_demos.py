@@ -14,6 +14,7 @@ from PIL import Image
 import attcat
 from attcat.demos import (
     beta,
+    contact_sheet,
     embedded,
     explain_image,
     explain_text,
@@ -54,6 +55,21 @@ def test_new_architecture(capsys: pytest.CaptureFixture[str]) -> None:
     assert new_architecture.main(messages=20) >= 0.95
     assert attcat.supported_models()["attcat.Dispatcher"].endswith("new_architecture:DispatcherAdapter")
     assert "of 20 messages" in capsys.readouterr().out
+
+
+def test_contact_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs(embedded.objects)
+    output, archive = tmp_path / "sheet.jpg", tmp_path / "photos.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        for name in ("dog", "ship"):
+            made.write(embedded.HERE / "images" / f"{name}.jpg", f"photos/labelled/{name}/{name}.jpg")
+        made.writestr("photos/other/none.jpg", b"")
+    assert contact_sheet.main([str(archive), "--output", str(output)]) == 2
+    with Image.open(output) as sheet:
+        assert sheet.width > 2 * contact_sheet.SIDE
+    assert "2 photographs" in capsys.readouterr().out
+    names = [name for name, _ in contact_sheet.photographs(None)]
+    assert {"dog", "ship"} < set(names)
 
 
 def test_lost_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ from zoo_unseen import REFUSED, UNSEEN, Company, Torch, Unseen
 
 import attcat
 from attcat.model import known_adapter
-from attcat.testing import check_adapter, snapshot
+from attcat.testing import snapshot
 
 
 @pytest.fixture(params=UNSEEN)
@@ -231,28 +229,3 @@ def test_token_types_are_left_out_where_the_model_has_none() -> None:
     first, second = explain(["a gripping film", "the film was not boring"])
     assert [word.text for word in first.words()] == ["a", "gripping", "film"]
     assert [word.text for word in second.words()] == ["the", "film", "was", "not", "boring"]
-
-
-def test_the_guides_adapters_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code of docs/adapters.md, as it stands there."""
-    from attcat.model import registry
-
-    monkeypatch.setattr(registry, "_registered", {})
-    guide = (Path(__file__).parent.parent / "docs" / "adapters.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    text, vision, check = blocks
-    assert len(text.strip().splitlines()) <= 15
-    space: dict[str, object] = {}
-    exec(text, space)
-    exec(vision, space)
-    inner = bert()
-    inner.layers = inner.encoder.layer  # where the guide's model has them
-    model = type("MyEncoder", (Company,), {"__module__": "my_package"})(inner)
-    explain = attcat.Explainer(model.eval(), wordpiece())
-    assert type(explain.adapter) is space["MyEncoderAdapter"]
-    exec(check, {**space, "model": model, "tokenizer": wordpiece()})
-    assert all(found.passed is not False for found in check_adapter(model, wordpiece()))
-    seen = type("MyVisionModel", (timm.models.VisionTransformer,), {"__module__": "my_package"})
-    picture = seen(img_size=32, patch_size=16, embed_dim=WIDTH, depth=2, num_heads=4, num_classes=3).eval()
-    assert type(attcat.Explainer(picture).adapter) is space["MyVisionAdapter"]
-    assert all(found.passed is not False for found in check_adapter(picture))

@@ -28,6 +28,7 @@ MODELS = {
     "AutoModelForSequenceClassification": ("Bert", "ForSequenceClassification", {"id2label": {0: "bad", 1: "good"}}),
     "AutoModelForTokenClassification": ("Bert", "ForTokenClassification", {"id2label": TAGS}),
     "AutoModelForQuestionAnswering": ("Bert", "ForQuestionAnswering", {}),
+    "AutoModelForMultipleChoice": ("Bert", "ForMultipleChoice", {}),
     "AutoModelForMaskedLM": ("Bert", "ForMaskedLM", {}),
     "AutoModelForCausalLM": ("GPT2", "LMHeadModel", {}),
 }
@@ -57,5 +58,18 @@ def test_the_example_runs(example: str) -> None:
     exec(code, names)
 
 
+SERVICE = re.findall(
+    r"```python\n(.*?)```",
+    (Path(__file__).parents[1] / "docs" / "service.md").read_text(encoding="utf-8"),
+    flags=re.DOTALL,
+)
+
+
+@pytest.mark.parametrize("number", range(len(SERVICE)))
+def test_the_service_example_runs(number: int) -> None:
+    model = make("Bert", "ForSequenceClassification", id2label={0: "bad", 1: "good"})
+    exec(SERVICE[number], {"attcat": attcat, "model": model, "tokenizer": tokenizer("Bert")})
+
+
 def test_every_section_has_an_example() -> None:
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 9

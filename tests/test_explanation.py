@@ -1,6 +1,7 @@
 """The result type: words, heatmap, saving and loading, and what its constructors refuse."""
 
 import json
+import sys
 import warnings
 from dataclasses import replace
 
@@ -378,3 +379,42 @@ def test_files_from_before_there_were_other_tasks_are_read(tmp_path):
     loaded = load(path)
     assert (loaded.task, loaded.activation, loaded.windows) == ("classification", "softmax", ())
     assert torch.equal(loaded.probabilities, text(target=1).probabilities)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def test_records_of_a_text_have_score_share_and_rank():
+    rows = text().records()
+    assert [(row["text"], row["start"], row["end"], row["score"]) for row in rows] == [
+        ("gripping", 2, 10, 0.75),
+        (",", 10, 11, -0.5),
+        ("really", 13, 19, 2.0),
+    ]
+    assert [row["rank"] for row in rows] == [2, 3, 1]
+    assert [row["share"] for row in rows] == pytest.approx([0.75 / 3.25, 0.5 / 3.25, 2 / 3.25])
+    assert [row["segment"] for row in pair().records()] == [0, 0, 1]
+    bare = replace(text(), tokens=replace(text().tokens, spans=None, words=None))
+    assert [row["text"] for row in bare.records()] == ["grip", "##ping", ",", "really"]
+
+
+def test_records_of_a_picture_lie_on_its_pixels():
+    rows = image([[1.0, -2.0], [0.5, 0.0]], 100, 40, (30, 0, 70, 40)).records()
+    assert rows[1] == {
+        "row": 0, "column": 1, "left": 50, "top": 0, "right": 70, "bottom": 20, "score": -2.0,
+        "share": pytest.approx(2 / 3.5), "rank": 1,
+    }  # fmt: skip
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+
+
+def test_records_of_nothing_have_no_share():
+    assert [row["share"] for row in image(np.zeros((2, 2)), 4, 4, (0, 0, 4, 4)).records()] == [0.0] * 4
+
+
+def test_a_frame_has_the_records(monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    frame = text().to_frame()
+    pandas.testing.assert_frame_equal(frame, pandas.DataFrame(text().records()))
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match=r"needs pandas: pip install 'attcat\[frame\]'"):
+        text().to_frame()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -84,3 +85,15 @@ def test_the_readme_knows_the_options() -> None:
         known = {option for parameter in commands[name].params for option in parameter.opts}
         assert set(re.findall(r" (--\w[\w-]*)", rest)) <= known
     assert {name for name, rest in lines if "--" in rest} >= {"explain", "compare", "evaluate"}
+
+
+def test_a_type_checker_sees_the_editable_install() -> None:
+    """What mypy finds in this environment's site-packages, without being told where the repository is."""
+    from mypy.modulefinder import FindModuleCache, SearchPaths, get_search_dirs
+
+    path, packages = get_search_dirs(sys.executable)
+    finder = FindModuleCache(SearchPaths((), (), (*packages, *path), ()), None, None)
+    for module in ("attcat", "attcat.explainer.explainer", "attcat.adapters.bert", "attcat.demos.embedded"):
+        found = finder.find_module(module)
+        assert isinstance(found, str), f"{module}: {found}"
+        assert Path(found).resolve().is_relative_to(ROOT)

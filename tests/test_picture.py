@@ -59,6 +59,54 @@ def test_the_view_says_where_a_known_square_lies(name: str, size: tuple[int, int
     assert y0 + y * (y1 - y0) / rows == pytest.approx(top + side / 2, abs=0.5 * pixel)
 
 
+@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize("size", [(2, 3), (3, 2), (2, 2), (1, 3), (2, 9), (3, 60)])
+def test_a_picture_of_few_pixels_is_seen_like_a_large_one_of_its_proportions(name: str, size: tuple[int, int]) -> None:
+    preprocess = PROCESSORS[name]()
+    shown = tuple(preprocess(Image.new("RGB", size)).shape[1:])
+    view, found = Observer(preprocess)(*size, shown)
+    large, _ = Observer(preprocess)(40 * size[0], 40 * size[1])
+    assert found == shown
+    assert view.box == pytest.approx([edge / 40 for edge in large.box], abs=0.03 * max(size))
+    assert (view.width, view.height) == size
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize("size", [(2400, 1800), (1500, 3000)])
+def test_a_large_picture_is_observed_by_a_small_one(name: str, size: tuple[int, int]) -> None:
+    preprocess, seen = PROCESSORS[name](), []
+
+    def noted(picture: Image.Image) -> torch.Tensor:
+        seen.append(max(picture.size))
+        return preprocess(picture)
+
+    whole, shown = Observer(preprocess)(*size)
+    view, found = Observer(noted)(*size, shown)
+    assert found == shown
+    assert view.box == pytest.approx(whole.box, abs=0.004 * max(size))
+    assert max(seen) < max(size) or name == "timm, border"
+
+
+@pytest.mark.parametrize("size", [(2000, 1500), (2, 3)])
+def test_a_crop_that_counts_pixels_is_observed_as_it_is(size: tuple[int, int]) -> None:
+    preprocess = tv.Compose([tv.CenterCrop(96), tv.ToTensor()])
+    view, _ = Observer(preprocess)(*size, (96, 96))
+    expected, _ = Observer(preprocess)(*size)
+    assert view.box == pytest.approx(expected.box)
+    assert view.box[2] - view.box[0] == pytest.approx(96, abs=1) or size[0] < 16
+
+
+@pytest.mark.parametrize("size", [(1, 50_000), (50_000, 1), (100_000, 3)])
+def test_a_picture_that_would_be_huge_when_resized_is_refused(size: tuple[int, int]) -> None:
+    from zoo import FAMILIES
+
+    processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
+    explain = attcat.Explainer(FAMILIES["vit"].model(), processor)
+    with pytest.raises(attcat.InputError, match="too narrow"):
+        explain(Image.new("RGB", size))
+    assert explain(Image.new("RGB", (2, 300))).heatmap().shape == (300, 2)
+
+
 def test_a_resize_without_crop_shows_exactly_the_whole_picture() -> None:
     view, shape = Observer(PROCESSORS["squash"]())(301, 77)
     assert view.box == (0.0, 0.0, 301.0, 77.0)

@@ -1,4 +1,4 @@
-"""The three registries (adapters, methods, metrics) behave alike: add, refuse a duplicate, say what there is."""
+"""The registries (adapters, heads, rules, methods, metrics) behave alike: add, refuse a duplicate, say what there is."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from pathlib import Path
 
 import pytest
 from saved import save_text
-from torch import Tensor
+from torch import Tensor, nn
 
 import attcat
 from attcat import metrics
+from attcat.capture.rules import RULES, Rule, make_rule
 from attcat.cli import run as command
 from attcat.errors import OptionError, UnsupportedModelError
 from attcat.methods import METHODS
 from attcat.metrics import METRICS, Curves, Metric, register_metric
-from attcat.model import registry
+from attcat.model import Head, registry
+from attcat.model.heads import HEADS, TokenHead, head_of
 
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
     """What a test registers is forgotten after it."""
-    before = [(there, dict(there)) for there in (METRICS, METHODS, registry._registered)]
+    before = [(there, dict(there)) for there in (METRICS, METHODS, RULES, HEADS, registry._registered)]
     yield
     for there, entries in before:
         there.clear()
@@ -102,7 +104,68 @@ def test_adapters() -> None:
         return made
 
     assert attcat.register("registries.Model")(again()) is not first
-    from torch import nn
-
     with pytest.raises(UnsupportedModelError, match=r"no adapter for .*registries\.Model"):
         registry.find_adapter(nn.Linear(1, 1))
+
+
+def test_rules(tmp_path: Path) -> None:
+    @attcat.register_rule
+    class Own(Rule):
+        name = "own"
+
+    assert attcat.register_rule(Own) is Own
+    assert attcat.RULES["own"] is Own
+    other = type("Other", (Rule,), {"name": "own"})
+    with pytest.raises(OptionError, match=r"a rule 'own' already: choose another name; taken are plain, libra.*own"):
+        attcat.register_rule(other)
+    with pytest.raises(OptionError, match="there is a rule 'libra' already"):
+        attcat.register_rule(type("Libra", (Rule,), {"name": "libra"}))
+    for nameless in (type("Inherits", (Own,), {}), type("Odd", (Rule,), {"name": "attcat+own"})):
+        with pytest.raises(OptionError, match=f"{nameless.__name__} has no name that can be typed"):
+            attcat.register_rule(nameless)
+    with pytest.raises(TypeError, match="not a subclass"):
+        attcat.register_rule(Own())  # type: ignore[arg-type]
+    again = type("Own", (Rule,), {"name": "own", "__module__": Own.__module__, "__qualname__": Own.__qualname__})
+    assert attcat.register_rule(again) is again
+    model = str(save_text(tmp_path / "model"))
+    assert (
+        command(["explain", "a film", "--model", model, "--rule", "own", "--output", str(tmp_path / "own.json")]) == 0
+    )
+    assert attcat.load(tmp_path / "own.json").options["rule"] == "own"
+    with pytest.raises(OptionError, match=r"no gradient rule 'x': use one of plain, libra, .*own"):
+        make_rule("x")
+
+
+def test_heads() -> None:
+    @attcat.register_head("ForRegistries", "ForSomeTokenClassification")
+    class Own(Head):
+        task = "own"
+
+    def model(name: str, base: type[nn.Module] = nn.Linear) -> nn.Module:
+        return type(name, (base,), {})(1, 1)
+
+    assert attcat.register_head("ForRegistries")(Own) is Own
+    assert head_of(model("BertForRegistries")) is Own
+    assert head_of(model("Derived", type("BertForRegistries", (nn.Linear,), {}))) is Own
+    assert head_of(model("BertForSomeTokenClassification")) is Own  # the longer end counts
+    assert head_of(model("BertForTokenClassification")) is TokenHead
+    assert head_of(model("BertFor")) is Head
+    with pytest.raises(
+        OptionError, match=r"a head for ForRegistries already, .*Own: give another.*ForMaskedLM.*ForRegistries"
+    ):
+
+        @attcat.register_head("ForOthers", "ForRegistries")
+        class Second(Head):
+            task = "second"
+
+    assert "ForOthers" not in HEADS
+    with pytest.raises(OptionError, match="there is a head for ForMaskedLM already, MaskedTokenHead"):
+        attcat.register_head("ForMaskedLM")(Own)
+    with pytest.raises(TypeError, match="ends of class names"):
+        attcat.register_head("")
+    with pytest.raises(TypeError, match="not a subclass"):
+        attcat.register_head("ForX")(nn.Linear)  # type: ignore[type-var]
+    with pytest.raises(
+        UnsupportedModelError, match=r"no class logits.*ForMultipleChoice.*ForRegistries.*register_head"
+    ):
+        Head(model("BertFor")).rows(None, None)  # type: ignore[arg-type]

@@ -1,6 +1,9 @@
 """What readers of a text get: in the terminal, piped to a file, on a page, in a notebook."""
 
+import base64
+import hashlib
 import io
+import json
 import re
 import sys
 import types
@@ -14,7 +17,7 @@ from rich.console import Console
 from attcat import render
 from attcat.errors import InputError
 from attcat.explanation import Explanation
-from attcat.render import colour, terminal
+from attcat.render import colour, html, report, terminal, wording
 from attcat.tokens import Tokens
 
 NASTY = [
@@ -115,7 +118,7 @@ def test_html_shows_the_text_character_for_character(text):
     html = render.page([explain(text)])
     assert Reader(html).texts == [text]
     assert "\r" not in html  # a browser would make it a line end
-    assert Reader(html).tags.count("script") == 0
+    assert Reader(html).tags.count("script") == 2  # the page's own data and its one script
 
 
 @pytest.mark.parametrize("text", NASTY[:-1])
@@ -169,12 +172,27 @@ def test_hues_carry_text_of_either_colour():
     assert colour.contrast(colour.BLACK, colour.WHITE) == pytest.approx(21)
 
 
+@pytest.mark.parametrize(("paper", "ink"), [((255, 255, 255), (17, 17, 17)), ((17, 17, 17), (244, 244, 244))])
+def test_every_word_on_a_page_is_readable(paper, ink):
+    """WCAG AA, on the light and on the dark page, at every strength."""
+    for part in (*paper, *ink):
+        assert part in (17, 244, 255)
+    for page in (html.framed("", ""), render.page([film()])):
+        assert "background:#fff;color:#111" in page
+        assert "background:#111;color:#f4f4f4" in page
+    for hue in (colour.FOR, colour.AGAINST):
+        for step in range(101):
+            assert colour.contrast(colour.mix(paper, hue, colour.FULL * step / 100), ink) >= 4.5
+
+
 def test_html_sign_decides_the_hue_and_score_the_opacity():
     marks = dict(Reader(render.fragment(film())).marks)
     assert marks["gripping"]["class"] == "for"
-    assert "rgba(194,84,0,1.000)" in marks["gripping"]["style"]
+    assert marks["gripping"]["style"] == "--s:1"
     assert marks["dull"]["class"] == "against"
-    assert "rgba(10,121,190,0.500)" in marks["dull"]["style"]
+    assert marks["dull"]["style"] == "--s:0.5"
+    assert ".attcat .for{background:rgb(194 84 0/calc(0.8*var(--s)))" in html.STYLE
+    assert ".attcat .against{background:rgb(10 121 190/calc(0.8*var(--s)))" in html.STYLE
     assert "style" not in marks["a"]  # too faint to be seen, but its score can be read
     assert [marks[word]["title"] for word in ("a", "gripping", "dull")] == ["+0.001", "+1", "-0.5"]
 
@@ -198,8 +216,8 @@ def test_every_ground_in_the_terminal_is_readable():
 
 def test_special_tokens_do_not_set_the_scale_of_words_but_are_held_to_it():
     made = explain("good", [-50.0, 0.5, 0.0])
-    assert "rgba(194,84,0,1.000)" in render.fragment(made)
-    assert "rgba(10,121,190,1.000)" in render.fragment(made)
+    marks = re.findall(r'<mark class="(\w+)" style="--s:1" title="(.*?)">', render.fragment(made))
+    assert marks == [("for", "+0.5"), ("against", "-50")]
     assert "full colour = 0.5" in render.fragment(made)
 
 
@@ -301,8 +319,10 @@ def test_everything_from_outside_is_escaped():
     made = film(labels=(evil, evil), model=evil, method=evil, options={evil: evil}, target=0)
     tokens = replace(made.tokens, labels=(evil,) * 6)
     for one in (replace(made, tokens=tokens), replace(made, tokens=replace(tokens, spans=None))):
-        reader = Reader(render.page([one], title=evil))
-        assert "script" not in reader.tags
+        html = render.page([one, replace(one, target=1)], title=evil, names=[evil, evil])
+        reader = Reader(html)
+        assert reader.tags.count("script") == 2
+        assert "<script>alert" not in html
         assert "img" not in reader.tags
         assert "onerror" not in dict(reader.attributes)
         assert evil in reader.all
@@ -311,7 +331,7 @@ def test_everything_from_outside_is_escaped():
 def test_a_page_needs_nothing_but_itself():
     html = render.page([film(), explain("see http://example.org")], title="Two")
     reader = Reader(html)
-    assert [value for name, value in reader.attributes if name in ("src", "href")] == []
+    assert [value for name, value in reader.attributes if name in ("src", "href")] == ["#input-1", "#input-2"]
     assert "url(" not in html
     assert "@import" not in html
     assert "link" not in reader.tags
@@ -320,6 +340,74 @@ def test_a_page_needs_nothing_but_itself():
     assert reader.tags.count("article") == 2
     assert ("lang", "en") in reader.attributes
     assert "prefers-color-scheme:dark" in html
+
+
+def test_a_page_allows_its_own_script_and_nothing_from_outside():
+    html = render.page([film()])
+    policy = dict(re.findall(r"(\w+-\w+) ([^;\"]+)", re.search(r'Policy" content="([^"]+)"', html).group(1)))
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    assert policy["script-src"] == f"'sha256-{digest}'"
+    assert policy["img-src"] == "data:"
+    assert not re.search(r"innerHTML|insertAdjacent|eval\(|fetch\(|https?:", script)
+
+
+def test_a_reader_gets_the_gist_first_and_the_settings_last():
+    html = render.page([film()])
+    order = ["positive 73.1%", "“gripping” speaks for it; “dull” speaks against it.", 'class="text"', "speaks for positive",
+             "Probabilities of the classes", "31.9% of the total magnitude", "How this was made", "rule=libra"]  # fmt: skip
+    places = [html.index(part) for part in order]
+    assert places == sorted(places)
+    assert "26.9%" in html
+
+
+def test_many_share_one_scale_and_one_legend():
+    made = [explain("good film", [0.0, top, top / 2, 0.0]) for top in (1.0, 0.25)]
+    html = render.page(made)
+    assert [dict(Reader(html).marks)[word]["style"] for word in ("good", "film")] == ["--s:0.25", "--s:0.12"]
+    assert html.count("full colour =") == 1
+    assert "full colour = 1</span>" in html
+    assert 'href="#input-2"' in html
+    other = replace(made[1], model="Another")  # another model's scores are not comparable
+    assert dict(Reader(render.page([made[0], other])).marks)["good"]["style"] == "--s:1"
+
+
+def test_classes_of_one_input_share_a_place():
+    html = render.page([film(target=1), film(target=0), explain("other")])
+    assert html.count('<section class="place"') == 2
+    assert html.count("<article") == 3
+    assert "what decided 2 predictions" in html
+
+
+def test_sentences_are_cut_and_summed():
+    made = explain("A good film. Really good! But 3.5 hours long?\nYes", [0.0, *[float(n) for n in range(1, 16)], 0.0])
+    found = wording.sentences(made)
+    assert [part.text for part in found] == ["A good film.", "Really good!", "But 3.5 hours long?", "Yes"]
+    assert sum(part.score for part in found) == pytest.approx(sum(word.score for word in made.words()))
+
+
+def test_the_data_of_a_page_is_json_that_cannot_leave_its_element():
+    html = render.page([explain("</script><b>x</b> \u2028 \U0001f3ac film")])
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    assert "<" not in data
+    assert "\u2028" not in data
+    (item,) = json.loads(data)["items"]
+    (sentences,) = item["views"]["sentences"]
+    assert sum(sentences[::2]) == 26 + 1  # UTF-16 units: the camera counts twice
+
+
+def test_a_page_too_large_for_its_layers_says_so(monkeypatch):
+    monkeypatch.setattr(report, "LAYERS", 5)
+    made = replace(film(), layers=torch.ones(2, 6))
+    assert "The layer views are left out" in render.page([made])
+    assert '"layers":[' not in render.page([made])
+    monkeypatch.setattr(report, "LAYERS", 12)
+    assert '"layers":[[1000,1000,1000,1000,1000,1000]' in render.page([made])
+
+
+def test_a_single_report_is_small():
+    assert len(render.page([explain("word " * 400)]).encode()) < 1_000_000
 
 
 def test_saving_as_html_writes_the_page(tmp_path):

@@ -162,10 +162,20 @@ def test_a_model_that_changes_when_it_is_run(broken) -> None:
         calls = 0
 
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-            self.calls = self.calls + 1
+            self.calls = self.calls + 1  # lands on the twin
             return super().forward(input_ids, attention_mask)
 
-    assert broken(Counting) == ["the model is left as it was found"]
+    class CountingInPlace(Bert):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__(inner)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(input_ids, attention_mask)
+
+    assert broken(Counting) == []
+    assert broken(CountingInPlace) == ["the model is left as it was found"]
 
 
 def test_an_operation_that_is_no_activation(broken) -> None:

@@ -118,16 +118,6 @@ UNSEEN: dict[str, Unseen] = {
         _text("mpnet", "MPNet", "MPNetConfig", **_PADS),
         _text("ernie", "Ernie", "ErnieConfig", **_ENCODER, **_TEXT),
         _text("megatron-bert", "MegatronBert", "MegatronBertConfig", **_ENCODER, **_TEXT),
-        _text(
-            "mobilebert",
-            "MobileBert",
-            "MobileBertConfig",
-            **_ENCODER,
-            **_TEXT,
-            embedding_size=16,
-            true_hidden_size=16,
-            intra_bottleneck_size=16,
-        ),
         _text("roformer", "RoFormer", "RoFormerConfig", **_ENCODER, **_TEXT, positions=1536),
         _decoder("llama", "Llama", 2048),
         _decoder("mistral", "Mistral", 4096, max_position_embeddings=4096),
@@ -160,7 +150,6 @@ UNSEEN: dict[str, Unseen] = {
             **_TEXT,
             reads="last",
             positions=None,
-            incomplete="its activation is an autograd function of its own, which no rule sees",
         ),
         Unseen("t5-encoder", _t5, True, reads="all", positions=None),
         Unseen("torch-layers", Torch, True, positions=None),
@@ -207,6 +196,20 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "big-bird": (
         _hf("BigBirdForSequenceClassification", _config("BigBirdConfig", **_ENCODER, **_TEXT, block_size=4)),
         "attention_type='block_sparse'.*attention_type=\"original_full\"",
+    ),
+    "mobilebert": (
+        _hf(
+            "MobileBertForSequenceClassification",
+            _config(
+                "MobileBertConfig",
+                **_ENCODER,
+                **_TEXT,
+                embedding_size=16,
+                true_hidden_size=16,
+                intra_bottleneck_size=16,
+            ),
+        ),
+        "another token at position 3 also changes what the block takes at 2, 4",
     ),
     "bart": (_hf("BartForSequenceClassification", _config("BartConfig", **_BART)), "elsewhere.*a decoder"),
     "t5": (

@@ -103,18 +103,23 @@ class Call:
         The matrix is never held whole: queries are taken in chunks.
 
         Args:
-            query_weights: c, `[B, T]`, summing to 1; queries of weight 0 do not count.
+            query_weights: c, `[B, T]`, summing to 1; queries of weight 0 do not count. Of a single example also several
+                rows, `[N, T]`, when it is asked for with several weightings.
             counted: the queries, in order, whose weight is not 0 in every row; looked up if it is not known.
             chunk: how many weights are held at once; by default `CHUNK`.
 
         Returns:
-            w, `[B, S]`, at least float32.
+            w, `[B, S]` (or `[N, S]`), at least float32.
         """
         batch, heads, _, keys = self.shape
         query_weights = query_weights.to(torch.promote_types(self.query.dtype, torch.float32))
-        total = query_weights.new_zeros(batch, keys)
+        total = query_weights.new_zeros(len(query_weights), keys)
         for rows in self._chunks(counting(query_weights) if counted is None else counted, chunk):
-            total[:, : self._seen(rows)] += (query_weights[:, None, None, rows] @ self.weights(rows)).sum((1, 2))
+            weights, seen = self.weights(rows), self._seen(rows)
+            if len(query_weights) == batch:
+                total[:, :seen] += (query_weights[:, None, None, rows] @ weights).sum((1, 2))
+            else:
+                total[:, :seen] += query_weights[:, rows] @ weights.sum(1).squeeze(0)
         return total / heads
 
     def pulled_back(self, gradient: Tensor, groups: int) -> Tensor:

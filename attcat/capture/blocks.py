@@ -1,11 +1,14 @@
 """The forward pass, watched: hooks on the blocks note their input and output.
 
+The first block's input is where differentiation begins. Some models add it again outside of the block (`x = attn(x) + x`), so
+that it is not enough to hand the block another tensor: the model's own tensor has to depend on the leaf.
+
 Mode, hooks, training flags and random state are put back whatever happens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +27,8 @@ class Block:
     input: Tensor
     output: Tensor | None = None
     attention: list[Call | Tensor] = field(default_factory=list)
+    version: int = 0
+    """Torch's count of changes in place of the input, when the block was called."""
 
 
 def output_of(block: Block) -> Tensor:
@@ -45,8 +50,21 @@ def watch(
     gradient: bool,
     before: Callable[[Tensor], Tensor] | None = None,
     early: int | None = None,
+    outputs: bool = True,
+    lasting: Callable[[], Iterable[Tensor]] = tuple,
 ) -> Iterator[None]:
-    """Hook the blocks: note their input and output, and make the first input a leaf that requires a gradient."""
+    """Hook the blocks: note their input and output, and make the first input depend on a leaf that requires a gradient.
+
+    Args:
+        modules: the blocks.
+        blocks: where their calls are noted.
+        open_blocks: those that are running.
+        gradient: whether the leaf requires a gradient.
+        before: replaces the first block's input.
+        early: the block whose output the last one passes on.
+        outputs: whether what a block returns is a hidden state; if the sum stands outside of it, it is not.
+        lasting: tensors that outlive the pass, as the caller's and the model's: they are not touched.
+    """
 
     def enter(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -54,10 +72,14 @@ def watch(
         place, state = hidden_state(module, args, kwargs)
         if not blocks:
             torch.set_grad_enabled(True)
-            state = state if before is None else before(state)
-            state = state if state.requires_grad else state.detach().requires_grad_(gradient)
-            args, kwargs = with_state(place, state, args, kwargs)
-        block = Block(state)
+            own, state = state, state if before is None else before(state)
+            if not state.requires_grad:
+                state = state.detach().clone().requires_grad_(gradient)
+            kept = any(own is tensor for tensor in lasting())
+            kept = kept or own is state or own.requires_grad
+            if kept or not (gradient or before is not None) or not rebind(own, state):
+                args, kwargs = with_state(place, state, args, kwargs)
+        block = Block(state, version=0 if state.is_inference() else state._version)
         blocks.append(block)
         open_blocks.append(block)
         return args, kwargs
@@ -67,7 +89,7 @@ def watch(
         parts = (output,) if isinstance(output, Tensor) else tuple(output)
         # A block may return its attention weights as well, in front or behind.
         alike = (part for part in parts if isinstance(part, Tensor) and part.shape == block.input.shape)
-        block.output = next(alike, None)
+        block.output = next(alike, None) if outputs else None
         if early is None or len(blocks) < len(modules):
             return None
         state, own = output_of(blocks[early]), output_of(block)  # the head reads an earlier block
@@ -78,6 +100,25 @@ def watch(
             hooks.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             hooks.callback(module.register_forward_hook(leave).remove)
         yield
+
+
+def rebind(own: Tensor, state: Tensor) -> bool:
+    """Make the model's own tensor, wherever the model holds it, one that is computed from `state`; whether that can be done.
+
+    Views that were made of it before follow it. A view that was made without gradient cannot be written to with one: there
+    the object gets another tensor, which its base does not notice.
+    """
+    if own.shape != state.shape or own.is_inference() or type(own) is not Tensor:
+        return False
+    with torch._C.DisableTorchFunction():
+        try:
+            if own._is_view():
+                torch.utils.swap_tensors(own, state.to(own, copy=True))  # type: ignore[no-untyped-call]
+            else:
+                own.copy_(state)
+        except RuntimeError:  # something else in torch holds the view
+            return False
+    return True
 
 
 def hidden_state(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:

@@ -88,7 +88,8 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, result = ctx.saved_tensors
-        return (result / x).nan_to_num_(nan=ctx.at_zero).mul_(gradient), None, None
+        gate = (result / x).nan_to_num_(nan=ctx.at_zero)
+        return gate * gradient, None, None  # not in place: the gradients of several targets may come at once
 
 
 class _Linearised(torch.autograd.Function):

@@ -90,13 +90,14 @@ class Libra(Rule):
                 ],
                 _constant_result,
             ),
-            ([*named("sigmoid", "erf"), F.softplus, torch.special.erf], _constant_result),
+            ([*named("sigmoid", "erf", "exp"), F.softplus, torch.special.erf], _constant_result),
             ([F.gelu, F.silu, F.mish, F.elu, F.hardswish], gate),
             (named("tanh"), self._tanh),
             (named("add", "__radd__"), self._add),
             (named("mul", "multiply", "matmul", "bmm"), self._product),
             (named("div", "divide", "true_divide"), _quotient),
             (named("pow", "square"), _power),
+            ([torch.linalg.solve_triangular, torch.linalg.solve], _solution),
         )
         for functions, replacement in groups:
             table.update(dict.fromkeys(functions, replacement))
@@ -313,6 +314,27 @@ def make_rule(name: str, **options: float) -> Rule:
     return RULES[name](**options)
 
 
+def register_rule(rule: type[Rule]) -> type[Rule]:
+    """Add a rule of your own, to be used by its name like the built-in ones; also as a class decorator.
+
+    Raises:
+        OptionError: if a built-in or registered rule has this name, or the class has none of its own. The same class may come
+            again, also when the notebook cell that defines it is run again.
+    """
+    if not (isinstance(rule, type) and issubclass(rule, Rule)):
+        raise TypeError(f"{rule!r} is not a subclass of attcat.capture.rules.Rule")
+    name, where = vars(rule).get("name"), (rule.__module__, rule.__qualname__)
+    if not isinstance(name, str) or not name.isidentifier():
+        raise OptionError(
+            f"{rule.__qualname__} has no name that can be typed: give the class one, e.g. name = 'my_rule'"
+        )
+    there = RULES.get(name, rule)
+    if (there.__module__, there.__qualname__) != where:
+        raise OptionError(f"there is a rule {name!r} already: choose another name; taken are {', '.join(RULES)}")
+    RULES[name] = rule
+    return rule
+
+
 # -- replacements ----------------------------------------------------------------------------------------------------
 
 
@@ -412,6 +434,12 @@ def _made_of_weights(x: Tensor) -> bool:
 def _quotient(function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
     """a / b with constant b, the denominator of a normalisation."""
     result: Tensor = function(a, b.detach() if varies(b) else b, **options)
+    return result
+
+
+def _solution(function: TorchFunction, a: Tensor, b: Tensor, **options: Any) -> Tensor:
+    """a^-1 b with constant a, as the gated delta rule of linear attention has it."""
+    result: Tensor = function(a.detach(), b, **options)
     return result
 
 

@@ -64,7 +64,15 @@ class Visit:
             return False
         batch, length, _ = self.state.shape
         shapes = [attention.shape for attention in self.attention]
-        return len(shapes) == 1 and shapes[0][0] == batch and shapes[0][2:] == (length, length)
+        whole = ((length, length), (length, length + 1))  # one key more: a sink behind the tokens
+        return len(shapes) == 1 and shapes[0][0] == batch and shapes[0][2:] in whole
+
+    @property
+    def changes(self) -> bool:
+        """Takes and passes on a hidden state, another one of the same shape, and attends nowhere inside."""
+        if self.state is None or self.output is None or self.seen:
+            return False
+        return self.state.shape == self.output.shape and not torch.equal(self.state, self.output)
 
 
 @dataclass
@@ -122,7 +130,68 @@ def blocks_of(found: Survey) -> list[Visit]:
         raise _why_none(found)
     _check_line(blocks)
     _check_rest(found, blocks)
-    return blocks
+    return _in_line(found, blocks, listed)
+
+
+def _in_line(found: Survey, blocks: Sequence[Visit], listed: set[nn.Module]) -> list[Visit]:
+    """The blocks, and those of their list that do not attend but stand in the same line (recurrent layers, convolutions).
+
+    What one passes on is just what the next one takes.
+    """
+    inside = {*blocks}
+    free: list[Visit] = []
+    for visit in found.visits:
+        if visit.parent in inside:
+            inside.add(visit)
+        elif visit not in inside and visit.module in listed and visit.changes and any(visit.module.children()):
+            free.append(visit)
+    order = {visit: index for index, visit in enumerate(found.visits)}
+    line = list(blocks)
+
+    def before(block: Visit, start: int) -> Iterator[Visit]:
+        """Backwards from a block, to the call with that number."""
+        state, end = block.state, order[block]
+        while True:
+            fits = (v for v in reversed(free) if start < order[v] < end and _passes(v, state))
+            if (visit := next(fits, None)) is None:
+                return
+            yield visit
+            state, end = visit.state, order[visit]
+
+    starts = [-1, *(order[block] for block in blocks)]
+    for block, start in zip(blocks, starts, strict=False):
+        line.extend(before(block, start))
+    last = blocks[-1]
+    for visit in free:
+        if order[visit] > order[last] and visit.parent is last.parent and _passes(last, visit.state):
+            line.append(visit)
+            last = visit
+    return sorted(line, key=order.__getitem__)
+
+
+def _passes(visit: Visit, state: Tensor | None) -> bool:
+    """Whether this is what the call passes on."""
+    return visit.output is not None and state is not None and _same(visit.output, state)
+
+
+def between(found: Survey, blocks: Sequence[Visit]) -> list[str]:
+    """What stands between the blocks where one does not take just what the one before it returned; empty if each does.
+
+    Returns:
+        The kinds of modules that are called there, or `a sum or another operation` if there are none.
+    """
+    kinds: dict[str, None] = {}
+    order = {visit: index for index, visit in enumerate(found.visits)}
+    for before, after in pairwise(blocks):
+        if before.output is not None and after.state is not None and _same(before.output, after.state):
+            continue
+        called = [v for v in found.visits[order[before] + 1 : order[after]] if v.parent is before.parent]
+        kinds.update(dict.fromkeys([type(v.module).__name__ for v in called] or ["a sum or another operation"]))
+    return list(kinds)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
 
 
 def _check_line(blocks: Sequence[Visit]) -> None:

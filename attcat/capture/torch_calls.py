@@ -20,11 +20,13 @@ from torch.overrides import TorchFunctionMode
 from ..errors import CaptureError, Option
 from .attention import Call
 from .blocks import Block
-from .rules import Explicit, Rule, as_weights, named, varies
+from .foreign import Foreign, gated
+from .randomness import DRAWING, Draws
+from .rules import Explicit, Libra, Rule, as_weights, named, varies
 
 
 class Interception(TorchFunctionMode):
-    """Sees every torch call of one forward pass: notes attention, applies the gradient rule.
+    """Sees every torch call of one forward pass: notes attention, applies the gradient rule, answers what draws at random.
 
     Args:
         rule: replaces operations so that their gradient follows the rule.
@@ -42,6 +44,7 @@ class Interception(TorchFunctionMode):
         self.open_blocks = open_blocks
         self.attention = attention
         self.ones = ones
+        self.draws = Draws()
         self.positions_first = False  # whether tensors are [T, B, ...], as inside torch's own attention layer
 
     @contextmanager
@@ -56,15 +59,21 @@ class Interception(TorchFunctionMode):
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if type(func) is types.MethodWrapperType or not torch.is_grad_enabled():
-            return func(*args, **kwargs)  # a tensor's property; or below the first block, where there is nothing to see
+        if func in DRAWING:
+            return self.draws(func, args, kwargs)
+        if not torch.is_grad_enabled():
+            return func(*args, **kwargs)  # below the first block, where there is nothing to see
+        if (
+            type(func) is types.MethodWrapperType
+        ):  # a tensor's property, as .shape, or .T, which of a parameter is constant
+            return _constant(func(*args, **kwargs)) if isinstance(args[0], nn.Parameter) else func(*args, **kwargs)
         if func in COMPOSITES:
             with self, self._positions_first(func is F.multi_head_attention_forward and args[0].dim() == 3):
                 return COMPOSITES[func](*args, **kwargs)  # what happens inside has to be seen as well
         # Parameters become constants, so that only the hidden states are differentiated.
-        args = tuple([_constant(a) for a in args])
+        args = tuple([self._taken(a) for a in args])
         if kwargs:
-            kwargs = {name: _constant(a) for name, a in kwargs.items()}
+            kwargs = {name: self._taken(a) for name, a in kwargs.items()}
         if func is F.scaled_dot_product_attention:
             return self._attend(*args, **kwargs)
         if self.ones is not None:
@@ -80,11 +89,24 @@ class Interception(TorchFunctionMode):
             self.open_blocks[-1].attention.append(result)
         return result
 
+    def _taken(self, x: Any) -> Any:
+        """An argument, with parameters as constants, and the gate of an activation that is an autograd function of its own."""
+        if type(x) is Tensor:
+            if not x.requires_grad:
+                return x
+            if isinstance(x.grad_fn, Foreign) and isinstance(self.rule, Libra):
+                return gated(x.grad_fn, x)
+            return _constant(x)
+        if type(x) in (list, tuple):
+            return type(x)([self._taken(part) for part in x])
+        return _constant(x)
+
     def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         replacement = self.replacements.get(func)
         return func(*args, **kwargs) if replacement is None else replacement(func, *args, **kwargs)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.draws.check_attention(query, key, value, *args, **kwargs)
         call = Call.of(query, key, value, *args, **kwargs)
         seen: Call | Tensor = call
         if isinstance(self.rule, Explicit):
@@ -99,8 +121,10 @@ class Interception(TorchFunctionMode):
 
 
 def _constant(x: Any) -> Any:
-    """A parameter without its gradient. Most calls get none, and asking for their type is cheaper than `isinstance`."""
-    return x.detach() if type(x) is not Tensor and isinstance(x, Tensor) and isinstance(x, nn.Parameter) else x
+    """A parameter, or a view of one that was made elsewhere, without its gradient."""
+    if not isinstance(x, Tensor) or not x.requires_grad:
+        return x
+    return x.detach() if isinstance(x, nn.Parameter) or isinstance(x._base, nn.Parameter) else x
 
 
 _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
@@ -121,6 +145,14 @@ def _without_bias(
             return func, args, kwargs, None
         first = tuple(given.pop(name) for name in names[func][:2])  # by position, as quantised weights expect them
         return func, first, given, bias
+    if func in _CONVOLUTIONS:
+        given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+        bias = given.get("bias") if varies(given["input"]) else None
+        if bias is None:
+            return func, args, kwargs, None
+        others = {name: value for name, value in kwargs.items() if name not in ("input", "weight", "bias")}
+        spread = bias.view(-1, *(1,) * (given["weight"].dim() - 2))
+        return func, (given["input"], given["weight"], None, *args[3:]), others, spread
     if func is torch.addmm and len(args) == 3 and not kwargs and varies(args[1]):
         return torch.mm, args[1:], {}, args[0]
     if func in _ADD and len(args) == 2 and not kwargs and all(isinstance(x, Tensor) for x in args):
@@ -132,6 +164,7 @@ def _without_bias(
 
 
 _ADD = set(named("add", "radd"))
+_CONVOLUTIONS = set(named("conv1d", "conv2d", "conv3d"))
 _JOIN = set(named("cat", "concat", "concatenate", "stack"))
 
 

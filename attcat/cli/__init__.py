@@ -3,6 +3,8 @@
 Results go to stdout, one line each; progress and errors to stderr. Whatever goes wrong is one line with exit code 2; for what
 no one expected, the environment variable ATTCAT_TRACEBACK=1 shows where it comes from. This is the only room of `attcat` that
 knows `attcat.adapters` and `attcat.demos`.
+
+A command's module is imported when the command is run, and with it torch: `attcat --help` needs neither.
 """
 
 from __future__ import annotations
@@ -10,24 +12,72 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, MutableMapping, Sequence
+from importlib import import_module
+from typing import Annotated, Any
 
-import torch
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from .. import __version__
 from ..errors import AttCATError
-from . import check, compare, evaluate, explain, listing
 from .wording import TRACEBACK, in_shell, unexpected
 
-app = typer.Typer(
-    name="attcat",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Explain what a transformer predicted.",
-)
+COMMANDS = {
+    "explain": ("explain", "Explain texts and pictures."),
+    "compare": ("compare", "Compare methods: how each of them explains the same prediction."),
+    "evaluate": ("evaluate", "Measure which explanations are faithful, on your data."),
+    "check": ("check", "Check a model and its adapter: each promise, measured."),
+    "adapters": ("listing", "List the supported families: name, model classes, adapter."),
+    "methods": ("listing", "List the attribution methods: name, gradient rule, cost, paper."),
+}
+"""From a command to its module and what `attcat --help` says of it."""
+
+PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+
+
+class Commands(MutableMapping[str, Any]):
+    """The commands by name, each imported when it is asked for."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Any] = dict.fromkeys(COMMANDS)
+
+    def __getitem__(self, name: str) -> Any:
+        if self._known[name] is None:
+            module, _ = COMMANDS[name]
+            alone = typer.Typer(**PLAIN)
+            alone.command(name)(getattr(import_module(f"{__name__}.{module}"), name))
+            self._known[name] = get_command(alone)
+        return self._known[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._known[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+class Group(TyperGroup):
+    """Lists its commands without importing them."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = Commands()
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Names, and a line for each."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, told) for name, (_, told) in COMMANDS.items()])
+
+
+app = typer.Typer(name="attcat", cls=Group, help="Explain what a transformer predicted.", **PLAIN)
 
 
 @app.callback()
@@ -40,14 +90,6 @@ def _attcat(
     ] = False,
 ) -> None:
     """Show which words or patches decided a transformer's prediction."""
-
-
-app.command()(explain.explain)
-app.command()(compare.compare)
-app.command()(evaluate.evaluate)
-app.command()(check.check)
-app.command()(listing.adapters)
-app.command()(listing.methods)
 
 
 def main() -> None:
@@ -69,14 +111,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
         message = f"{error.format_message().rstrip('.')}; see attcat --help"
     except AttCATError as error:
         message = in_shell(error)
-    except torch.cuda.OutOfMemoryError:
-        message = "the device has too little memory: try --batch-size 1, or --device cpu"
     except Exception as error:  # what a model that is not made well raises is told like any other mistake
-        if os.environ.get(TRACEBACK):
+        if _is_out_of_memory(error):
+            message = "the device has too little memory: try --batch-size 1, or --device cpu"
+        elif os.environ.get(TRACEBACK):
             raise
-        message = unexpected(error)
+        else:
+            message = unexpected(error)
     print(f"attcat: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
 
 
 def _show_version(wanted: bool) -> None:

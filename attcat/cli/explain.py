@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.text import Text
 
 from ..capture.rules import RULES, make_rule
 from ..errors import OptionError
@@ -17,18 +18,24 @@ from ..explainer import Explainer
 from ..explanation import Explanation
 from ..files import write_atomically
 from ..methods import DEFAULT, read_name
-from ..render import wording
+from ..render import page, terminal, wording
 from ..render.terminal import visible
 from ..trace import Hidden, Queries
 from .inputs import Item, check_kind, device_named, drawn, expand, load_model, named_class, read
-from .output import console_for_results, one_line, progress, write_file
+from .output import Writer, console_for_results, one_line, progress, write_file
+from .tables import TABLES
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
-SINGLE = (".json", ".safetensors", ".png")
-"""Suffixes of files that hold one explanation; `.html` holds any number."""
+FIGURES = (".png", ".jpg", ".svg")
+"""Suffixes of figures, which only pictures have."""
+
+SINGLE = (".json", ".safetensors", ".pdf", *FIGURES)
+"""Suffixes of files that hold one explanation."""
+
+TOGETHER_IN = (".html", *TABLES)
+"""Suffixes of files that hold any number."""
 
 TOGETHER = 64
 """Inputs that are sorted into batches of like length at once; their results are printed before the next are read."""
@@ -64,6 +71,10 @@ def explain(
     pair: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The second text, for models that read pairs.")
     ] = None,
+    choice: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="A choice, for models that choose between texts; given at least twice."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Inputs per forward pass [default: a few thousand tokens].")
     ] = None,
@@ -92,9 +103,25 @@ def explain(
         str | None,
         typer.Option(
             metavar="PATH",
-            help="A file (.html for many inputs; .json, .safetensors, .png for one), or a folder for one file each.",
+            help="A folder, or a file: .html, .csv, .jsonl, .parquet for many inputs; "
+            ".json, .safetensors, .pdf, .png, .jpg, .svg for one.",
         ),
     ] = None,
+    form: Annotated[
+        Literal["lines", "terminal"],
+        typer.Option(
+            "--format", help="A line for each input, or each whole: its words, or its picture in half blocks."
+        ),
+    ] = "lines",
+    positive: Annotated[
+        bool, typer.Option("--positive", help="In figures of pictures, draw only what speaks for the class.")
+    ] = False,
+    contour: Annotated[
+        bool, typer.Option("--contour", help="In figures of pictures, a line around the strongest fifth.")
+    ] = False,
+    cells: Annotated[
+        bool, typer.Option("--cells", help="In figures of pictures, each patch in one colour instead of a smooth map.")
+    ] = False,
 ) -> None:
     """Explain texts and pictures.
 
@@ -103,7 +130,7 @@ def explain(
     Prints a line for each input: text or path, label, probability. When piped, columns are separated by tabs, and a
     fourth one has the text with the scores of its strongest words.
     """
-    items = [read(value, pair) for value in expand(inputs)]
+    items = [read(value, pair, choice) for value in expand(inputs)]
     paths = _plan(output, items)
     compared = _references(method, references)  # what is wrong with an option is said before a model is loaded
     if rule is not None:
@@ -129,8 +156,9 @@ def explain(
     options = {"truncation": truncation, "window": window, "token": _numbered(token)}
     for one in compared:
         check_kind(explainer(one.is_picture if model is None else False), one)
+    look = {"positive": positive, "contour": contour, "cells": cells}
     done = _explain(items, lambda picture: explainer(picture if model is None else False), target, options)
-    _print_and_write(items, done, paths)
+    _print_and_write(items, done, paths, look, form == "terminal")
 
 
 def _explain(
@@ -175,34 +203,39 @@ def _numbered(token: str | None) -> str | int | None:
     return int(token) if token is not None and token.strip().lstrip("-").isdecimal() else token
 
 
-def _print_and_write(items: Sequence[Item], done: Iterator[Explanation], paths: Sequence[Path]) -> None:
-    """Print a line for each explanation as it comes, write the files, then say where they are."""
-    console, one_each = console_for_results(), len(paths) == len(items)
+def _print_and_write(
+    items: Sequence[Item], done: Iterator[Explanation], paths: Sequence[Path], look: Mapping[str, Any], whole: bool
+) -> None:
+    """Print each explanation as it comes, as a line or whole, write the files, then say where they are."""
+    console = console_for_results()
+    one_each = len(paths) == len(items) and paths[0].suffix.lower() not in TABLES
     kept: list[Explanation] = []
 
-    def show(line: Text) -> None:
-        # Away from a terminal rich would turn the tabs between columns into spaces.
-        console.print(line, soft_wrap=True) if console.is_terminal else print(line.plain)
+    def show(drawn: Text | Explanation) -> None:
+        if not isinstance(drawn, Text):
+            terminal.show(drawn, console)
+            console.print()
+        else:  # away from a terminal rich would turn the tabs between columns into spaces
+            console.print(drawn, soft_wrap=True) if console.is_terminal else print(drawn.plain)
 
-    with progress(len(items), show) as show_next:
+    with Writer() as writer, progress(len(items), show) as show_next:
         for index, explanation in enumerate(done):
             if one_each:
-                write_file(paths[index], explanation.save)
+                writer.write(paths[index], partial(explanation.save, **look))
             elif paths:
                 kept.append(explanation)
-            show_next(_line(items[index], explanation, console))
+            show_next(explanation if whole else _line(items[index], explanation, console))
     if kept:
-        from ..render import page
-
-        write_file(paths[0], lambda path: write_atomically(path, page(kept).encode()))
+        names = [item.name for item in items]
+        table = TABLES.get(paths[0].suffix.lower())
+        data = table(names, kept) if table is not None else page(kept, names=names).encode()
+        write_file(paths[0], partial(write_atomically, data=data))
     for path in paths:
         print(f"wrote {visible(str(path))}")
 
 
 def _line(item: Item, explanation: Explanation, console: Console) -> Text:
     """Text or path, label, probability; for a text its words highlighted; what else has to be known."""
-    from rich.text import Text
-
     from ..render.terminal import LINE, highlight
 
     colour = console.is_terminal and console.color_system is not None and not console.no_color
@@ -237,21 +270,21 @@ def _plan(output: str | None, items: Sequence[Item]) -> list[Path]:
     if not suffix:
         if path.is_file():
             raise OptionError(
-                f"--output {output} is a file: give a folder, or a file called .html, {', '.join(SINGLE)}"
+                f"--output {output} is a file: give a folder, or a file called {', '.join((*TOGETHER_IN, *SINGLE))}"
             )
         return _name_files(path, items)
-    if suffix == ".html":
+    if suffix in TOGETHER_IN:
         return [path]
     if suffix not in SINGLE:
         raise OptionError(
-            f"--output {output} cannot be written: use .html, {', '.join(SINGLE)}, or a folder ({path.stem}/)"
+            f"--output {output} cannot be written: use {', '.join((*TOGETHER_IN, *SINGLE))}, or a folder ({path.stem}/)"
         )
     if len(items) > 1:
         raise OptionError(
             f"a {suffix} file holds one explanation, but there are {len(items)} inputs: give a folder or an .html file"
         )
-    if suffix == ".png" and not items[0].is_picture:
-        raise OptionError("a text is not drawn as .png: use --output with .html, .json or .safetensors")
+    if suffix in FIGURES and not items[0].is_picture:
+        raise OptionError(f"a text is not drawn as {suffix}: use --output with .html, .json or .safetensors")
     return [path]
 
 

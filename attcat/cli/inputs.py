@@ -22,9 +22,9 @@ from .output import one_line
 
 @dataclass(frozen=True)
 class Item:
-    """One input: a text, a pair of texts, or the path of a picture."""
+    """One input: a text, a pair of texts, a prompt with choices, or the path of a picture."""
 
-    value: str | tuple[str, str] | Path
+    value: str | tuple[str, str] | tuple[str, list[str]] | Path
 
     @property
     def is_picture(self) -> bool:
@@ -34,8 +34,15 @@ class Item:
     @property
     def name(self) -> str:
         """The input on one line."""
-        text = " | ".join(self.value) if isinstance(self.value, tuple) else str(self.value)
-        return one_line(text)
+        if not isinstance(self.value, tuple):
+            return one_line(str(self.value))
+        first, others = self.value
+        return one_line(" | ".join([first, *([others] if isinstance(others, str) else others)]))
+
+    @property
+    def has_choices(self) -> bool:
+        """True for a prompt with choices."""
+        return isinstance(self.value, tuple) and isinstance(self.value[1], list)
 
     @property
     def stem(self) -> str:
@@ -100,20 +107,25 @@ def drawn(values: Iterable[str]) -> Iterator[Item]:
             yield Item(data.examples[index].value)
 
 
-def read(value: str, pair: str | None) -> Item:
+def read(value: str, pair: str | None, choices: Sequence[str] | None = None) -> Item:
     """Tell a picture's path from a text.
 
     Raises:
         InputError: if it looks like a path and there is no such picture.
+        OptionError: if there is a second text as well as choices, or a single choice.
     """
+    if choices and pair is not None:
+        raise OptionError("--pair and --choice exclude each other: each choice is the second text of a pair")
+    if choices and len(choices) == 1:
+        raise OptionError("--choice is given once: give it again for each of the other choices")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise InputError(f"{value!a} is not valid UTF-8: convert the text, or rename the file") from error
     suffix = Path(value).suffix.lower()
     if suffix in PICTURES:
-        if pair is not None:
-            raise InputError(f"{value} is a picture: --pair is for texts")
+        if pair is not None or choices:
+            raise InputError(f"{value} is a picture: {'--choice' if choices else '--pair'} is for texts")
         if not os.path.exists(value):
             raise InputError(f"no such file: {value}")
         return Item(Path(value))
@@ -122,6 +134,8 @@ def read(value: str, pair: str | None) -> Item:
             f"{value} is a file, but not a picture ({' '.join(PICTURES)}): "
             f"to explain each of its lines, attcat explain - < {value}"
         )
+    if choices:
+        return Item((value, list(choices)))
     return Item(value if pair is None else (value, pair))
 
 
@@ -163,7 +177,7 @@ def load_model(name: str | None, picture: bool) -> tuple[torch.nn.Module, Any]:
 
 
 def check_kind(explainer: Explainer, item: Item) -> None:
-    """Refuse a text for a model that sees pictures, and a picture for one that reads text.
+    """Refuse a text for a model that sees pictures, a picture for one that reads text, and choices where there are none.
 
     Raises:
         InputError: if they do not fit.
@@ -178,6 +192,12 @@ def check_kind(explainer: Explainer, item: Item) -> None:
         raise InputError(
             f"{item.name!r} is no picture, but {kind} sees pictures: give paths, or a --model that reads text"
         )
+    if item.has_choices and not adapter.head.one_input:
+        raise InputError(
+            f"{kind} does not choose between texts: leave out --choice, or give a --model ...ForMultipleChoice"
+        )
+    if adapter.head.one_input and not item.has_choices:
+        raise InputError(f"{kind} chooses between texts: give each of them by --choice, at least two")
 
 
 def named_class(target: str | None, explainer: Explainer) -> str | int | None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from ..render.terminal import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
-    from rich.text import Text
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -26,6 +28,31 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         write(path)
     except OSError as error:
         raise OptionError(f"cannot write {path}: {error.strerror or error}; choose another --output") from error
+
+
+class Writer:
+    """Writes files beside the model: while the next input is explained, the last one is drawn and written."""
+
+    AHEAD = 8
+    """Files that may wait; an explanation that holds a photograph is large."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def write(self, path: Path, write: Callable[[Path], object]) -> None:
+        """As `write_file`, later; what an earlier file raised is raised here."""
+        self._waiting.append(self._pool.submit(write_file, path, write))
+        while len(self._waiting) > self.AHEAD or (self._waiting and self._waiting[0].done()):
+            self._waiting.popleft().result()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=kind is not None)
+        while kind is None and self._waiting:
+            self._waiting.popleft().result()
 
 
 def print_table(
@@ -55,6 +82,8 @@ def print_table(
 
 def one_line(text: str) -> str:
     """The text on one line, with control characters made visible."""
+    from ..render.terminal import visible
+
     return visible("".join(" " if character.isspace() else character for character in text))
 
 
@@ -66,16 +95,25 @@ def console_for_results() -> Console:
 
 
 @contextmanager
-def progress(total: int, show: Callable[[Text], None]) -> Iterator[Callable[[Text], None]]:
-    """Give back `show`; with a bar on stderr that follows it, if someone is looking and there is a wait."""
+def progress(total: int, show: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
+    """Give back `show`; with a bar on stderr that follows it, if someone is looking and there is a wait.
+
+    If no one is looking, a line every few seconds says how far it is.
+    """
     bar = _bar("explaining") if total > 1 else None
     if bar is None:
-        yield show
+        say = _said("explaining", total)
+
+        def show_and_say(line: Any) -> None:
+            show(line)
+            say(1)
+
+        yield show_and_say
         return
     with bar:
         task = bar.add_task("", total=total)
 
-        def show_and_advance(line: Text) -> None:
+        def show_and_advance(line: Any) -> None:
             bar.stop()  # the bar is cleared, so that a line on the same screen is not drawn into it
             show(line)
             bar.advance(task)
@@ -86,14 +124,33 @@ def progress(total: int, show: Callable[[Text], None]) -> Iterator[Callable[[Tex
 
 @contextmanager
 def counting(doing: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function that is told how many more of `total` are done; with a bar on stderr, if someone is looking."""
+    """A function that is told how many more of `total` are done; with a bar on stderr, or a line every few seconds."""
     bar = _bar(doing)
     if bar is None:
-        yield lambda done: None
+        yield _said(doing, total)
         return
     with bar:
         task = bar.add_task("", total=total)
         yield lambda done: bar.advance(task, done)
+
+
+EVERY = 5.0
+"""Seconds between two lines about progress, where there is no terminal to draw a bar on."""
+
+
+def _said(doing: str, total: int) -> Callable[[int], None]:
+    """What is done is counted, and said on stderr now and then; nothing about what takes only seconds."""
+    done, last = 0, 0.0
+
+    def say(more: int) -> None:
+        nonlocal done, last
+        last = last or time.monotonic()  # the first one pays for what is loaded
+        done += more
+        if done < total and time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            print(f"attcat: {doing} {done} of {total}", file=sys.stderr, flush=True)
+
+    return say
 
 
 def _bar(doing: str) -> Progress | None:

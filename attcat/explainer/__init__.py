@@ -1,7 +1,8 @@
 """Ties model, trace and methods together: settings, the grammar of a call, batches, and long texts in windows."""
 
+from ..targets import Target
 from .explainer import Explainer
 from .rows import Input, batches
 from .settings import Settings
 
-__all__ = ["Explainer", "Input", "Settings", "batches"]
+__all__ = ["Explainer", "Input", "Settings", "Target", "batches"]

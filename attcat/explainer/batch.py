@@ -74,7 +74,7 @@ class BatchExplainer:
     ) -> list[Explanation]:
         trace = self._trace(recording, goal, encoding, keep)
         passes = Passes(self.adapter, encoding, goal, self.settings.make_rule, self._hidden)
-        contributions = self._contributions(trace, passes)
+        contributions = self.contributions(trace, passes)
         for name, values in {"value": trace.value, "bias": trace.bias, **passes.measured}.items():
             self._check_finite(name, values)
         mask, head = trace.mask.cpu(), self.adapter.head
@@ -137,10 +137,16 @@ class BatchExplainer:
             gradient=needs.gradient,
         )
 
-    def _contributions(self, trace: Trace, passes: Passes) -> Tensor:
+    def contributions(self, trace: Trace, passes: Passes | None) -> Tensor:
+        """The method's, float32 `[L, B, T]` on the CPU; `passes` for a method that runs the model again.
+
+        Raises:
+            InputError: if they are not finite.
+        """
         further = (passes,) if self.settings.method.several else ()
         contributions = self.settings.method.function(trace, *further, **self.settings.own).float().cpu()
-        self._check_finite("scores", contributions)
+        for name, values in {"scores": contributions, "value": trace.value, "bias": trace.bias}.items():
+            self._check_finite(name, values)
         return contributions
 
     def _check_finite(self, name: str, values: Tensor | None) -> None:

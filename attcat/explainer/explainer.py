@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, overload
 
-from torch import nn
+from torch import Tensor, nn
 
+from ..capture.unwound import unwound
 from ..errors import InputError
-from ..explanation import Explanation
+from ..explanation import Explanation, Generation
 from ..methods import DEFAULT, Quantity
 from ..model import Adapter, Encoding
 from ..model.discovered import adapter_of
 from ..targets import Target, count
 from ..trace import Hidden, Queries
-from . import windows
+from . import windows, writing
 from .batch import BatchExplainer
+from .proof import prove
 from .rows import Input, batches, shaped, side_by_side, targets_by_row
 from .settings import Settings
 
@@ -74,7 +77,7 @@ class Explainer:
         quantity: Quantity | None = None,
         **options: Any,
     ) -> None:
-        self.adapter: Adapter = adapter_of(model, processor)
+        self.adapter: Adapter = unwound(partial(adapter_of, model, processor))
         self._side = False  # whether only the adapter's own tower is explained
         self.settings = Settings.of(
             method,
@@ -147,6 +150,10 @@ class Explainer:
         self, inputs: Input, target: Literal["all"] | list[Any], **options: Unpack[CallOptions]
     ) -> list[Explanation]: ...
     @overload
+    def __call__(
+        self, inputs: Any, target: Any = ..., *, answer: str | Sequence[int] | Tensor, contrast: bool = ...
+    ) -> Generation: ...
+    @overload
     def __call__(self, inputs: Input, target: Target = ..., **options: Unpack[CallOptions]) -> Explanation: ...
     def __call__(
         self,
@@ -157,6 +164,8 @@ class Explainer:
         top_k: int | None = None,
         truncation: bool = False,
         window: bool | int = False,
+        answer: Any = None,
+        contrast: bool = False,
     ) -> Any:
         """Explain one input, or a list of them.
 
@@ -175,8 +184,14 @@ class Explainer:
             truncation: accept that a text is cut to what the model takes; the Explanation records how much.
             window: read a text that is longer than the model takes in overlapping windows (of so many tokens, if a number is
                 given), see `attcat.explainer.windows`. Of a pair the second text is cut.
+            answer: for a causal language model what follows the input, a text (character for character, with the space in
+                front) or token numbers: why would the model write it? The input is then a prompt: a text, a chat (a list of
+                messages, `[{"role": "user", "content": "..."}]`), or model arguments. `target` stands for every written
+                token, or is a list with one for each (None for the token itself).
+            contrast: with an answer: hold each token against the runner-up, the most probable other one.
 
         Returns:
+            With an answer a `Generation`.
             An Explanation; or a list of them, for a list of inputs or of targets (for both, a list of lists). A model that
             compares a picture and a text, as `(picture, text)`, gives an `ImageText` of two in place of each.
 
@@ -185,10 +200,49 @@ class Explainer:
             ProcessorError: if the processor does not fit the model.
             TargetError: if the target does not exist.
             CaptureError: if the forward pass did not show what the method needs.
+            UnsupportedModelError: if a model without an adapter fails the checks of its first use, see `attcat.explainer.proof`.
         """
+        for tower in self._towers:
+            prove(tower, self.settings)
+        if answer is not None:
+            _check_written(token, top_k, truncation, window)
+            side = BatchExplainer(self.adapter, self.settings)
+            pairs = writing.many(inputs, answer)
+            if pairs is None:
+                return writing.generation(side, inputs, answer, target, contrast)
+            return [writing.generation(side, *pair, target, contrast) for pair in pairs]
+        if contrast:
+            raise InputError("contrast=True holds an answer's tokens against the runners-up: give answer=")
         sides = [BatchExplainer(tower, self.settings) for tower in self._towers]
-        found = [_explain(side, inputs, target, token, top_k, truncation, window) for side in sides]
+        found = [unwound(partial(_explain, side, inputs, target, token, top_k, truncation, window)) for side in sides]
         return found[0] if len(found) == 1 else side_by_side(*found)
+
+    def generate(
+        self, prompt: Any, target: Any = None, *, max_new_tokens: int, contrast: bool = False, **options: Any
+    ) -> Generation:
+        """Let a causal language model write, and explain what it wrote.
+
+        Args:
+            prompt: a text, a chat (a list of messages, through the tokenizer's own template), or model arguments.
+            target: what is explained of every written token, see `__call__`; by default the token itself.
+            max_new_tokens: the most tokens that are written.
+            contrast: hold each token against the runner-up, the most probable other one.
+            **options: of transformers' `generate`, as `do_sample=True`.
+
+        Raises:
+            UnsupportedModelError: if the model does not write.
+            InputError: if the prompt cannot be read, or prompt and answer are longer than the model takes.
+            ProcessorError: if there is no tokenizer, or for a chat no template.
+        """
+        side = BatchExplainer(self.adapter, self.settings)
+        return writing.generate(side, prompt, max_new_tokens, target, contrast, options)
+
+
+def _check_written(token: Any, top_k: int | None, truncation: bool, window: bool | int) -> None:
+    given = {"token": token, "top_k": top_k, "truncation": truncation or None, "window": window or None}
+    wrong = [f"{name}=" for name, value in given.items() if value is not None]
+    if wrong:
+        raise InputError(f"with an answer every written token is explained: leave out {', '.join(wrong)}")
 
 
 def _explain(

@@ -16,8 +16,17 @@ from ..targets import Rank, count, listed
 Picture = Any
 """A path, a `PIL.Image`, an array or a tensor; see `attcat.model.picture.read_picture`."""
 
-Input = str | tuple[str, str] | os.PathLike[str] | np.ndarray | Tensor | Mapping[str, Tensor] | Picture
-"""One input: a text, a pair of texts, a picture, or ready-made model arguments."""
+Input = (
+    str
+    | tuple[str, str]
+    | tuple[str, list[str]]
+    | os.PathLike[str]
+    | np.ndarray
+    | Tensor
+    | Mapping[str, Tensor]
+    | Picture
+)
+"""One input: a text, a pair of texts, a prompt with its choices, a picture, or ready-made model arguments."""
 
 ALL = object()
 """Every class in turn."""

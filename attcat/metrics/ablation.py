@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..capture.blocks import hidden_state, with_state
-from ..capture.borrow import as_found
+from ..capture.randomness import OwnRandomness
+from ..capture.unwound import unwound
 from ..errors import InputError, OptionError, UnsupportedModelError
 from ..explainer import Explainer, batches
 from ..explanation import Explanation
-from ..model import Adapter, Encoding, content_of, first_of
+from ..model import Adapter, Encoding, borrowed, content_of, first_of
 from ..model.heads import SpanHead
 from ..probabilities import Activation, log_probabilities, settled
 from ..tokens import Tokens
@@ -127,11 +128,11 @@ class Ablation:
     def seconds_per_pass(self) -> float:
         """How long a plain pass takes per input, batched like the copies, in seconds. Measure after a first pass."""
         jobs = [(number, torch.zeros_like(content)) for number, content in enumerate(self.content)]
-        with as_found(self.adapter.model):
+        with borrowed(self.adapter) as own, OwnRandomness():
             parts = [[jobs[position] for position in batch] for batch in self._batches(jobs)]
             start = time.perf_counter()
             for part in parts:
-                self._run(part)
+                self._run(own, part)
         return (time.perf_counter() - start) / len(jobs)
 
     def logits(self, jobs: Sequence[Job]) -> Tensor:
@@ -146,11 +147,15 @@ class Ablation:
         keys = [(number, np.packbits(removed.numpy()).tobytes()) for number, removed in jobs]
         new = {key: job for key, job in zip(keys, jobs, strict=True) if key not in self._known}
         names, fresh = list(new), list(new.values())
-        with as_found(self.adapter.model):
-            for batch in self._batches(fresh):
-                found = self._run([fresh[position] for position in batch])
-                self.passes += len(batch)
-                self._known.update((names[position], row) for position, row in zip(batch, found, strict=True))
+
+        def run() -> None:
+            with borrowed(self.adapter) as own, OwnRandomness():
+                for batch in self._batches(fresh):
+                    found = self._run(own, [fresh[position] for position in batch])
+                    self.passes += len(batch)
+                    self._known.update((names[position], row) for position, row in zip(batch, found, strict=True))
+
+        unwound(run)
         rows = [self._known[key] for key in keys]
         width = max(map(len, rows))  # a longer text has more candidate answers: those that a text lacks are ruled out
         return torch.stack([F.pad(row, (0, width - len(row)), value=-torch.inf) for row in rows])
@@ -194,15 +199,15 @@ class Ablation:
             for batch in batches([left[position] for position in positions], size, self.budget):
                 yield [positions[index] for index in batch]
 
-    def _run(self, jobs: Sequence[Job]) -> Tensor:
+    def _run(self, own: Adapter, jobs: Sequence[Job]) -> Tensor:
         places = [self._places[number] for number, _ in jobs]
         batch = self.encodings[places[0][0]].rows([row for _, row in places])
         removed = _aligned([removed for _, removed in jobs], batch)
         # Not inference_mode: what a model caches in this pass has to serve in a backward pass later.
-        with torch.no_grad(), self._dropping(batch, removed) if self.how == "drop" else nullcontext():
+        with torch.no_grad(), self._dropping(own, batch, removed) if self.how == "drop" else nullcontext():
             if self.how != "drop" and removed.any():
                 batch = self.adapter.remove(batch, removed, self.how)
-            found = self.adapter.predict(batch)[1].float().cpu()
+            found = own.predict(batch)[1].float().cpu()
         # Of very many classes some may be ruled out with -inf, as the spans that are no answer.
         if not (found if self.adapter.head.kept is None else found.max(-1).values).isfinite().all():
             raise InputError(
@@ -211,10 +216,10 @@ class Ablation:
         return found
 
     @contextmanager
-    def _dropping(self, batch: Encoding, removed: Tensor) -> Iterator[None]:
+    def _dropping(self, own: Adapter, batch: Encoding, removed: Tensor) -> Iterator[None]:
         """Take tokens out of the first block's input while the model runs."""
         hook = _without(removed, content_of(batch))
-        handle = self.adapter.blocks[0].register_forward_pre_hook(hook, with_kwargs=True)
+        handle = own.blocks[0].register_forward_pre_hook(hook, with_kwargs=True)
         try:
             yield
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..capture.blocks import hidden_state, with_state
 from ..errors import InputError
 from ..explainer import Explainer
 from ..explanation import Explanation
+from ..model import borrowed
 from .agreement import kendall_tau
 
 
@@ -111,7 +112,7 @@ def parameter_randomisation(
     """
     asked = Asked(list(inputs), target, token)
     before = asked.first(explainer)
-    stages = _stages(explainer, lambda: asked.alone(explainer, before, 0))
+    stages = _stages(explainer, lambda own: asked.alone(own, before, 0))
     generator = torch.Generator().manual_seed(seed)
     model = copy.deepcopy(explainer.adapter.model)
     found = []
@@ -132,7 +133,7 @@ def _redraw(parameter: nn.Parameter, generator: torch.Generator) -> None:
     parameter.data.copy_(noise.to(wide) * spread + wide.mean())
 
 
-def _stages(explainer: Explainer, run: Callable[[], object]) -> dict[str, list[str]]:
+def _stages(explainer: Explainer, run: Callable[[Explainer], object]) -> dict[str, list[str]]:
     """Names of parameters from top to bottom: what runs behind the blocks, each block, everything else."""
     adapter = explainer.adapter
     model, blocks = adapter.model, dict.fromkeys(adapter.blocks)
@@ -148,16 +149,14 @@ def _stages(explainer: Explainer, run: Callable[[], object]) -> dict[str, list[s
     return stages
 
 
-def _run_behind(explainer: Explainer, run: Callable[[], object]) -> list[nn.Module]:
+def _run_behind(explainer: Explainer, run: Callable[[Explainer], object]) -> list[nn.Module]:
     """The modules that run after the last block, seen in one forward pass."""
-    adapter = explainer.adapter
     order: list[nn.Module] = []
-    hooks = [m.register_forward_hook(lambda module, *_: order.append(module)) for m in adapter.model.modules()]
-    try:
-        run()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with _borrowed(explainer) as own, ExitStack() as undo:
+        adapter = own.adapter
+        for one in adapter.model.modules():
+            undo.callback(one.register_forward_hook(lambda module, *_: order.append(module)).remove)
+        run(own)
     # A method may run the model several times: the last time counts.
     last = max(place for place, module in enumerate(order) if module is adapter.blocks[-1])
     return order[last + 1 :]
@@ -250,16 +249,25 @@ def max_sensitivity(
     for number, clean in enumerate(every):
         worst = 0.0
         for _ in range(samples):
-            with _noise(explainer, radius, int(torch.randint(2**31, (), generator=generator))):
-                noisy = asked.alone(explainer, every, number)
+            with _noise(explainer, radius, int(torch.randint(2**31, (), generator=generator))) as noised:
+                noisy = asked.alone(noised, every, number)
             worst = max(worst, _distance(noisy, clean))
         found.append(worst)
     return torch.tensor(found, dtype=torch.float64)
 
 
 @contextmanager
-def _noise(explainer: Explainer, radius: float, seed: int) -> Iterator[None]:
-    """The same noise in every pass over the first block."""
+def _borrowed(explainer: Explainer) -> Iterator[Explainer]:
+    """The same Explainer of a model that may be written on."""
+    with borrowed(explainer.adapter) as adapter:
+        own = explainer.like()
+        own.adapter = adapter
+        yield own
+
+
+@contextmanager
+def _noise(explainer: Explainer, radius: float, seed: int) -> Iterator[Explainer]:
+    """An Explainer with the same noise in every pass over the first block."""
 
     def disturb(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         place, state = hidden_state(module, args, kwargs)
@@ -267,11 +275,9 @@ def _noise(explainer: Explainer, radius: float, seed: int) -> Iterator[None]:
         state = state + (radius * state.detach().float().std() * noise.to(state.device)).to(state.dtype)
         return with_state(place, state, args, kwargs)
 
-    hook = explainer.adapter.blocks[0].register_forward_pre_hook(disturb, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
+    with _borrowed(explainer) as own, ExitStack() as undo:
+        undo.callback(own.adapter.blocks[0].register_forward_pre_hook(disturb, with_kwargs=True).remove)
+        yield own
 
 
 def batch_invariance(explainer: Explainer, inputs: Sequence[Any], *, target: Any = None, token: Any = None) -> Tensor:

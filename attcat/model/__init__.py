@@ -11,7 +11,9 @@ processor, so that a family is mostly data:
 """
 
 from .adapter import GUIDE, Adapter, config_labels
+from .bound import borrowed
 from .encoding import Encoding, content_of, first_of, last_of
+from .heads import Head, register_head
 from .registry import find_adapter, known_adapter, no_adapter, register, supported_models
 from .text import TextAdapter
 from .vision import VisionAdapter
@@ -21,8 +23,10 @@ __all__ = [
     "GUIDE",
     "Adapter",
     "Encoding",
+    "Head",
     "TextAdapter",
     "VisionAdapter",
+    "borrowed",
     "config_labels",
     "content_of",
     "find_adapter",
@@ -32,5 +36,6 @@ __all__ = [
     "names_of",
     "no_adapter",
     "register",
+    "register_head",
     "supported_models",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping, Sequence
+from copy import copy
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -38,6 +39,10 @@ class Adapter(ABC):
         self.model = model
         self.processor = processor
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the twins of the model, which a copy makes for itself; see `attcat.model.bound`."""
+        return {name: value for name, value in vars(self).items() if name != "_twins"}
+
     # -- asked by the core ---------------------------------------------------------------------------------------------
 
     @cached_property
@@ -60,6 +65,23 @@ class Adapter(ABC):
             f"{type(self.model).__name__} has no blocks at {' or '.join(self.block_paths)}: "
             f"the {type(self).__name__} does not fit this version of the model; see {GUIDE}"
         )
+
+    trial: Encoding | None = None
+    """An input that the model was looked at with; None for an adapter that someone wrote."""
+
+    @cached_property
+    def proven(self) -> dict[str, str]:
+        """What was checked on the trial, and what is wrong with it, or nothing."""
+        return {}
+
+    @property
+    def attends(self) -> tuple[bool, ...]:
+        """For each block, whether it attends; one that does not gives no attention weights, and methods that weigh by them
+        give it no contribution."""
+        return (True,) * len(self.blocks)
+
+    passes_state: bool = True
+    """Whether what a block returns is a hidden state; not if the sum with its input stands outside of it."""
 
     @abstractmethod
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
@@ -156,6 +178,12 @@ class Adapter(ABC):
         """What the numbers in the model's output stand for, and where they are read."""
         head = self.head_type or head_of(self.model)
         return head(self.model, self.processor, self.labels, self.read)
+
+    def with_head(self, head_type: type[Head]) -> Adapter:
+        """The same adapter, which reads the model's output in another way."""
+        other = copy(self)
+        vars(other)["head"] = head_type(self.model, self.processor, self.labels, self.read)
+        return other
 
     @cached_property
     def labels(self) -> tuple[str, ...] | None:

@@ -23,6 +23,7 @@ class Encoding:
         sources: the input to draw on, one per example: a string, a pair, uint8 pixels `[H, W, 3]`, or None.
         dropped: how many tokens were cut from each example.
         focus: `[B]`, the position whose prediction is explained, where there is one for each token; see `attcat.model.heads`.
+        start: where a prompt ends and the tokens that a model wrote begin, if that is what is explained.
     """
 
     arguments: Mapping[str, Tensor]
@@ -31,6 +32,7 @@ class Encoding:
     sources: tuple[Any, ...]
     dropped: tuple[int, ...] = field(default=())
     focus: Tensor | None = None
+    start: int = 0
 
     def __post_init__(self) -> None:
         batch = self.mask.shape[0]

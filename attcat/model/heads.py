@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError, Option, ProcessorError, TargetError, UnsupportedModelError
+from ..errors import InputError, Option, OptionError, ProcessorError, TargetError, UnsupportedModelError
 from ..probabilities import Activation, Quantity, quantity, settled
 from ..tokens import Span
 from .encoding import Encoding, first_of
@@ -108,8 +108,8 @@ class Head:
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} has no class logits [B, C]: load the model with its head "
-                "(AutoModelForSequenceClassification, AutoModelForImageClassification, ...ForTokenClassification, "
-                "...ForQuestionAnswering, ...ForMaskedLM, ...ForCausalLM)"
+                f"(AutoModelForSequenceClassification, AutoModelForImageClassification, ...{', ...'.join(HEADS)}), or register a "
+                "head of your own (attcat.register_head)"
             )
         return logits
 
@@ -244,8 +244,12 @@ class NextTokenHead(TokenHead):
 
     def reading(self, encoding: Encoding) -> AbstractContextManager[None]:
         """Logits of one position are computed instead of those of all, `[B, T, V]`, if the model says which layer makes them."""
+        focus = self._focus(encoding)
+        return self._narrowing(lambda state: state[torch.arange(len(focus)), focus.to(state.device)][:, None])
+
+    def _narrowing(self, pick: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
         projection = output_embeddings(self.model)
-        return nullcontext() if projection is None else _narrowed(projection, self._focus(encoding))
+        return nullcontext() if projection is None else _narrowed(projection, pick)
 
     def rows(self, logits: Any, encoding: Encoding) -> Tensor:
         """The position that is explained: the only one of logits `[B, 1, V]`, or one of `[B, T, V]`."""
@@ -261,6 +265,32 @@ class NextTokenHead(TokenHead):
     def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
         """The vocabulary, spelled out when asked for."""
         return Vocabulary(self.processor, count)
+
+
+class WrittenHead(NextTokenHead):
+    """What a causal language model wrote after a prompt: of one sequence the rows of all tokens that were written."""
+
+    def reading(self, encoding: Encoding) -> AbstractContextManager[None]:
+        """Logits are computed of the positions before the written tokens, which predict them."""
+        return self._narrowing(lambda state: state[:, encoding.start - 1 : encoding.mask.shape[1] - 1])
+
+    def rows(self, logits: Any, encoding: Encoding) -> Tensor:
+        """Of logits `[1, A, V]` the rows, one for each of the A written tokens; of `[1, T, V]` theirs."""
+        length = encoding.mask.shape[1]
+        if isinstance(logits, Tensor) and logits.dim() == 3 and logits.shape[:2] == (1, length):
+            logits = logits[:, encoding.start - 1 : length - 1]  # of a model that does not say which layer makes them
+        count = length - encoding.start
+        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[:2] != (1, count):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} gives logits {_shape(logits)}, expected [1, {count}, V]: one row for each of the "
+                "tokens that were written"
+            )
+        return logits.squeeze(0)
+
+    def read(self, encoding: Encoding, classes: Tensor) -> Tensor:
+        """For each written token the one before it, bool `[A, T]`."""
+        length = encoding.mask.shape[1]
+        return torch.eye(length, dtype=torch.bool, device=encoding.mask.device)[encoding.start - 1 : length - 1]
 
 
 class MaskedTokenHead(NextTokenHead):
@@ -434,25 +464,60 @@ HEADS: dict[str, type[Head]] = {
     "ForCausalLM": NextTokenHead,
     "LMHeadModel": NextTokenHead,
 }
-"""The head that a model class of transformers has, by how its name ends."""
+"""The head that a model class has, by how its name ends; `register_head` adds one."""
+
+HeadType = TypeVar("HeadType", bound=type[Head])
+
+
+def register_head(*ends: str) -> Callable[[HeadType], HeadType]:
+    """Class decorator: this head is that of the models whose class, or a base class, has a name that ends so.
+
+    Args:
+        ends: of a class's name, e.g. `"ForMyTask"`; of two that fit a name the longer one counts.
+
+    Raises:
+        OptionError: if there is another head for one of the ends. The same class may come again, also when the notebook cell
+            that defines it is run again.
+    """
+    if not ends or not all(isinstance(end, str) and end.isidentifier() for end in ends):
+        raise TypeError('register_head takes ends of class names, e.g. "ForMyTask"')
+
+    def add(head: HeadType) -> HeadType:
+        if not (isinstance(head, type) and issubclass(head, Head)):
+            raise TypeError(f"{head!r} is not a subclass of attcat.model.Head")
+        where = head.__module__, head.__qualname__
+        there = {end: HEADS.get(end, head) for end in ends}
+        taken = [end for end, other in there.items() if (other.__module__, other.__qualname__) != where]
+        if taken:
+            raise OptionError(
+                f"there is a head for {taken[0]} already, {there[taken[0]].__qualname__}: give another end of the model class's "
+                f"name; taken are {', '.join(HEADS)}"
+            )
+        HEADS.update(dict.fromkeys(ends, head))
+        return head
+
+    return add
 
 
 def head_of(model: nn.Module) -> type[Head]:
-    """The head of a transformers model, by the name of its class; a classifier's when the name says nothing else."""
-    names = [cls.__name__ for cls in type(model).__mro__]
-    return next((head for name in names for end, head in HEADS.items() if name.endswith(end)), Head)
+    """The head of a model, by the name of its class or the nearest base class; a classifier's when no name says anything."""
+    for cls in type(model).__mro__:
+        fitting = [end for end in HEADS if cls.__name__.endswith(end)]
+        if fitting:
+            return HEADS[max(fitting, key=len)]
+    return Head
 
 
 # -- the model's own ways --------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _narrowed(projection: nn.Module, focus: Tensor) -> Iterator[None]:
-    """Let the vocabulary projection see one position of each row, so that logits are `[B, 1, V]`."""
+def _narrowed(projection: nn.Module, pick: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let the vocabulary projection see only what `pick` takes of the last hidden state `[B, T, D]`."""
 
     def narrow(module: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         state, *others = arguments
-        return (state[torch.arange(len(focus), device=state.device), focus.to(state.device)][:, None], *others)
+        return (pick(state), *others)
 
     hook = projection.register_forward_pre_hook(narrow)
     try:

@@ -7,8 +7,10 @@ same idea as capturing attention where it is computed.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,15 @@ from ..tokens import MAX_PIXELS, View
 
 Preprocess = Callable[[Image.Image], Tensor]
 """From a picture to the model's input `[3, H, W]`."""
+
+MAX_RESIZED = 1 << 24
+"""Pictures of which a resize of the shorter side would make more pixels (17 million) are refused before they are resized."""
+
+LEAST = 16
+"""The fewest pixels along a side that show where a processor puts them: between fewer a resize is no straight line."""
+
+ENOUGH = 500
+"""Of a picture that has more pixels along its shorter side a smaller one is observed."""
 
 PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Suffixes by which a path is taken for a picture's."""
@@ -109,6 +120,26 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.rint(array).astype(np.uint8))
 
 
+def check_proportions(picture: Image.Image, side: int) -> None:
+    """Refuse a picture so narrow that a resize of its shorter side makes too many pixels of it.
+
+    Args:
+        picture: what the processor is to be given.
+        side: the shorter side of what it makes.
+
+    Raises:
+        InputError: if there would be more than `MAX_RESIZED`.
+    """
+    width, height = picture.size
+    short, long = min(width, height), max(width, height)
+    resized = side * long // short
+    if side * resized > MAX_RESIZED:
+        raise InputError(
+            f"a picture of {width} x {height} pixels is too narrow: resized to {side} pixels on its shorter side it has "
+            f"{side * resized:,}, at most {MAX_RESIZED:,} are made; crop it"
+        )
+
+
 class Observer:
     """Finds out which part of a picture a processor shows to the model, and remembers it for each picture size.
 
@@ -120,15 +151,43 @@ class Observer:
         self.preprocess = preprocess
         self._known: dict[tuple[int, int], tuple[View, tuple[int, int]]] = {}
 
-    def __call__(self, width: int, height: int) -> tuple[View, tuple[int, int]]:
+    def __call__(self, width: int, height: int, shown: tuple[int, int] | None = None) -> tuple[View, tuple[int, int]]:
         """The View of the whole model input for a picture of `width` x `height`, and the input's `(height, width)`.
+
+        Args:
+            width: of the picture.
+            height: of the picture.
+            shown: the size of the input that the processor made of one, if that is known. Then very large and very small
+                pictures are observed by one of the same proportions, of which a processor that resizes makes the same.
 
         Raises:
             ProcessorError: if the processor does more than scale, crop and pad (flips, rotations, random augmentation).
         """
         if (width, height) not in self._known:
-            self._known[width, height] = self._observe(width, height)
+            alike = None if shown is None else self._alike(width, height, shown)
+            self._known[width, height] = alike or self._observe(width, height)
         return self._known[width, height]
+
+    def _alike(self, width: int, height: int, shown: tuple[int, int]) -> tuple[View, tuple[int, int]] | None:
+        """What is seen of a picture of the same proportions.
+
+        None if it does not come out in the size that is shown, or one of twice the size shows something else: then the
+        processor counts pixels, as a crop without a resize.
+        """
+        times = _times(width, height)
+        if times == 1:
+            return None
+        found = []
+        for factor in (float(times), float(2 * times)):
+            view, size = self._observe(round(width * factor), round(height * factor))
+            if size != shown:
+                return None
+            found.append(np.array(view.box) / factor)
+        once, twice = found
+        if (np.abs(once - twice) > 0.01 * np.array([width, height, width, height])).any():
+            return None
+        left, top, right, bottom = map(float, twice)
+        return View(width, height, (left, top, right, bottom)), shown
 
     @cached_property
     def _contrast(self) -> np.ndarray:
@@ -145,11 +204,10 @@ class Observer:
         Their difference is a straight line along the model's rows and columns, whose slope and offset are the resize
         and crop. Where blue does not differ, there is padding.
         """
-        across, down = np.linspace(0, 255, width)[None, :], np.linspace(0, 255, height)[:, None]
-        ramps = np.stack(np.broadcast_arrays(across, down, np.full((1, 1), 255.0)), axis=-1)
-        positive, negative = (
-            self.preprocess(Image.fromarray(np.rint(v).astype(np.uint8))) for v in (ramps, 255 - ramps)
-        )
+        across, down = (np.rint(np.linspace(0, 255, pixels)).astype(np.uint8) for pixels in (width, height))
+        ramps = np.empty((height, width, 3), np.uint8)  # in floating point, a large picture would take gigabytes
+        ramps[..., 0], ramps[..., 1], ramps[..., 2] = across[None, :], down[:, None], 255
+        positive, negative = (self.preprocess(Image.fromarray(v)) for v in (ramps, 255 - ramps))
         if positive.shape != negative.shape:
             raise ProcessorError(
                 f"two pictures of {width} x {height} come out in different sizes: no random augmentation, please"
@@ -164,6 +222,18 @@ class Observer:
         left, right = _edges(inside[0], columns, width)
         top, bottom = _edges(inside[1].T, rows, height)
         return View(width, height, (left, top, right, bottom)), (positive.shape[1], positive.shape[2])
+
+
+def _times(width: int, height: int) -> Fraction:
+    """How many times larger a picture is observed: by a whole number if it has few pixels, by a part that leaves no remainder
+    if it has many."""
+    short = min(width, height)
+    if short < LEAST:
+        times = -(-LEAST // short)
+        return Fraction(times if width * height * (2 * times) ** 2 <= MAX_PIXELS else 1)
+    common = math.gcd(width, height)
+    parts = [part for part in range(1, max(1, short // ENOUGH) + 1) if common % part == 0]
+    return Fraction(1, max(parts)) if max(parts) > 2 else Fraction(1)  # half of it would be observed twice
 
 
 def _edges(lines: np.ndarray, seen: np.ndarray, pixels: int) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from ..errors import InputError, Option, OptionError, ProcessorError, TooLongErr
 from ..tokens import Span, Tokens
 from .adapter import Adapter
 from .encoding import Encoding, content_of, first_of
+from .tokenizer import undisturbed
 from .wrappers import input_embeddings
 
 
@@ -120,16 +121,33 @@ class TextAdapter(Adapter):
         )
         return self._encoding(batch, (checked,) * len(batch["input_ids"]), ()), tokens
 
+    def tokens_of(self, text: str, *, specials: bool = True) -> tuple[list[int], Tokens]:
+        """The token numbers of one text of any length, and what they stand for.
+
+        Args:
+            text: the text.
+            specials: whether the tokenizer adds its special tokens.
+
+        Raises:
+            ProcessorError: if there is no tokenizer.
+        """
+        self._check_tokenizer()
+        batch = self._tokenize([text], [], truncation=False, add_special_tokens=specials)
+        ids = list(batch["input_ids"][0])
+        known = batch if "offset_mapping" in batch else None
+        return ids, self._tokens(ids, batch["special_tokens_mask"][0], known, 0)
+
     def _tokenize(self, first: list[str], second: list[str], **options: Any) -> Any:
-        return self.processor(
-            first,
-            second or None,
-            return_special_tokens_mask=True,
-            return_offsets_mapping=bool(getattr(self.processor, "is_fast", False)),
-            return_attention_mask=True,
-            verbose=False,
-            **options,
-        )
+        with undisturbed(self.processor) as tokenizer:
+            return tokenizer(
+                first,
+                second or None,
+                return_special_tokens_mask=True,
+                return_offsets_mapping=bool(getattr(tokenizer, "is_fast", False)),
+                return_attention_mask=True,
+                verbose=False,
+                **options,
+            )
 
     def _encoding(self, batch: Any, texts: tuple[Any, ...], dropped: tuple[int, ...]) -> Encoding:
         """What the tokenizer made, as tensors."""
@@ -285,7 +303,8 @@ class TextAdapter(Adapter):
         self, lengths: list[int], first: list[str], second: list[str], truncation: bool
     ) -> tuple[int, ...]:
         if truncation:
-            whole = self.processor(first, second or None, truncation=False, verbose=False)["input_ids"]
+            with undisturbed(self.processor) as tokenizer:
+                whole = tokenizer(first, second or None, truncation=False, verbose=False)["input_ids"]
             return tuple(len(ids) - length for ids, length in zip(whole, lengths, strict=True))
         for text, length in zip(first, lengths, strict=True):
             if self.max_length is not None and length > self.max_length:

@@ -16,7 +16,10 @@ from ..errors import AttCATError, InputError, OptionError, ProcessorError
 from ..tokens import Tokens, View
 from .adapter import Adapter
 from .encoding import Encoding, content_of, first_of
-from .picture import Observer, read_picture, to_pixels
+from .picture import Observer, check_proportions, read_picture, to_pixels
+
+PROPORTIONS = 16
+"""Whether a picture is too narrow is asked where one side is so many times the other."""
 
 
 class VisionAdapter(Adapter):
@@ -82,7 +85,8 @@ class VisionAdapter(Adapter):
         if len({tuple(p.shape) for p in pixels}) > 1:
             raise InputError("the processor gives pictures of different sizes: explain them one by one")
         batch = self.place({"pixel_values": torch.stack(pixels)})
-        views = [self._view(*picture.size) for picture in pictures]
+        shown = (pixels[0].shape[1], pixels[0].shape[2])
+        views = [self._view(*picture.size, shown) for picture in pictures]
         tokens = tuple(self._tokens(height, width, view) for view, (height, width) in views)
         return self._encoding(batch, tokens, tuple(to_pixels(picture) for picture in pictures))
 
@@ -154,10 +158,9 @@ class VisionAdapter(Adapter):
             raise ProcessorError(
                 f"{type(self.model).__name__} sees pictures, but the processor is a tokenizer ({type(processor).__name__})"
             )
-        is_transformers = hasattr(processor, "model_input_names") or hasattr(processor, "preprocess")
-        result = (
-            processor(images=picture, return_tensors="pt")["pixel_values"][0] if is_transformers else processor(picture)
-        )
+        if max(picture.size) > PROPORTIONS * min(picture.size):
+            check_proportions(picture, self._side)
+        result = self._process(picture)
         if not isinstance(result, Tensor) or result.dim() != 3 or not result.is_floating_point():
             shape = tuple(result.shape) if isinstance(result, Tensor) else ""
             raise ProcessorError(
@@ -165,6 +168,19 @@ class VisionAdapter(Adapter):
                 "(does the transform end with ToTensor and Normalize?)"
             )
         return result
+
+    def _process(self, picture: Any) -> Any:
+        processor = self.processor
+        if hasattr(processor, "model_input_names") or hasattr(processor, "preprocess"):
+            return processor(images=picture, return_tensors="pt")["pixel_values"][0]
+        return processor(picture)
+
+    @cached_property
+    def _side(self) -> int:
+        """The shorter side of what the processor makes of a square picture, in pixels."""
+        from PIL import Image
+
+        return min(self.preprocess(Image.new("RGB", (64, 64))).shape[1:])
 
     @property
     def can_batch(self) -> bool:
@@ -179,7 +195,7 @@ class VisionAdapter(Adapter):
         return wide.shape == tall.shape
 
     @cached_property
-    def _view(self) -> Callable[[int, int], tuple[View, tuple[int, int]]]:
+    def _view(self) -> Callable[[int, int, tuple[int, int]], tuple[View, tuple[int, int]]]:
         return Observer(self.preprocess)
 
     def _tokens(self, height: int, width: int, view: View | None) -> Tokens:

@@ -1,9 +1,12 @@
-"""Two colours and how strong they are.
+"""Two colours, how strong they are, and where the scale ends.
 
 Scores are signed, so the map diverges: blue against, orange for, a pair that colour-blind readers can tell apart.
-Nothing here knows whether the page, the terminal or the notebook is light or dark. So both hues have a relative
-luminance of about 0.175, where the contrast to black equals that to white: text of either colour stays readable on
-them, at any strength.
+Nothing here knows whether the page, the terminal or the notebook is light or dark. So both hues of a text have a
+relative luminance of about 0.175, where the contrast to black equals that to white, and on a page a little of the paper
+always shines through: the text that stands on it keeps a contrast of at least 4.5 on light and on dark pages.
+
+Over a picture, which is drawn in grey, orange is light and blue is dark and striped: the sign survives a printer without
+colours.
 """
 
 from __future__ import annotations
@@ -21,8 +24,21 @@ GREY: RGB = (118, 118, 118)
 WHITE: RGB = (255, 255, 255)
 BLACK: RGB = (0, 0, 0)
 
+LIGHT: RGB = (255, 146, 30)
+DARK: RGB = (16, 62, 168)
+"""For and against over a grey picture."""
+
 FAINT = 0.05
 """Below this strength a word is left as it is: colour that cannot be seen only disturbs."""
+
+FULL = 0.8
+"""Opacity of the strongest word on a page."""
+
+PERCENTILE = 0.99
+"""Of the magnitudes: where the scale of a picture, and of a long text, ends."""
+
+GUARD = 8
+"""The scale never ends below this fraction of the largest magnitude: where one patch is everything, noise stays noise."""
 
 
 def hue(score: float) -> RGB:
@@ -33,6 +49,23 @@ def hue(score: float) -> RGB:
 def largest(scores: Iterable[float]) -> float:
     """The greatest absolute value, which gets the full colour; 0 when there is none."""
     return max((abs(score) for score in scores if math.isfinite(score)), default=0.0)
+
+
+def robust(scores: Iterable[float], many: int) -> float:
+    """The magnitude that gets the full colour: the 99th percentile, so that one outlier does not hide the rest.
+
+    Args:
+        scores: of the words or patches.
+        many: of fewer than these a percentile says nothing, and the largest is taken.
+
+    Returns:
+        one of the magnitudes, or an eighth of the largest if that is more; the largest where the percentile is zero, and
+        0 when there is no score.
+    """
+    magnitudes = [abs(score) for score in scores if math.isfinite(score)]
+    most = max(magnitudes, default=0.0)
+    percentile = 0.0 if len(magnitudes) < many else float(np.quantile(magnitudes, PERCENTILE, method="lower"))
+    return max(percentile, most / GUARD) if percentile else most
 
 
 def strength(score: float, scale: float) -> float:
@@ -65,20 +98,12 @@ def readable_on(ground: RGB) -> RGB:
     return max(WHITE, BLACK, key=lambda ink: contrast(ink, ground))
 
 
-def css(signed: float) -> str:
-    """A strength in [-1, 1] as a translucent CSS colour, which lets a light or a dark page shine through."""
-    red, green, blue = hue(signed)
-    return f"rgba({red},{green},{blue},{abs(signed):.3f})"
+def tint(signed: float) -> str:
+    """The inline style of an element that is coloured by a strength in [-1, 1]."""
+    return f"--s:{abs(signed):.2g};background:{css(hue(signed))}"
 
 
-def lookup_table() -> np.ndarray:
-    """The diverging map for `cv2.applyColorMap`: uint8 `[256, 1, 3]` in OpenCV's order (blue, green, red).
-
-    Entry 128 is zero, 1 and 255 are the strongest against and for. It has no white or grey middle: weak scores are
-    translucent, so the middle is the picture itself.
-    """
-    at = [-1.0, -0.5, 0.0, 0.0, 0.5, 1.0]
-    stops = np.array([(4, 44, 128), AGAINST, (120, 190, 240), (250, 176, 92), (226, 88, 8), (140, 20, 0)])
-    where = (np.arange(256) - 128) / 127
-    where[128] = 1e-9  # zero belongs to neither side; any colour does, for it is never seen
-    return np.stack([np.interp(where, at, stops[:, part]) for part in (2, 1, 0)], axis=-1).astype(np.uint8)[:, None]
+def css(of: RGB) -> str:
+    """A translucent CSS colour, as strong as the element's `--s` (0 to 1) says; a light or a dark page shines through."""
+    red, green, blue = of
+    return f"rgb({red} {green} {blue}/calc({FULL}*var(--s)))"

@@ -1,4 +1,4 @@
-"""HTML: a fragment for a notebook, and a page that needs nothing but itself.
+"""HTML: a fragment for a notebook, and the parts of a page.
 
 The fragment takes the text colour of whatever surrounds it, and its highlights are translucent, so it needs not know
 whether that is light or dark. The sign of a word is also in its underline, and every score is in a table, for readers
@@ -8,17 +8,18 @@ who do not see the colours. Everything that comes from outside passes `escape`.
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from ..attribution import Attribution
-from ..files import encode_png
+from ..files import encode_jpeg
 from . import wording
-from .colour import FAINT, css
-from .image import BLANK, overlay, sized, tinted
+from .colour import AGAINST, FAINT, FOR, css
+from .image import overlay, ramp, sized
 from .wording import Piece
 
 WIDEST = 640
@@ -32,8 +33,8 @@ STYLE = """
 .attcat .text{white-space:pre-wrap;font-size:1.1em;line-height:1.8;margin:.7em 0}
 .attcat mark{color:inherit;border-radius:.2em;padding:.1em 0;print-color-adjust:exact;-webkit-print-color-adjust:exact;
 -webkit-box-decoration-break:clone;box-decoration-break:clone}
-.attcat .for{border-bottom:2px solid}
-.attcat .against{border-bottom:2px dashed}
+.attcat .for{background:FOR;border-bottom:2px solid FOR}
+.attcat .against{background:AGAINST;border-bottom:2px dashed AGAINST}
 .attcat .about{outline:2px solid;outline-offset:2px;border-radius:.1em}
 .attcat .chip{display:inline-block;border:1px solid rgba(128,128,128,.5);border-radius:.4em;padding:0 .4em;
 font-size:.9em;margin:.15em .3em .15em 0}
@@ -53,12 +54,15 @@ background:repeating-linear-gradient(135deg,#7d7d7d 0 2px,#444 2px 8px)}
 .attcat td:last-child{text-align:right;font-variant-numeric:tabular-nums}
 .attcat .methods td{vertical-align:top;border-top:1px solid rgba(128,128,128,.3)}
 .attcat .methods td:last-child{text-align:left}
-"""
+.attcat .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:0 2em}
+""".replace("AGAINST", css(AGAINST)).replace("FOR", css(FOR))
+"""Of a fragment. The strength of a word, 0 to 1, is its `--s`."""
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{policy}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
@@ -79,19 +83,19 @@ article+article{{border-top:1px solid rgba(128,128,128,.4);padding-top:.5em}}
 """
 
 
-def page(explanations: Sequence[Attribution], title: str = "AttCAT") -> str:
-    """A self-contained page: no network, no script, pictures inside; light or dark as the reader prefers.
+def policy(script: str) -> str:
+    """The Content-Security-Policy of a page: nothing from outside, and no script but this one, if it is not empty."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = f"'sha256-{digest}'" if script else "'none'"
+    return (
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src {allowed}; base-uri 'none'; form-action 'none'\">"
+    )
 
-    Args:
-        explanations: one or many, shown in this order.
-        title: of the page.
-    """
-    return framed("\n".join(f"<article>{_body(explanation)}</article>" for explanation in explanations), title)
 
-
-def framed(body: str, title: str, style: str = STYLE) -> str:
-    """A whole page around `body`."""
-    return PAGE.format(title=escape(title), heading=escape(title), style=style, body=body)
+def framed(body: str, title: str, style: str = STYLE, script: str = "") -> str:
+    """A whole page around `body`, which may hold this one script."""
+    return PAGE.format(title=escape(title), heading=escape(title), style=style, body=body, policy=policy(script))
 
 
 def fragment(explanation: Attribution) -> str:
@@ -108,14 +112,14 @@ def escape(text: str) -> str:
 
 
 def _body(explanation: Attribution) -> str:
-    middle = _pictures(explanation) if explanation.is_image else texts(explanation)
+    middle = pictures(explanation) if explanation.is_image else texts(explanation)
     parts = [
         header(explanation),
         middle,
         key(explanation),
         _apart(explanation),
         _notes(explanation),
-        _table(explanation),
+        table(explanation),
     ]
     return f'<div class="attcat">{"".join(parts)}</div>'
 
@@ -130,12 +134,13 @@ def header(explanation: Attribution, origin: str | None = None) -> str:
     )
 
 
-def texts(explanation: Attribution) -> str:
+def texts(explanation: Attribution, full: float | None = None) -> str:
     """The text with its words coloured, or its tokens where the words are not known."""
     if not wording.has_words(explanation):
-        return f"<p>{_chips(wording.chips(explanation))}</p>"
-    passages = wording.passages(explanation)
-    return "".join(_passage(pieces, name) for pieces, name in zip(passages, wording.names(explanation), strict=True))
+        return f"<p>{chips(wording.chips(explanation, full))}</p>"
+    passages = wording.passages(explanation, full)
+    both = [_passage(pieces, name) for pieces, name in zip(passages, wording.names(explanation), strict=True)]
+    return both[0] if len(both) == 1 else f'<div class="pair">{"".join(f"<div>{one}</div>" for one in both)}</div>'
 
 
 def _passage(pieces: Iterable[Piece], name: str) -> str:
@@ -149,19 +154,20 @@ def _piece(piece: Piece) -> str:
         return f'<span class="about">{_piece(replace(piece, marked=False))}</span>'
     if piece.score is None:
         return escape(piece.text)
-    told = f'title="{wording.number(piece.score, 6)}"'
+    told = f'title="{wording.number(piece.score, 4)}"'
     if abs(piece.strength) < FAINT:
         return f"<span {told}>{escape(piece.text)}</span>"
-    return _mark(piece.text, piece.strength, told)
+    return mark(piece.text, piece.strength, told)
 
 
-def _mark(text: str, signed: float, told: str = "") -> str:
+def mark(text: str, signed: float, told: str = "") -> str:
     """Coloured by strength; the underline, which tells the sign without colour, fades with it."""
-    side, colour = "for" if signed > 0 else "against", css(signed)
-    return f'<mark class="{side}" style="background:{colour};border-color:{colour}" {told}>{escape(text)}</mark>'
+    side = "for" if signed > 0 else "against"
+    return f'<mark class="{side}" style="--s:{abs(signed):.2g}"{told and " "}{told}>{escape(text)}</mark>'
 
 
-def _chips(pieces: Iterable[Piece]) -> str:
+def chips(pieces: Iterable[Piece]) -> str:
+    """Tokens that stand apart, each with its score."""
     return "".join(
         f'<span class="chip">{_piece(piece)} {wording.number(piece.score or 0.0)}</span>' for piece in pieces
     )
@@ -171,17 +177,32 @@ def key(explanation: Attribution, *, scale: bool = True) -> str:
     """What the colours mean, and what full strength is."""
     against, supports = wording.sides(explanation)
     full = wording.scale(explanation) if scale else None
+    beyond = bool(full and wording.clipped(explanation, full))
+    return legend(explanation, against, supports, full, beyond) + (unseen(explanation) if explanation.is_image else "")
+
+
+def legend(explanation: Attribution, against: str, supports: str, full: float | None, beyond: bool = False) -> str:
+    """The two colours with their names, and the score that gets the full colour, if it is to be said.
+
+    Args:
+        explanation: of the kind that the colours are for.
+        against: what one colour means.
+        supports: what the other one means.
+        full: the score that gets the full colour.
+        beyond: whether some scores are stronger.
+    """
     if explanation.is_image:
-        return _bar(against, supports, full) + _unseen(explanation)
-    value = f"<span>full colour = {wording.number(full)[1:]}</span>" if full else ""
-    return f'<p class="key">{_mark(against, -1.0)}{_mark(supports, 1.0)}{value}</p>'
+        return _bar(against, supports, full, beyond)
+    more = " or more" if beyond else ""
+    value = f"<span>full colour = {wording.number(full)[1:]}{more}</span>" if full else ""
+    return f'<p class="key">{mark(against, -1.0)}{mark(supports, 1.0)}{value}</p>'
 
 
-def _bar(against: str, supports: str, full: float | None) -> str:
+def _bar(against: str, supports: str, full: float | None, beyond: bool) -> str:
     """The colours of the overlay on a neutral ground, as `image.tinted` lays them."""
-    colours = tinted(np.full((1, 33, 3), BLANK), np.linspace(-1, 1, 33)[None])[0].tolist()
-    stops = ",".join(f"rgb({red},{green},{blue})" for red, green, blue in colours)
-    low, high = (wording.number(-full), wording.number(full)) if full else ("0", "0")
+    stops = ",".join(f"rgb({red},{green},{blue})" for red, green, blue in ramp(33))
+    less, more = ("≤ ", "≥ ") if beyond else ("", "")
+    low, high = (less + wording.number(-full), more + wording.number(full)) if full else ("0", "0")
     numbers = "" if full is None else f"<span><b>{low}</b><b>0</b><b>{high}</b></span>"
     return (
         f'<div class="key"><div class="bar"><span><b>{escape(against)}</b><b>{escape(supports)}</b></span>'
@@ -189,7 +210,8 @@ def _bar(against: str, supports: str, full: float | None) -> str:
     )
 
 
-def _unseen(explanation: Attribution) -> str:
+def unseen(explanation: Attribution) -> str:
+    """What the hatching means, if there is any."""
     if not wording.has_blind_area(explanation):
         return ""
     return '<p class="key"><span><span class="unseen"></span>not seen by the model</span></p>'
@@ -197,14 +219,14 @@ def _unseen(explanation: Attribution) -> str:
 
 def _apart(explanation: Attribution) -> str:
     pieces = wording.apart(explanation)
-    return f"<p>{_chips(pieces)}</p>" if pieces else ""
+    return f"<p>{chips(pieces)}</p>" if pieces else ""
 
 
 def _notes(explanation: Attribution) -> str:
     return "".join(f"<p>{escape(note)}</p>" for note in wording.notes(explanation))
 
 
-def _table(explanation: Attribution) -> str:
+def table(explanation: Attribution) -> str:
     """Every score of a text, for those who cannot use colours or tooltips."""
     if explanation.is_image:
         return ""
@@ -220,19 +242,20 @@ def _table(explanation: Attribution) -> str:
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _pictures(explanation: Attribution) -> str:
+def pictures(explanation: Attribution, full: float | None = None) -> str:
     """The input and the overlay; the heatmap alone when the pixels are not known."""
     small = sized(explanation, WIDEST)
     what = f"heatmap of what speaks for and against {explanation.label}; {wording.strongest(explanation)}"
-    figures = [picture(overlay(small), what, "what speaks for and against")]
+    figures = [picture(overlay(small, full), what, "what speaks for and against", "overlay")]
     if isinstance(small.source, np.ndarray):
-        figures.insert(0, picture(small.source, "the picture that was explained", "input"))
+        figures.insert(0, picture(small.source, "the picture that was explained", "input", "photo"))
     return f'<div class="pictures">{"".join(figures)}</div>'
 
 
-def picture(pixels: np.ndarray, alternative: str, caption: str) -> str:
+def picture(pixels: np.ndarray, alternative: str, caption: str, name: str = "") -> str:
     """A figure whose pixels are inside the page."""
-    address = f"data:image/png;base64,{base64.b64encode(encode_png(pixels)).decode()}"
+    address = f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(pixels)).decode()}"
     size = f'width="{pixels.shape[1]}" height="{pixels.shape[0]}"'
     image = f'<img src="{address}" {size} alt="{escape(alternative)}">'
-    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+    kind = f' class="{name}"' if name else ""
+    return f"<figure{kind}>{image}<figcaption>{escape(caption)}</figcaption></figure>"

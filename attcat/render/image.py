@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -16,18 +16,28 @@ import numpy as np
 
 from ..attribution import Attribution
 from ..errors import InputError
+from ..files import encode_palette_png
 from ..tokens import View
 from . import wording
-from .colour import RGB, lookup_table
+from .colour import BLACK, DARK, LIGHT, RGB, WHITE, mix
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
-LONGEST, LEAST = 768, 448
+LONGEST, LEAST = 560, 448
 """A picture is drawn with its longest side between these, in pixels: large ones shrink, tiny ones grow."""
 
-OPACITY = 0.85
+OPACITY = 0.8
 """Of the strongest score: what is below stays recognisable."""
+
+THRESHOLD = 0.12
+"""Below this strength a patch is left as it is, so that noise does not tint water and road."""
+
+POWER = 0.9
+"""Of the strength above the threshold: a little more for the weak half, as the eye reads opacity as less than it is."""
+
+TOP = 0.2
+"""Share of the picture that the contour encloses."""
 
 MEASURED = 1000
 """Characters of a label that are looked at: no line is as long, and measuring is slow."""
@@ -37,6 +47,24 @@ INK: RGB = (26, 26, 26)
 PALE: RGB = (95, 95, 95)
 BLANK: RGB = (228, 228, 228)
 """The ground of a heatmap whose picture is not known."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a heatmap is drawn.
+
+    Args:
+        positive: only what speaks for the class.
+        contour: a line around the fifth of the picture that speaks most for the class.
+        cells: each patch in one colour, instead of a smooth map.
+    """
+
+    positive: bool = False
+    contour: bool = False
+    cells: bool = False
+
+
+PLAIN = Look()
 
 
 # -- arrays: what is drawn, uint8 [H, W, 3] --------------------------------------------------------------------------
@@ -64,36 +92,97 @@ def sized(explanation: Attribution, longest: int = LONGEST, least: int = LEAST, 
     return replace(explanation, source=source, tokens=replace(explanation.tokens, view=View(width, height, box)))
 
 
-def overlay(explanation: Attribution, full: float | None = None) -> np.ndarray:
+def overlay(explanation: Attribution, full: float | None = None, look: Look = PLAIN) -> np.ndarray:
     """The heatmap over the picture, uint8 `[H, W, 3]` in the picture's own pixels.
 
-    The picture loses most of its colour, so that blue and orange mean what the legend says. The stronger a score, the
-    less of the picture shines through. What the model never saw is dark and hatched.
+    The picture is grey, so that orange and blue mean what the legend says and nothing else. The stronger a score, the less
+    of the picture shines through. What the model never saw is dark and hatched.
 
     Args:
         explanation: of a picture.
-        full: the score that gets the full colour; by default the strongest patch's.
+        full: the score that gets the full colour; by default `wording.scale`.
+        look: what is drawn, and how.
 
     Raises:
         InputError: if the input was not a picture.
     """
-    heat = explanation.heatmap()
+    heat = _cells(explanation) if look.cells else explanation.heatmap()
     unseen = np.isnan(heat)
+    heat = np.nan_to_num(heat)
     full = wording.scale(explanation) if full is None else full
-    signed = np.clip(np.nan_to_num(heat) / full, -1, 1) if full else np.zeros_like(heat)
-    ground = _faded(explanation.source) if isinstance(explanation.source, np.ndarray) else _grid(explanation)
-    return np.where(unseen[..., None], _hatched(ground), tinted(ground, signed))
+    signed = np.clip(heat / full, 0 if look.positive else -1, 1) if full else np.zeros_like(heat)
+    ground = _grey(explanation.source) if isinstance(explanation.source, np.ndarray) else _grid(explanation)
+    drawn = tinted(ground, signed)
+    if look.contour:
+        drawn = _outlined(drawn, heat, ~unseen)
+    return np.where(unseen[..., None], _hatched(ground), drawn)
 
 
 def tinted(ground: np.ndarray, signed: np.ndarray) -> np.ndarray:
     """Lay strengths, float `[H, W]` in [-1, 1], over `ground`, uint8 `[H, W, 3]`."""
+    alpha = opacity(signed)[..., None]
+    colours = np.where(signed[..., None] > 0, np.array(LIGHT), _striped(signed.shape))
+    return np.asarray(np.round(ground * (1 - alpha) + colours * alpha), dtype=np.uint8)
+
+
+def ramp(steps: int) -> list[tuple[int, int, int]]:
+    """The colours of a legend from against to for, on a neutral ground, without stripes."""
+    colours = tinted(np.full((2, steps, 3), BLANK), np.tile(np.linspace(-1, 1, steps), (2, 1)))[1]
+    return [(red, green, blue) for red, green, blue in colours.tolist()]
+
+
+def palette() -> np.ndarray:
+    """The colours of a legend and of a grey picture, which a palette must have, uint8 `[N, 3]`."""
+    ramp = tinted(np.full((2, 33, 3), BLANK, dtype=np.uint8), np.tile(np.linspace(-1, 1, 33), (2, 1)))
+    greys = np.repeat(np.linspace(0, 255, 24).astype(np.uint8)[:, None], 3, axis=1)
+    return np.unique(np.concatenate([ramp.reshape(-1, 3), greys, np.array([INK, PALE], dtype=np.uint8)]), axis=0)
+
+
+def opacity(signed: np.ndarray) -> np.ndarray:
+    """How much of the picture a strength covers: nothing below the threshold, then more and more, 0 to `OPACITY`."""
+    above = np.clip((np.abs(signed) - THRESHOLD) / (1 - THRESHOLD), 0, 1)
+    return np.asarray(OPACITY * above**POWER)
+
+
+def _striped(shape: tuple[int, ...]) -> np.ndarray:
+    """The colour against, with thin lighter lines across: a second sign beside the hue."""
+    lines = np.arange(shape[0])[:, None, None] % STRIPES == 0
+    return np.broadcast_to(np.where(lines, np.array(mix(DARK, WHITE, 0.55)), np.array(DARK)), (*shape, 3))
+
+
+STRIPES = 5
+"""Pixels from one line to the next."""
+
+
+def _cells(explanation: Attribution) -> np.ndarray:
+    """The patch scores without interpolation, float `[H, W]` like `Attribution.heatmap`."""
+    grid, view = explanation.grid.numpy(), explanation.view
+    left, top, right, bottom = view.box
+    row, column = (
+        np.floor((np.arange(pixels) + 0.5 - start) / (stop - start) * cells).astype(int)
+        for pixels, start, stop, cells in (
+            (view.height, top, bottom, len(grid)),
+            (view.width, left, right, grid.shape[1]),
+        )
+    )
+    seen = ((row >= 0) & (row < grid.shape[0]))[:, None] & ((column >= 0) & (column < grid.shape[1]))[None]
+    heat = grid[row.clip(0, grid.shape[0] - 1)][:, column.clip(0, grid.shape[1] - 1)]
+    return np.where(seen, heat, np.nan)
+
+
+def _outlined(pixels: np.ndarray, heat: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """A white line with a black edge around the fifth of what was seen that speaks most for the class."""
     import cv2
 
-    index = np.round(128 + 127 * signed).astype(np.uint8)
-    colours = cv2.applyColorMap(np.ascontiguousarray(index), lookup_table())[..., ::-1]
-    # A power below 1 lifts the weak half: the eye reads opacity as less than it is.
-    alpha = (OPACITY * np.abs(signed) ** 0.8)[..., None]
-    return np.asarray(np.round(ground * (1 - alpha) + colours * alpha), dtype=np.uint8)
+    inside = seen & (heat > 0)
+    if not inside.any():
+        return pixels
+    inside &= heat >= np.quantile(heat[seen], 1 - TOP)
+    contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    drawn = np.ascontiguousarray(pixels)
+    for ink, width in ((BLACK, 3), (WHITE, 1)):
+        cv2.drawContours(drawn, contours, -1, ink, width)
+    return drawn
 
 
 def _resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -104,9 +193,10 @@ def _resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.asarray(cv2.resize(picture, (width, height), interpolation=how))
 
 
-def _faded(picture: np.ndarray) -> np.ndarray:
+def _grey(picture: np.ndarray) -> np.ndarray:
+    """Grey, and held between dark grey and pale grey: pure white and pure black leave no room for light and dark colours."""
     grey = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    return np.asarray(np.round(0.25 * picture + 0.75 * grey[..., None]), dtype=np.uint8)
+    return np.repeat(np.round(40 + grey * (205 / 255)).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _hatched(ground: np.ndarray) -> np.ndarray:
@@ -144,18 +234,26 @@ def panel(pixels: np.ndarray, caption: str) -> Image.Image:
     return stack([picture, line(caption, max(picture.width, 190), size=14, ink=PALE)], gap=4)
 
 
-def legend(explanation: Attribution, width: int) -> Image.Image:
+def legend(explanation: Attribution, width: int, look: Look = PLAIN) -> Image.Image:
     """The colour bar with its numbers, and the notes that belong to them."""
     full = wording.scale(explanation)
+    beyond = " and beyond" if wording.clipped(explanation) else ""  # the font has no sign for it
     third = width // 3
     values = [
-        line(wording.number(-full) if full else "0", third, size=14),
+        line(f"{wording.number(-full)}{beyond}" if full else "0", third, size=14),
         line("0", width - 2 * third, size=14, middle=True),
-        line(wording.number(full) if full else "0", third, size=14, right=True),
+        line(f"{wording.number(full)}{beyond}" if full else "0", third, size=14, right=True),
     ]
     parts = [bar(explanation, width), beside(values, gap=0), *unseen(explanation, width)]
-    parts += [line(text, width, size=14, ink=PALE) for note in wording.notes(explanation) for text in wrap(note, width)]
+    told = [*looks(look), *wording.notes(explanation)]
+    parts += [line(text, width, size=14, ink=PALE) for note in told for text in wrap(note, width)]
     return stack(parts, gap=4)
+
+
+def looks(look: Look) -> list[str]:
+    """What a reader has to know of a drawing that is not the plain one."""
+    told = ["Only what speaks for the class is coloured."] if look.positive else []
+    return [*told, f"The line encloses the {TOP:.0%} that speak most for the class."] if look.contour else told
 
 
 def bar(explanation: Attribution, width: int) -> Image.Image:
@@ -189,11 +287,30 @@ def heading(explanation: Attribution, width: int, origin: str | None = None) -> 
     return stack([*parts, *(line(text, width, size=14, ink=PALE) for text in wrap(origin, width))], gap=4)
 
 
-def figure(explanation: Attribution) -> Image.Image:
+def figure(explanation: Attribution, look: Look = PLAIN, longest: int = LONGEST) -> Image.Image:
     """The picture, beside it the heatmap laid over it, and a legend.
 
+    Args:
+        explanation: of a picture.
+        look: how the heatmap is drawn.
+        longest: a panel's width and height are at most so many pixels.
+
     Returns:
-        an RGB picture; each of its two panels is at most 768 pixels wide and high.
+        an RGB picture.
+
+    Raises:
+        InputError: if the input was not a picture, or its pixels are not known.
+    """
+    small, shown = panels_of(explanation, longest)
+    panels = [panel(shown, "input"), panel(overlay(small, look=look), caption(look))]
+    wide = shown.shape[1] > 1.6 * shown.shape[0]
+    pictures = stack(panels, gap=10) if wide else beside(panels, gap=16)
+    width = max(pictures.width, 480)
+    return framed(stack([heading(explanation, width), pictures, legend(explanation, width, look)], gap=14))
+
+
+def panels_of(explanation: Attribution, longest: int = LONGEST) -> tuple[Attribution, np.ndarray]:
+    """The explanation in the size of a panel, and its picture.
 
     Raises:
         InputError: if the input was not a picture, or its pixels are not known.
@@ -205,14 +322,32 @@ def figure(explanation: Attribution) -> Image.Image:
             "a figure needs the picture, and this Explanation was made from ready-made model arguments: explain the "
             "picture itself with an image processor, or use .show() or save it as .html for the heatmap alone"
         )
-    explanation = sized(explanation)
-    shown = explanation.source
-    assert isinstance(shown, np.ndarray)
-    panels = [panel(shown, "input"), panel(overlay(explanation), "what speaks for and against")]
-    wide = shown.shape[1] > 1.6 * shown.shape[0]
-    pictures = stack(panels, gap=10) if wide else beside(panels, gap=16)
-    width = max(pictures.width, 480)
-    return framed(stack([heading(explanation, width), pictures, legend(explanation, width)], gap=14))
+    small = sized(explanation, longest, min(LEAST, longest))
+    assert isinstance(small.source, np.ndarray)
+    return small, small.source
+
+
+def png(explanation: Attribution, look: Look = PLAIN) -> bytes:
+    """The figure as the content of a small PNG file: fewer colours, and then fewer pixels, until it fits `PNG_LIMIT`.
+
+    Raises:
+        InputError: as `figure`.
+    """
+    kept, data = palette(), b""
+    for longest, colours in ((LONGEST, 256 - len(kept)), (LONGEST, 56), (400, 80), (280, 48)):
+        data = encode_palette_png(figure(explanation, look, longest), kept, colours)
+        if len(data) <= PNG_LIMIT:
+            break
+    return data
+
+
+PNG_LIMIT = 120_000
+"""Bytes of a figure's PNG file; only a picture of noise exceeds it."""
+
+
+def caption(look: Look) -> str:
+    """What stands under the overlay."""
+    return "what speaks for it" if look.positive else "what speaks for and against"
 
 
 # -- composing -------------------------------------------------------------------------------------------------------

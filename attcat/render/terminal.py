@@ -14,7 +14,7 @@ import numpy as np
 from ..attribution import Attribution
 from ..errors import InputError
 from . import wording
-from .colour import FAINT, GREY, hue, mix, readable_on
+from .colour import FAINT, GREY, hue, mix, readable_on, strength
 from .image import overlay, sized
 from .wording import Piece
 
@@ -155,6 +155,14 @@ def _pieces(pieces: list[Piece], colour: bool) -> Text:
         if not colour and piece.score is not None and abs(piece.strength) >= TOLD:
             text.append(f"({wording.number(piece.score)})")
     return text
+
+
+def piece(text: str, score: float, full: float, colour: bool) -> Text:
+    """A word with its score, coloured by its share of `full`."""
+    from rich.text import Text
+
+    style = _style(strength(score, full)) if colour else None
+    return Text.assemble((visible(text), style or ""), f" {wording.number(score)}")
 
 
 def _row(pieces: list[Piece], colour: bool) -> Text:

@@ -5,13 +5,25 @@ Everything here is plain text. Whoever draws it escapes it.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ..attribution import Attribution
-from ..tokens import group_words, trim
-from .colour import largest, strength
+from ..tokens import Word, group_words, trim
+from .colour import largest, robust, strength
+
+_WORDS: WeakKeyDictionary[Attribution, list[Word]] = WeakKeyDictionary()
+
+
+def words_of(explanation: Attribution) -> list[Word]:
+    """`Attribution.words`, grouped once however many parts of a drawing ask for them."""
+    if explanation not in _WORDS:
+        _WORDS[explanation] = explanation.words()
+    return _WORDS[explanation]
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,11 @@ class Piece:
 def number(score: float, digits: int = 3) -> str:
     """A signed number, as `+0.42`."""
     return f"{score + 0.0:+.{digits}g}"  # + 0.0 turns the negative zero into zero
+
+
+def one_line(text: str) -> str:
+    """Without line ends and tabs."""
+    return "".join(" " if character.isspace() else character for character in text)
 
 
 def headline(explanation: Attribution) -> str:
@@ -84,25 +101,88 @@ def sides(explanation: Attribution) -> tuple[str, str]:
     return f"speaks against {explanation.label}", f"speaks for {explanation.label}"
 
 
-def scale(explanation: Attribution) -> float:
-    """The score that gets the full colour: the largest absolute one among words, tokens or patches."""
+MANY_PATCHES, MANY_WORDS = 16, 100
+"""From so many on the colour scale ends at a percentile, and not at the strongest."""
+
+
+def values(explanation: Attribution) -> list[float]:
+    """The scores that are coloured: of the patches, of the words, or of the tokens where the words are not known."""
     if explanation.is_image:
-        return largest(explanation.grid.flatten().tolist())
+        return [float(score) for score in explanation.grid.flatten().tolist()]
     if has_words(explanation):
-        return largest(word.score for word in explanation.words())
+        return [word.score for word in words_of(explanation)]
     pairs = zip(explanation.scores.tolist(), explanation.tokens.special, strict=True)
-    return largest(score for score, special in pairs if not special)
+    return [score for score, special in pairs if not special]
 
 
-def notes(explanation: Attribution) -> list[str]:
-    """Sentences that keep the reader from a wrong conclusion."""
+def scale(*explanations: Attribution) -> float:
+    """The score that gets the full colour, for one explanation or shared by several of a kind.
+
+    The 99th percentile of the magnitudes, so that one outlier does not hide everything else; in a short text, the strongest.
+    """
+    pooled = [score for explanation in explanations for score in values(explanation)]
+    return robust(pooled, MANY_PATCHES if explanations and explanations[0].is_image else MANY_WORDS)
+
+
+def unit(explanation: Attribution) -> tuple[str, str]:
+    """What has a score, one of them and several."""
+    one = "patch" if explanation.is_image else "word" if has_words(explanation) else "token"
+    return one, f"{one}es" if one == "patch" else f"{one}s"
+
+
+def clipped(explanation: Attribution, full: float | None = None) -> str:
+    """How many scores exceed the colour scale; empty if none does."""
+    full = scale(explanation) if full is None else full
+    scores = values(explanation)
+    beyond = [score for score in scores if abs(score) > full * (1 + 1e-6)]
+    if not beyond or not full:
+        return ""
+    most = max(beyond, key=abs)
+    some = (
+        f"{len(beyond)} of {len(scores)} {unit(explanation)[1]} {'exceeds' if len(beyond) == 1 else 'exceed'} the scale"
+    )
+    return f"Clipped: {some}, by up to {abs(most) / full:.1f} times ({number(most)})."
+
+
+def concentrated(explanation: Attribution) -> str:
+    """A warning when a few patches of a picture hold half of the magnitude; empty otherwise.
+
+    Vision transformers without registers put large values on a few background patches (Darcet et al., ICLR 2024).
+    """
+    if not explanation.is_image:
+        return ""
+    magnitudes = np.sort(np.abs(explanation.grid.numpy().ravel()))[::-1]
+    few = len(magnitudes) // FEW
+    total = magnitudes.sum()
+    if not few or not total or magnitudes[:few].sum() < total / 2:
+        return ""
+    count = int(np.searchsorted(np.cumsum(magnitudes), total / 2)) + 1
+    hold = "1 patch holds" if count == 1 else f"{count} patches hold"
+    return (
+        f"{hold} more than half of the magnitude. If they are not on the object, they are outliers of the model rather than "
+        "evidence (Darcet et al. 2024)."
+    )
+
+
+FEW = 50
+"""A fiftieth of the patches are few."""
+
+
+def notes(explanation: Attribution, full: float | None = None) -> list[str]:
+    """Sentences that keep the reader from a wrong conclusion.
+
+    Args:
+        explanation: what is drawn.
+        full: the score that gets the full colour, if not its own `scale`.
+    """
     told = []
-    things = "patch" if explanation.is_image else "word" if has_words(explanation) else "token"
+    things, _ = unit(explanation)
     if largest(explanation.scores.tolist()) == 0:
         told.append(f"All scores are zero: nothing here speaks for or against {explanation.label}.")
     else:
         if scale(explanation) == 0:
             told.append(f"The score of every {things} is zero.")
+        told += filter(None, (clipped(explanation, full), concentrated(explanation)))
         if explanation.special.any():
             told.append(f"{explanation.special_share:.1%} of the total magnitude fell on special tokens.")
     if explanation.dropped:
@@ -166,15 +246,20 @@ def _marked_text(explanation: Attribution) -> str:
     marked = _marked(explanation)
     if marked is not None:
         segment, start, end = marked
-        for word in explanation.words():
+        for word in words_of(explanation):
             if word.segment == segment and word.start < end and word.end > start:
                 return word.text
     return explanation.tokens.labels[explanation.position or 0]
 
 
-def passages(explanation: Attribution) -> list[list[Piece]]:
+def passages(explanation: Attribution, full: float | None = None) -> list[list[Piece]]:
     """One list of pieces per input string; joined, their texts are that string, character for character."""
-    full, words, marked = scale(explanation), explanation.words(), _marked(explanation)
+    return cut(explanation, words_of(explanation), scale(explanation) if full is None else full)
+
+
+def cut(explanation: Attribution, words: Sequence[Word], full: float) -> list[list[Piece]]:
+    """The input strings cut into pieces: words, or other stretches that have a score, and what lies between."""
+    marked = _marked(explanation)
     result = []
     for segment, text in enumerate(explanation.texts):
         pieces, reached = [], 0
@@ -192,14 +277,71 @@ def passages(explanation: Attribution) -> list[list[Piece]]:
     return result
 
 
-def apart(explanation: Attribution) -> list[Piece]:
+def tokens(explanation: Attribution) -> list[Word]:
+    """Every token that has characters of its own, as `Attribution.words` has the words."""
+    held = explanation.tokens
+    found = []
+    for position, score in enumerate(explanation.scores.tolist()):
+        span = held.spans[position] if held.spans else None
+        if span is None or held.special[position] or span[0] == span[1]:
+            continue
+        segment = (held.segments[position] if held.segments else 0) or 0
+        found.append(Word(explanation.texts[segment][span[0] : span[1]], *span, score, segment))
+    return found
+
+
+def sentences(explanation: Attribution) -> list[Word]:
+    """Every sentence, as far as punctuation and line ends show it, with the sum of its words' scores."""
+    found, words = [], words_of(explanation)
+    for segment, text in enumerate(explanation.texts):
+        for match in re.finditer(r"\S(?:[^.!?。！？\n]|[.!?](?=\w))*[.!?。！？]*", text):
+            start, end = match.start(), match.start() + len(match.group().rstrip())
+            inside = [word.score for word in words if word.segment == segment and start <= word.start < end]
+            if inside:
+                found.append(Word(text[start:end], start, end, sum(inside), segment))
+    return found
+
+
+def gist(explanation: Attribution) -> str:
+    """The result in a sentence: which words, or how much of the picture, speak for the class and against it."""
+    scores = values(explanation)
+    total = sum(map(abs, scores))
+    if not total:
+        return ""
+    if explanation.is_image:
+        share = sum(score for score in scores if score > 0) / total
+        ranked = np.cumsum(sorted(map(abs, scores), reverse=True))
+        area = (int(np.searchsorted(ranked, total / 2)) + 1) / len(scores)
+        area_told = f"{area:.0%}" if area >= 0.01 else "less than 1%"
+        return f"{share:.0%} of the magnitude speaks for {explanation.label}; half of it lies on {area_told} of the patches."
+    words = words_of(explanation) if has_words(explanation) else []
+    top = max((abs(word.score) for word in words), default=0.0)
+    told = []
+    for sign, one, several in ((1, "speaks for it", "speak for it"), (-1, "speaks against it", "speak against it")):
+        strong = [w for w in words if w.score * sign >= top / 6 > 0 and any(map(str.isalnum, w.text))]
+        strong.sort(key=lambda word: -abs(word.score))
+        names = list(dict.fromkeys(f"“{word.text[:40]}”" for word in strong))[:GIST]
+        if names:
+            told.append(f"{_and(names)} {one if len(names) == 1 else several}")
+    return "; ".join(told) + "." if told else ""
+
+
+GIST = 3
+"""Words on each side that the sentence names."""
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def apart(explanation: Attribution, full: float | None = None) -> list[Piece]:
     """The tokens that no word or patch shows: special ones, and those made of white space alone."""
-    return _chips(explanation, _hidden(explanation))
+    return _chips(explanation, _hidden(explanation), full)
 
 
-def chips(explanation: Attribution) -> list[Piece]:
+def chips(explanation: Attribution, full: float | None = None) -> list[Piece]:
     """The tokens that are not special, for an explanation whose words are not known."""
-    return _chips(explanation, [not special for special in explanation.tokens.special])
+    return _chips(explanation, [not special for special in explanation.tokens.special], full)
 
 
 def _hidden(explanation: Attribution) -> list[bool]:
@@ -209,8 +351,8 @@ def _hidden(explanation: Attribution) -> list[bool]:
     return [position not in shown for position in range(len(explanation.tokens))]
 
 
-def _chips(explanation: Attribution, chosen: list[bool]) -> list[Piece]:
-    full = scale(explanation)
+def _chips(explanation: Attribution, chosen: list[bool], full: float | None = None) -> list[Piece]:
+    full = scale(explanation) if full is None else full
     every = zip(explanation.tokens.labels, explanation.scores.tolist(), chosen, strict=True)
     return [Piece(label, score, strength(score, full)) for label, score, choose in every if choose]
 

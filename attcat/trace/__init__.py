@@ -1,7 +1,21 @@
 """One model, one batch: a forward pass recorded, differentiated towards a target, and what is left of it."""
 
+from .checks import incompleteness, passed_by, past_the_blocks, slope_error
 from .passes import Passes
 from .recording import Recording, one_attention, record
 from .values import Hidden, Needs, Queries, Trace
 
-__all__ = ["Hidden", "Needs", "Passes", "Queries", "Recording", "Trace", "one_attention", "record"]
+__all__ = [
+    "Hidden",
+    "Needs",
+    "Passes",
+    "Queries",
+    "Recording",
+    "Trace",
+    "incompleteness",
+    "one_attention",
+    "passed_by",
+    "past_the_blocks",
+    "record",
+    "slope_error",
+]

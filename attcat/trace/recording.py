@@ -8,7 +8,7 @@ parameters are constants: a tensor requires a gradient exactly if it depends on 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,11 +17,10 @@ from torch import Tensor
 
 from ..capture.attention import Call, Matrices, counting
 from ..capture.blocks import Block, output_of, watch
-from ..capture.borrow import as_found
 from ..capture.rules import Rule
 from ..capture.torch_calls import Interception
 from ..errors import CaptureError, InputError
-from ..model import Adapter, Encoding
+from ..model import Adapter, Encoding, borrowed
 from .values import RECEIVED, Hidden, Needs, Queries, Trace
 
 
@@ -35,6 +34,7 @@ class Recording:
     mask: Tensor
     read: Tensor
     ones: Tensor | None = None  # factor of every bias, [B], when their share is measured
+    attends: tuple[bool, ...] = ()  # for each block, whether it does; those that do not receive no weight
 
     def trace(
         self,
@@ -59,26 +59,102 @@ class Recording:
         Raises:
             CaptureError: if the value does not depend on a block, or a block's attention was not seen.
         """
+        wanted, states, seen = self._wanted(needs, hidden)
+        gradient = _differentiate(value, wanted, keep)
+        return self._trace(
+            value, target, gradient, states, seen, hidden, self._received(queries) if needs.received else ()
+        )
+
+    def received_by(self, query_weights: Tensor) -> tuple[Tensor, ...]:
+        """The attention that each token receives, as a mean over queries with these weights.
+
+        Args:
+            query_weights: `[B, T]`, rows summing to 1; for the only example also several, `[N, T]`.
+
+        Returns:
+            Per block, `[B, T]` (or `[N, T]`).
+        """
+        with torch.no_grad():
+            rows = counting(query_weights)
+            attends = self.attends or (True,) * len(self.blocks)
+            return tuple(
+                _received(index, block, query_weights, rows) if attends[index] else torch.zeros_like(query_weights)
+                for index, block in enumerate(self.blocks)
+            )
+
+    def traces(
+        self,
+        values: Tensor,
+        places: Sequence[int],
+        *,
+        target: Tensor | None,
+        mask: Tensor,
+        read: Tensor,
+        received: tuple[Tensor, ...],
+        logits: Tensor,
+        needs: Needs = RECEIVED,
+        hidden: Hidden = "input",
+    ) -> Trace:
+        """Differentiate several numbers of the only example; each becomes a row of the Trace.
+
+        Where the gradient rule allows it, this is one backward pass over a batch of gradients, else one after another.
+
+        Args:
+            values: `[M]`, computed from `logits` or `output`; the graph is kept.
+            places: which N of them are explained.
+            target: the classes they stand for, if any, `[N]`.
+            mask: the tokens that each is explained by, bool `[N, T]`.
+            read: the tokens that the head reads for each, bool `[N, T]`.
+            received: per block, the attention that each token receives, `[N, T]`; empty if the method does not read it.
+            logits: `[N, C]`.
+            needs: what to compute.
+            hidden: the blocks' inputs or outputs.
+
+        Raises:
+            CaptureError: if a value does not depend on a block, or a block's attention was not seen.
+        """
+        wanted, states, seen = self._wanted(needs, hidden)
+        gradient = _differentiate_each(values, places, wanted)
+        rows = replace(self, mask=mask, read=read, logits=logits)
+        return rows._trace(values[list(places)], target, gradient, states, seen, hidden, received)
+
+    def _wanted(
+        self, needs: Needs, hidden: Hidden
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Call | Tensor, ...]]:
+        """What is differentiated with respect to; of it the hidden states; and the attention."""
         states = tuple(block.input if hidden == "input" else output_of(block) for block in self.blocks)
         seen = self._seen() if needs.attention else ()
         mixed = [_mixed(attention) for attention in seen]
         wanted = (*states, *mixed, *(() if self.ones is None else (self.ones,))) if needs.gradient else ()
-        gradient = _differentiate(value, wanted, keep)
-        count, last = len(states), len(states) + len(mixed)
+        return wanted, states, seen
+
+    def _trace(
+        self,
+        value: Tensor,
+        target: Tensor | None,
+        gradient: Sequence[Tensor | None],
+        states: tuple[Tensor, ...],
+        seen: tuple[Call | Tensor, ...],
+        hidden: Hidden,
+        received: tuple[Tensor, ...],
+    ) -> Trace:
+        """What is left, for the B examples; or for N rows of one, which share its hidden states."""
+        count, last = len(states), len(states) + len(seen)
         lost = [str(block) for block, g in enumerate(gradient[:count]) if g is None]
         if lost:
             raise CaptureError(
                 f"the target does not depend on the {hidden} of block {', '.join(lost)}: check the adapter's blocks"
             )
+        rows, end = len(self.mask), self.blocks[-1].output
         with torch.no_grad():
             return Trace(
-                hidden=tuple(state.detach() for state in states),
+                hidden=tuple(_shared(state.detach(), rows) for state in states),
                 gradient=_filled(gradient[:count], states),
-                received=self._received(queries) if needs.received else (),
-                attention=Matrices([partial(_matrix, attention) for attention in seen]),
+                received=received,
+                attention=Matrices([partial(_matrix, attention, rows) for attention in seen]),
                 attention_gradient=_matrix_gradients(seen, gradient[count:last]),
-                last=None if self.blocks[-1].output is None else self.blocks[-1].output.detach(),
-                bias=_filled(gradient[last:], () if self.ones is None else (self.ones,))[0]
+                last=None if end is None else _shared(end.detach(), rows),
+                bias=_filled(gradient[last:], () if self.ones is None else (self.ones,))[0].reshape(rows)
                 if gradient[last:]
                 else None,
                 logits=self.logits.detach(),
@@ -102,7 +178,7 @@ class Recording:
     def matrix(self, block: int) -> Tensor:
         """The attention matrix of a block, `[B, H, T, T]`, without a graph."""
         with torch.no_grad():
-            return _matrix(one_attention(block, self.blocks[block]))
+            return _matrix(one_attention(block, self.blocks[block]), len(self.mask))
 
     def attention_gradient(self, value: Tensor, block: int) -> Tensor:
         """The gradient of a value `[B]` with respect to one block's attention matrix, `[B, H, T, T]`.
@@ -113,13 +189,18 @@ class Recording:
         return _matrix_gradients([attention], _differentiate(value, [_mixed(attention)], keep=False))[0]
 
     def _seen(self) -> tuple[Call | Tensor, ...]:
+        if not all(self.attends):
+            without = [str(index) for index, attends in enumerate(self.attends) if not attends]
+            raise CaptureError(
+                f"block {', '.join(without)} of {len(self.blocks)} does not attend, so that there is no attention matrix of "
+                "every block: use a method that reads none, as attcat, cat or input_x_gradient"
+            )
         return tuple(one_attention(index, block) for index, block in enumerate(self.blocks))
 
     def _received(self, queries: Queries) -> tuple[Tensor, ...]:
         counted = (self.mask if queries == "mean" else self.read & self.mask).float()
-        weights = counted / counted.sum(-1, keepdim=True)
-        rows = counting(weights)
-        return tuple(_received(index, block, weights, rows) * self.mask for index, block in enumerate(self.blocks))
+        received = self.received_by(counted / counted.sum(-1, keepdim=True))
+        return tuple(each * self.mask for each in received)
 
 
 def _differentiate(value: Tensor, wanted: Sequence[Tensor], keep: bool) -> tuple[Tensor | None, ...]:
@@ -131,6 +212,67 @@ def _differentiate(value: Tensor, wanted: Sequence[Tensor], keep: bool) -> tuple
             "gradient (torch.no_grad, .detach(), argmax or numpy inside)"
         )
     return torch.autograd.grad(value, tuple(wanted), torch.ones_like(value), retain_graph=keep, allow_unused=True)
+
+
+ONE_BY_ONE = ("ScaledDotProduct", "GroupedMm")
+"""Fused kernels, by how the names of their backward passes begin, which torch cannot run for several gradients at once."""
+
+
+HOUSE = __name__.partition(".")[0] + "."
+
+
+def _differentiate_each(values: Tensor, places: Sequence[int], wanted: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradients of N of the values, each `[N, ...]` for a tensor `[1, ...]`; the graph is kept.
+
+    One backward pass for all is two to three times as fast as one for each: matrices are multiplied once, and constant
+    attention weights are computed once.
+    """
+    if not wanted:
+        return ()
+    if not values.requires_grad or len(places) == 1 or not _takes_several(values):
+        each = [_differentiate(values[place : place + 1], wanted, keep=True) for place in places]
+        return tuple(_joined(gradients, x) for gradients, x in zip(zip(*each, strict=True), wanted, strict=True))
+    unused: set[int] = set()
+
+    def backward(direction: Tensor) -> list[Tensor]:
+        found = torch.autograd.grad(values, tuple(wanted), direction, retain_graph=True, allow_unused=True)
+        unused.update(index for index, g in enumerate(found) if g is None)
+        return [torch.zeros_like(x) if g is None else g for g, x in zip(found, wanted, strict=True)]
+
+    directions = torch.eye(len(values), dtype=values.dtype, device=values.device)[list(places)]
+    together = torch.func.vmap(backward)(directions)
+    return tuple(None if index in unused else g.flatten(0, 1) for index, g in enumerate(together))
+
+
+def _takes_several(values: Tensor) -> bool:
+    """Whether the graph has a backward pass for several gradients at once.
+
+    Functions of other people may not be able to, which are told from ours by their module.
+    """
+    waiting, known = [values.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        function = getattr(type(node), "_forward_cls", None)
+        foreign = function is not None and not function.__module__.startswith(HOUSE)
+        if foreign or node.name().startswith(ONE_BY_ONE):
+            return False
+        waiting += [after for after, _ in node.next_functions]
+    return True
+
+
+def _joined(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
+    """One after another along the first axis; None if the tensor plays no part in any."""
+    if all(g is None for g in gradients):
+        return None
+    return torch.cat([torch.zeros_like(like) if g is None else g for g in gradients])
+
+
+def _shared(tensor: Tensor, rows: int) -> Tensor:
+    """What several rows have in common, `[N, ...]` of `[1, ...]`, without copies."""
+    return tensor if len(tensor) == rows else tensor.expand(rows, *tensor.shape[1:])
 
 
 def _filled(gradient: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -172,17 +314,27 @@ def record(
     blocks: list[Block] = []
     open_blocks: list[Block] = []
     ones = torch.ones(len(encoding.tokens), device=adapter.device, requires_grad=True) if biases else None
+
+    # An argument may itself be the first block's input, which is written to.
+    written = {name: v.clone() for name, v in encoding.arguments.items() if _is_state(v)}
+    encoding = replace(encoding, arguments={**encoding.arguments, **written}) if written else encoding
     with (
-        as_found(adapter.model),
-        watch(adapter.blocks, blocks, open_blocks, gradient, before, early),
+        borrowed(adapter) as own,
+        watch(own.blocks, blocks, open_blocks, gradient, before, early, own.passes_state, own.model.buffers),
         torch.no_grad(),  # until the first block is reached
         Interception(rule, open_blocks, attention=attention, ones=ones),
     ):
-        output, logits = adapter.predict(encoding)
-    if not blocks:
+        output, logits = own.predict(encoding)
+    if len(blocks) < len(own.blocks):
         raise CaptureError(
-            f"{type(adapter.model).__name__} was run, but none of its {len(adapter.blocks)} blocks was called"
+            f"{type(adapter.model).__name__} was run, but only {len(blocks)} of its {len(own.blocks)} blocks were called"
         )
+    for index, block in enumerate(blocks):
+        if block.input._version != block.version:
+            raise CaptureError(
+                f"the model changes the input of block {index} in place (x += ...), so that the hidden state is lost: "
+                "write x = x + ... there"
+            )
     if logits.dim() != 2:
         raise CaptureError(f"logits have shape {tuple(logits.shape)}, expected [B, C]")
     # Of very many classes some may be ruled out with -inf, as the spans that are no answer.
@@ -191,7 +343,11 @@ def record(
             "the model's logits are not finite (NaN or infinity) for this input: there is nothing to explain"
         )
     read = adapter.head.read(encoding, logits.argmax(-1))
-    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones)
+    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones, adapter.attends)
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 3
 
 
 # -- reading a block -------------------------------------------------------------------------------------------------
@@ -202,8 +358,12 @@ def _received(index: int, block: Block, query_weights: Tensor, counted: Sequence
     attention = one_attention(index, block)
     if isinstance(attention, Call):
         return attention.received(query_weights, counted)
-    wide = attention.to(torch.promote_types(attention.dtype, torch.float32))
-    return torch.einsum("bq,bhqk->bk", query_weights.to(wide.dtype), wide.nan_to_num(0.0)) / wide.shape[1]
+    wide = _tokens_only(attention.detach())
+    wide = wide.to(torch.promote_types(wide.dtype, torch.float32)).nan_to_num(0.0)
+    weights = query_weights.to(wide.dtype)
+    if len(weights) != len(wide):
+        return weights @ wide.mean(1).squeeze(0)
+    return torch.einsum("bq,bhqk->bk", weights, wide) / wide.shape[1]
 
 
 def _mixed(attention: Call | Tensor) -> Tensor:
@@ -215,8 +375,14 @@ def _mixed(attention: Call | Tensor) -> Tensor:
     return attention.output
 
 
-def _matrix(attention: Call | Tensor) -> Tensor:
-    return attention.detach() if isinstance(attention, Tensor) else attention.weights()
+def _matrix(attention: Call | Tensor, rows: int) -> Tensor:
+    matrix = _tokens_only(attention.detach()) if isinstance(attention, Tensor) else attention.weights()
+    return _shared(matrix, rows)
+
+
+def _tokens_only(matrix: Tensor) -> Tensor:
+    """`[B, H, T, T]` without the column of the attention sink."""
+    return matrix[..., : matrix.shape[2]]
 
 
 def _matrix_gradients(seen: Sequence[Call | Tensor], gradient: Sequence[Tensor | None]) -> Matrices:
@@ -224,7 +390,7 @@ def _matrix_gradients(seen: Sequence[Call | Tensor], gradient: Sequence[Tensor |
     filled = _filled(gradient, [_mixed(attention) for attention in seen]) if gradient else ()
     return Matrices(
         [
-            partial(attention.weight_gradient, g) if isinstance(attention, Call) else g.detach
+            partial(attention.weight_gradient, g) if isinstance(attention, Call) else partial(_tokens_only, g.detach())
             for attention, g in zip(seen, filled, strict=False)
         ]
     )
@@ -242,9 +408,19 @@ def one_attention(index: int, block: Block) -> Call | Tensor:
     if len(seen) > 1:
         raise CaptureError(f"block {index} calls attention {len(seen)} times, expected once")
     shape = tuple(seen[0].shape)
-    if shape[0] != batch or shape[2:] != (length, length):
+    if shape[0] != batch or (shape[2:] != (length, length) and not _has_sink(seen[0], length)):
         raise CaptureError(
             f"block {index} attends with a matrix of shape {shape} over {batch} x {length} tokens: windowed, block-sparse "
             "or cross attention is not supported"
         )
     return seen[0]
+
+
+def _has_sink(attention: Call | Tensor, length: int) -> bool:
+    """Whether a causal matrix has one more column behind the tokens: a sink, which takes what no token gets (GPT-OSS).
+
+    The first query sees itself and the sink alone; by this a sink in front, or another key, is told from it.
+    """
+    if not isinstance(attention, Tensor) or attention.shape[2:] != (length, length + 1):
+        return False
+    return not bool(attention.detach()[:, :, 0, 1:length].any())

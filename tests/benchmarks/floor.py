@@ -49,6 +49,15 @@ def llama(attention: str = "sdpa") -> nn.Module:
     return transformers.LlamaForSequenceClassification(config)
 
 
+def writer(attention: str = "sdpa") -> nn.Module:
+    """The same shape with a head for a vocabulary of 32 000 tokens."""
+    config = transformers.LlamaConfig(
+        vocab_size=32_000, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=768,
+        max_position_embeddings=16384, pad_token_id=0, attn_implementation=attention,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config)
+
+
 def tiny(attention: str = "sdpa") -> nn.Module:
     """BERT with 2 blocks of width 16."""
     config = transformers.BertConfig(
@@ -110,6 +119,26 @@ def floor(model: nn.Module, first: nn.Module, arguments: Arguments) -> Tensor:
         hook.remove()
     with torch.enable_grad():
         value = logits.max(-1).values.sum()
+    return torch.autograd.grad(value, states[0])[0]
+
+
+def written(model: nn.Module, first: nn.Module, ids: Tensor, count: int) -> Tensor:
+    """Forward, and the gradient of the last `count` tokens' summed log-probabilities at the first block's input."""
+    states: list[Tensor] = []
+
+    def leaf(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        torch.set_grad_enabled(True)
+        states.append(args[0].detach().requires_grad_())
+        return (states[0], *args[1:]), kwargs
+
+    hook = first.register_forward_pre_hook(leaf, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=ids, logits_to_keep=count + 1).logits[0, :-1]
+    finally:
+        hook.remove()
+    with torch.enable_grad():
+        value = logits.log_softmax(-1).gather(1, ids[0, -count:, None]).sum()
     return torch.autograd.grad(value, states[0])[0]
 
 

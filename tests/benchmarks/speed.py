@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from floor import CASES, Case, bert, floor, ids, integrated, plain, ratios, rounds, seeded
+from floor import CASES, Case, bert, floor, ids, integrated, plain, ratios, rounds, seeded, writer, written
 from PIL import Image
 from scipy.stats import spearmanr
 from torch import nn
@@ -200,6 +200,32 @@ def targets(effort: Effort) -> Iterator[Figure]:
     yield Figure.median("BERT-base 1x128: contrast / one target", ratios(found, "contrast", "one"), 1.10)
 
 
+def generation(effort: Effort) -> Iterator[Figure]:
+    """Fifty written tokens after a prompt of 500: together, one by one, and the answer as a whole."""
+    model, prompt, answer = seeded(writer), 500, 50
+    tokens = ids(1, prompt + answer)["input_ids"]
+    given, said = {"input_ids": tokens[:, :prompt]}, tokens[0, prompt:]
+    for rule, limits in {"libra": (0.6, 1.15), "plain": (None, None)}.items():
+        explain = attcat.Explainer(model, None, rule=rule)
+
+        def alone(explain: attcat.Explainer = explain) -> None:
+            for end in range(prompt, prompt + answer):
+                explain({"input_ids": tokens[:, :end]}, target=int(tokens[0, end]))
+
+        works: dict[str, Callable[[], Any]] = {
+            "together": lambda explain=explain: explain(given, answer=said).explanations,
+            "one by one": alone,
+        }
+        found = ratios(rounds(works, effort.rounds), "together", "one by one")
+        yield Figure.median(f"Llama's shape, 500 + 50 tokens, {rule}: written tokens / one by one", found, limits[0])
+        works = {
+            "whole": lambda explain=explain: explain(given, answer=said).total,
+            "floor": partial(written, model, explain.adapter.blocks[0], tokens, answer),
+        }
+        found = ratios(rounds(works, effort.rounds, effort.seconds), "whole", "floor")
+        yield Figure.median(f"Llama's shape, 500 + 50 tokens, {rule}: the whole answer / floor", found, limits[1])
+
+
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +359,7 @@ ROWS: dict[str, Row] = {
     "captum": captum,
     "list": listed,
     "targets": targets,
+    "generation": generation,
     "memory": memory,
     "quadratic": quadratic,
     "flat": flat,

@@ -10,9 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from ...capture.survey import Survey, Unclear, Visit, blocks_of, survey
+from ...capture.randomness import OwnRandomness
+from ...capture.survey import Survey, Unclear, between, blocks_of, survey
 from ...errors import AttCATError, UnsupportedModelError
 from ..adapter import GUIDE, Adapter
+from ..bound import borrowed
 from ..encoding import Encoding
 from ..vision import VisionAdapter
 from ..wrappers import names_of
@@ -26,31 +28,46 @@ class Found:
     """What was found about a model.
 
     Args:
-        blocks: the blocks in the order of their calls.
-        first: name of the first block within the model.
-        last: name of the last.
+        names: the names of the blocks within the model, in the order of their calls.
+        kinds: the names of their classes.
         width: D of the hidden state.
         length: T of the hidden state in the forward pass that was watched.
+        between: what stands between the blocks, if they do not take just what the one before them returns.
+        attends: for each block, whether it attends.
     """
 
-    blocks: tuple[nn.Module, ...]
-    first: str
-    last: str
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
     width: int
     length: int
+    between: tuple[str, ...] = ()
+    attends: tuple[bool, ...] = ()
 
     @classmethod
-    def of(cls, visits: list[Visit]) -> Found:
-        """From the calls of the blocks."""
+    def of(cls, watched: Survey) -> Found:
+        """From the forward pass that was watched.
+
+        Raises:
+            Unclear: see `blocks_of`.
+        """
+        visits = blocks_of(watched)
         state = visits[0].state
         assert state is not None
-        modules = tuple(visit.module for visit in visits)
-        return cls(modules, visits[0].name, visits[-1].name, state.shape[2], state.shape[1])
+        names = tuple(visit.name for visit in visits)
+        kinds = tuple(type(visit.module).__name__ for visit in visits)
+        stands = tuple(between(watched, visits))
+        attends = tuple(visit.is_block for visit in visits)
+        return cls(names, kinds, state.shape[2], state.shape[1], stands, attends)
 
     def __str__(self) -> str:
-        shared = "" if len(set(self.blocks)) == len(self.blocks) else f", {len(set(self.blocks))} of them different"
-        kinds = ", ".join(dict.fromkeys(type(block).__name__ for block in self.blocks))
-        return f"{len(self.blocks)} blocks ({self.first} to {self.last}, {kinds}{shared}), width {self.width}"
+        count, different = len(self.names), len(set(self.names))
+        shared = "" if different == count else f", {different} of them different"
+        kinds = ", ".join(dict.fromkeys(self.kinds))
+        outside = f"; outside of them stand {', '.join(self.between)}" if self.between else ""
+        some = f", of which {sum(self.attends)} attend; the others have no attention weights" * (not all(self.attends))
+        return (
+            f"{count} blocks ({self.names[0]} to {self.names[-1]}, {kinds}{shared}{some}), width {self.width}{outside}"
+        )
 
 
 class Discovered(Adapter):
@@ -61,7 +78,17 @@ class Discovered(Adapter):
     @cached_property
     def blocks(self) -> tuple[nn.Module, ...]:
         """The blocks that were seen."""
-        return self.found.blocks
+        return tuple(map(self.model.get_submodule, self.found.names))
+
+    @property
+    def passes_state(self) -> bool:  # type: ignore[override]
+        """Whether each block takes just what the one before it returned."""
+        return not self.found.between
+
+    @property
+    def attends(self) -> tuple[bool, ...]:
+        """Which blocks were seen to attend."""
+        return self.found.attends
 
     @cached_property
     def accepted(self) -> frozenset[str] | None:
@@ -82,13 +109,14 @@ class Discovered(Adapter):
 
     def _blocks_in(self, watched: Survey) -> Found:
         try:
-            return Found.of(blocks_of(watched))
+            return Found.of(watched)
         except Unclear as error:
             raise self._unclear(str(error), error.hopeless) from error
 
     def _watch(self, encoding: Encoding) -> Survey:
         try:
-            return survey(self.model, lambda: self.predict(encoding))
+            with borrowed(self) as own, OwnRandomness():
+                return survey(own.model, lambda: own.predict(encoding))
         except AttCATError:
             raise
         except FAILURES as error:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ...capture.borrow import as_found
+from ...capture.blocks import hidden_state
+from ...capture.randomness import OwnRandomness
 from ...tokens import Tokens
 from ..adapter import Adapter
+from ..bound import borrowed
 from ..encoding import Encoding
 from ..heads import SpanHead
 from ..text import TextAdapter
@@ -26,13 +30,12 @@ FAILURES = (ValueError, RuntimeError, TypeError, IndexError, KeyError, Attribute
 
 def logits_of(adapter: Adapter, encoding: Encoding) -> Tensor:
     """The logits `[B, C]` of a plain forward pass."""
-    with as_found(adapter.model), torch.no_grad():
-        return adapter.predict(encoding)[1].detach()
+    with borrowed(adapter) as own, torch.no_grad(), OwnRandomness():
+        return own.predict(encoding)[1].detach()
 
 
 def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int]) -> Tensor:
     """The logits `[B, C]` when the last block passes on other states at some positions."""
-    last, calls = adapter.blocks[-1], adapter.blocks.count(adapter.blocks[-1])
     seen = 0
 
     def disturb(module: nn.Module, args: Any, output: Any) -> Any:
@@ -45,9 +48,10 @@ def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int
         state[:, list(positions)] += push * state.float().std().clamp(min=1e-3).to(state.dtype)
         return state if isinstance(output, Tensor) else type(output)((state, *output[1:]))
 
-    with ExitStack() as undo:
+    with borrowed(adapter) as own, ExitStack() as undo:
+        last, calls = own.blocks[-1], own.blocks.count(own.blocks[-1])
         undo.callback(last.register_forward_hook(disturb).remove)
-        return logits_of(adapter, encoding)
+        return logits_of(own, encoding)
 
 
 def differ(one: Tensor, other: Tensor, tolerance: float | None = None) -> bool:
@@ -63,8 +67,11 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 
 def rounding(like: Tensor) -> float:
-    """The share by which two results that should be equal may differ: a few hundred units in the last place."""
-    return 300 * torch.finfo(like.dtype).eps
+    """The share by which two results that should be equal may differ: a few hundred units in the last place, at most a tenth.
+
+    In half precision a few hundred units are more than the whole.
+    """
+    return min(0.1, 300 * torch.finfo(like.dtype).eps)
 
 
 def accepted(function: Callable[..., Any]) -> frozenset[str] | None:
@@ -136,3 +143,122 @@ def picture_size(adapter: VisionAdapter, default: int = 224) -> tuple[int, int]:
         height, width = adapter.preprocess(Image.new("RGB", (64, 64))).shape[1:]
         return height, width
     return adapter.native_size or (default, default)
+
+
+def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
+    """Where else the first block's input changes when one token is replaced by another; empty where each is by itself.
+
+    Args:
+        adapter: of the model.
+        encoding: one text.
+
+    Returns:
+        From the replaced position to the others that change.
+    """
+    ids = encoding.arguments["input_ids"]
+    content = [place for place, special in enumerate(encoding.tokens[0].special) if not special]
+    content = [place for place in content if int(ids[0, place]) != adapter.pad_id]  # which would move positions
+    tried = sorted({content[len(content) // 3], content[2 * len(content) // 3]}) if content else []
+    states = []
+    for place in (None, *tried):
+        changed = ids.clone()
+        if place is not None:
+            words = (int(ids[0, other]) for other in content)  # ordinary ones: padding, e.g., would move positions
+            changed[0, place] = next(
+                (word for word in words if word not in (ids[0, place], adapter.pad_id)), ids[0, place]
+            )
+        arguments = {**encoding.arguments, "input_ids": changed}
+        with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
+            until_stopped(partial(own.call, replace(encoding, arguments=arguments)))
+        states.append(seen[0][0])
+    found = {}
+    for place, state in zip(tried, states[1:], strict=True):
+        away = (state - states[0]).abs().amax(-1) > rounding(state) * states[0].abs().max()
+        others_changed = [index for index in away.nonzero().flatten().tolist() if index != place]
+        if others_changed:
+            found[place] = others_changed
+    return found
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where on the picture tokens were found.
+
+    Args:
+        off: how many rows or columns of the grid the worst token lies from where it was expected.
+        alone: whether another picture in one patch changed that patch's token and no other.
+        before: whether a token in front of the patches changed.
+    """
+
+    off: int
+    alone: bool
+    before: bool
+
+
+def placed(
+    states_of: Callable[[Tensor], Tensor], size: tuple[int, int], grid: tuple[int, int], patch: tuple[int, int]
+) -> Placed | None:
+    """Change the pixels of some patches, and see which tokens change most.
+
+    Args:
+        states_of: from pixels `[B, 3, H, W]` to the first block's input `[B, T, D]`.
+        size: H and W.
+        grid: rows and columns of patches, which are the last of the T tokens.
+        patch: height and width of a patch.
+
+    Returns:
+        Where they were found; None if there are fewer tokens than patches.
+    """
+    (rows, columns), (down, across) = grid, patch
+    tried = sorted({(row, column) for row in _spread(rows) for column in _spread(columns)})
+    pixels = torch.zeros(1 + len(tried), 3, *size)
+    for index, (row, column) in enumerate(tried, 1):
+        area = pixels[index, :, row * down : (row + 1) * down, column * across : (column + 1) * across]
+        area.copy_(torch.linspace(-1, 1, area.shape[-1]) if area.numel() else area)
+    states = states_of(pixels)
+    count = states.shape[1] - rows * columns
+    if count < 0:
+        return None
+    change = (states[1:] - states[0]).abs().amax(-1)
+    found, changed = change[:, count:].argmax(-1), change > 0
+    off = max(
+        max(abs(int(place) // columns - row), abs(int(place) % columns - column))
+        for place, (row, column) in zip(found, tried, strict=True)
+    )
+    return Placed(off, bool((changed.sum(-1) == 1).all()), bool(changed[:, :count].any()))
+
+
+def _spread(count: int) -> tuple[int, ...]:
+    """The first, the middle and the last of so many."""
+    return (0, count // 2, count - 1)
+
+
+# -- a forward pass that ends before the first block -----------------------------------------------------------------
+
+
+class _Stop(Exception):  # noqa: N818 - no error: what was wanted is known
+    pass
+
+
+@contextmanager
+def stopped_before(block: nn.Module) -> Iterator[list[Tensor]]:
+    """A forward pass ends where this block would be called; its input is put into the list."""
+    states: list[Tensor] = []
+
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states.append(hidden_state(module, args, kwargs)[1])
+        raise _Stop
+
+    hook = block.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        yield states
+    finally:
+        hook.remove()
+
+
+def until_stopped(run: Callable[[], Any]) -> None:
+    """Run a forward pass that is stopped."""
+    try:
+        run()
+    except _Stop:
+        return

@@ -7,13 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...capture.borrow import as_found
+from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey
+from ..bound import borrowed
 from ..encoding import Encoding, last_of
 from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead, head_of
 from ..text import TextAdapter
 from .base import Discovered, log
-from .experiments import FAILURES, differ, encoding_of, logits_of, logits_without, ordinary_tokens, vocabulary_size
+from .experiments import (
+    FAILURES,
+    differ,
+    encoding_of,
+    logits_of,
+    logits_without,
+    mixed,
+    ordinary_tokens,
+    vocabulary_size,
+)
 
 LENGTH = 11
 """Tokens of the text that a text model is tried with."""
@@ -29,12 +39,14 @@ class DiscoveredText(Discovered, TextAdapter):
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         super().__init__(model, processor)
         self.head_type = self._head_type()
-        trial = self._trial()
+        self.trial = trial = self._trial()
         watched = self._watch(trial)
         self.found = self._blocks_in(watched)
         if self.found.length != LENGTH:
             raise self._unclear(f"its blocks have {self.found.length} positions for a text of {LENGTH} tokens")
         self.table = _position_table(watched)
+        self._check_mixing(trial)
+        self._check_classes(trial)
         self.reads = self._reads(trial)
         self.no_batch = self._why_no_batch()
         log.info("%s", self.describe())
@@ -97,8 +109,8 @@ class DiscoveredText(Discovered, TextAdapter):
         ids = ordinary_tokens(self, LENGTH).repeat(2, 1)
         ids[1, -1] = ids[1, 0]
         encoding = encoding_of(self, ids, torch.ones_like(ids))
-        with as_found(self.model), torch.no_grad():
-            given = self.logits(self.call(encoding))
+        with borrowed(self) as own, torch.no_grad(), OwnRandomness():
+            given = own.logits(own.call(encoding))
         del self.head  # was the classifier's, for this experiment
         if not isinstance(given, Tensor):
             return (), False
@@ -113,6 +125,32 @@ class DiscoveredText(Discovered, TextAdapter):
         """With the token whose prediction is watched, if the head has one for each."""
         wanted = self.watched if isinstance(self.head, TokenHead) else None
         return self.head.point(encoding, [wanted] * len(encoding.tokens))
+
+    def _check_mixing(self, trial: Encoding) -> None:
+        """What the first block takes at a position has to be that position's token alone."""
+        for place, others in mixed(self, trial).items():
+            raise self._unclear(
+                f"before its first block ({self.found.names[0]}) tokens are mixed: another token at position {place} changes "
+                f"also what the block takes at {', '.join(map(str, others[:4]))}, so that scores would lie on other tokens (a "
+                "convolution, a recurrent layer or n-grams in front)",
+                hopeless=True,
+            )
+
+    def _check_classes(self, trial: Encoding) -> None:
+        """A number for each token is not a class: of a shorter text there would be fewer."""
+        if type(self.head) is not Head:
+            return
+        short = self.encode_arguments({name: v[:, : LENGTH - 4] for name, v in trial.arguments.items()})
+        try:
+            whole, part = (logits_of(self, encoding).shape[1] for encoding in (trial, short))
+        except FAILURES:
+            return
+        if whole != part:
+            raise self._unclear(
+                f"it gives {whole} numbers for a text of {LENGTH} tokens and {part} for one of {LENGTH - 4}: one for each "
+                "token, not one for each class; load a head for classes, or one that tags tokens [B, T, C]",
+                hopeless=True,
+            )
 
     def _reads(self, trial: Encoding) -> str:
         logits = logits_of(self, trial)

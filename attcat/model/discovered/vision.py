@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...capture.blocks import hidden_state
-from ...capture.survey import Survey, survey
+from ...capture.randomness import OwnRandomness
+from ...capture.survey import Convolution, survey
 from ...errors import ProcessorError
 from ...tokens import Tokens
+from ..bound import borrowed
 from ..encoding import Encoding
 from ..heads import Head
 from ..vision import VisionAdapter
 from .base import Discovered, log
-from .experiments import FAILURES, differ, logits_of, logits_without, picture_size
+from .experiments import (
+    FAILURES,
+    differ,
+    logits_of,
+    logits_without,
+    picture_size,
+    placed,
+    stopped_before,
+    until_stopped,
+)
 
 
 class DiscoveredVision(Discovered, VisionAdapter):
@@ -33,13 +42,17 @@ class DiscoveredVision(Discovered, VisionAdapter):
         pixels = torch.zeros(1, 3, height, width)
         watched = self._watch(self._unnamed(pixels))
         self.found = self._blocks_in(watched)
-        self.patch_size, self._grids[height, width] = self._patches(watched)
-        self.prefix = self._prefix(height, width)
+        self._place(height, width)
         trial = self.encode_arguments({"pixel_values": pixels})
         self.reads = self._reads(trial)
+        noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
+        self.trial = self.encode_arguments({"pixel_values": noise})
         log.info("%s", self.describe())
 
     patch_size: tuple[int, int] = (0, 0)
+    overlap: bool = False
+    """Whether neighbouring tokens see the same pixels, as behind a stem of convolutions."""
+    _convolution: int | None = None
     prefix: tuple[str, ...] = ()
 
     def call(self, encoding: Encoding) -> Any:
@@ -51,7 +64,17 @@ class DiscoveredVision(Discovered, VisionAdapter):
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches: what the model's convolution makes of a picture of this size."""
         if (height, width) not in self._grids:
-            self._grids[height, width] = self._embed(torch.zeros(1, 3, height, width))[1]
+            states, convolutions = self._embed(torch.zeros(1, 3, height, width))
+            if self._convolution is not None:
+                self._grids[height, width] = convolutions[self._convolution].grid
+            else:
+                self._grids[height, width] = super().grid(height, width)
+            rows, columns = self._grids[height, width]
+            if rows * columns + len(self.prefix) != states.shape[1]:
+                raise ProcessorError(
+                    f"the model makes {states.shape[1]} tokens of a picture of {height} x {width} pixels, which are no grid of "
+                    f"{rows} x {columns}"
+                )
         return self._grids[height, width]
 
     def read(self, encoding: Encoding) -> Tensor:
@@ -69,21 +92,51 @@ class DiscoveredVision(Discovered, VisionAdapter):
         (height, width), (rows, columns) = next(iter(self._grids.items()))
         return (
             f"{len(self.prefix)} prefix tokens ({', '.join(self.prefix) or 'none'}), then {rows} x {columns} patches of "
-            f"{self.patch_size[0]} x {self.patch_size[1]} pixels for a picture of {height} x {width}; "
+            f"{self.patch_size[0]} x {self.patch_size[1]} pixels for a picture of {height} x {width}"
+            f"{', each of which sees pixels of its neighbours too' if self.overlap else ''}; "
             f"its head reads {', '.join(read)}"
         )
 
-    def _patches(self, watched: Survey) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Patch size and grid: the convolution whose kernel is its stride, and whose output are the block's tokens."""
-        for convolution in watched.convolutions[:1]:
-            rows, columns = convolution.grid
-            if convolution.kernel == convolution.stride and rows * columns <= self.found.length:
-                return convolution.stride, convolution.grid
-        seen = ", ".join(f"kernel {c.kernel} stride {c.stride} to {c.grid}" for c in watched.convolutions[:3]) or "none"
+    def _place(self, height: int, width: int) -> None:
+        """Where the patches lie: the grid of one of the convolutions in front, or one in the picture's proportions, as far as a
+        patch of other pixels is seen in the token that then would be its own.
+
+        The patch is what is left when the picture is divided by the grid.
+        """
+        convolutions = self._embed(torch.zeros(1, 3, height, width))[1]
+        seen = []
+        for index, grid, patch in self._candidates(convolutions, height, width):
+            found = placed(lambda pixels: self._embed(pixels)[0], (height, width), grid, patch)
+            if found is not None and not found.before and found.off <= (0 if found.alone else 1):
+                self.patch_size, self._grids[height, width], self._convolution = patch, grid, index
+                self.overlap = not found.alone
+                count = self.found.length - grid[0] * grid[1]
+                self.prefix = ("[CLS]",) if count == 1 else tuple(f"[PREFIX{index + 1}]" for index in range(count))
+                return
+            seen.append(f"{grid[0]} x {grid[1]}")
         raise self._unclear(
-            f"its {self.found.length} tokens are not the output of one convolution whose kernel is its stride "
-            f"(convolutions seen: {seen}), so that it is not known where on the picture they are"
+            f"it is not known where on the picture its {self.found.length} tokens are: when other pixels are put into one patch, "
+            f"another token changes than in a grid of {' or '.join(seen) or 'any size'}"
         )
+
+    def _candidates(
+        self, convolutions: Sequence[Convolution], height: int, width: int
+    ) -> Iterator[tuple[int | None, tuple[int, int], tuple[int, int]]]:
+        """Grids and patches that may be: of the convolutions, from the last one back, and such as have the picture's shape."""
+        length = self.found.length
+        for index in reversed(range(len(convolutions))):
+            rows, columns = convolutions[index].grid
+            if rows * columns > length or rows * columns < length // 2:
+                continue
+            exact = len(convolutions) == 1 and convolutions[index].kernel == convolutions[index].stride
+            patch = convolutions[index].stride if exact else (-(-height // rows), -(-width // columns))
+            yield index, (rows, columns), patch
+        for count in range(8):  # no convolution: pixels were unfolded, and a few tokens may stand in front
+            for rows in range(1, length - count + 1):
+                columns = (length - count) // rows
+                whole = rows * columns == length - count and height % rows == 0 and width % columns == 0
+                if whole and height // rows == width // columns:
+                    yield None, (rows, columns), (height // rows, width // columns)
 
     def _unnamed(self, pixels: Tensor) -> Encoding:
         """A batch of pixels `[B, 3, H, W]` whose tokens are not known yet."""
@@ -92,39 +145,18 @@ class DiscoveredVision(Discovered, VisionAdapter):
             self.place({"pixel_values": pixels}), mask, (Tokens((), ()),) * len(pixels), (None,) * len(pixels)
         )
 
-    def _embed(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The first block's input `[B, T, D]` for pixels `[B, 3, H, W]`, and the grid; the blocks are not run."""
+    def _embed(self, pixels: Tensor) -> tuple[Tensor, list[Convolution]]:
+        """The first block's input `[B, T, D]` for pixels `[B, 3, H, W]`, and the convolutions; the blocks are not run."""
         encoding = self._unnamed(pixels)
-        with _stopped_before(self.blocks[0]) as states:
+        with borrowed(self) as own, OwnRandomness(), stopped_before(own.blocks[0]) as states:
             try:
-                watched = survey(self.model, lambda: _until_stopped(lambda: self.call(encoding)))
+                watched = survey(own.model, lambda: until_stopped(lambda: own.call(encoding)))
             except FAILURES as error:
                 height, width = pixels.shape[-2:]
                 raise ProcessorError(
                     f"the model does not take pictures of {height} x {width} pixels: {error}"
                 ) from error
-        return states[0], watched.convolutions[0].grid
-
-    def _prefix(self, height: int, width: int) -> tuple[str, ...]:
-        """Names of the tokens before the patches; another picture in one patch has to change that patch's token alone."""
-        rows, columns = self._grids[height, width]
-        down, across = self.patch_size
-        count = self.found.length - rows * columns
-        tried = sorted({0, columns - 1, (rows - 1) * columns, rows * columns - 1})
-        pixels = torch.zeros(1 + len(tried), 3, height, width)
-        for row, patch in enumerate(tried, 1):
-            top, left = patch // columns * down, patch % columns * across
-            pixels[row, :, top : top + down, left : left + across] = torch.linspace(-1, 1, across)
-        states, _ = self._embed(pixels)
-        changed = (states[1:] - states[0]).abs().amax(-1) > 0
-        for row, patch in enumerate(tried):
-            where = changed[row].nonzero().flatten().tolist()
-            if where != [count + patch]:
-                raise self._unclear(
-                    f"patch {patch} of {rows} x {columns} is seen in tokens {where[:5]} of {self.found.length}, "
-                    f"expected in token {count + patch} alone"
-                )
-        return ("[CLS]",) if count == 1 else tuple(f"[PREFIX{index + 1}]" for index in range(count))
+        return states[0], watched.convolutions
 
     def _reads(self, trial: Encoding) -> tuple[tuple[int, ...], bool]:
         """Which prefix tokens the head reads, and whether it reads the patches."""
@@ -142,33 +174,3 @@ class DiscoveredVision(Discovered, VisionAdapter):
         if not all(matters(position) for position in tried):
             raise self._unclear(f"its head reads some patches, but not all of {tried}")
         return special, True
-
-
-# -- in the forward pass ---------------------------------------------------------------------------------------------
-
-
-class _Stop(Exception):  # noqa: N818 - no error: what was wanted is known
-    pass
-
-
-@contextmanager
-def _stopped_before(block: nn.Module) -> Iterator[list[Tensor]]:
-    """A forward pass ends where this block would be called; its input is put into the list."""
-    states: list[Tensor] = []
-
-    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        states.append(hidden_state(module, args, kwargs)[1])
-        raise _Stop
-
-    hook = block.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        yield states
-    finally:
-        hook.remove()
-
-
-def _until_stopped(run: Any) -> None:
-    try:
-        run()
-    except _Stop:
-        return

@@ -1,0 +1,87 @@
+"""On first use a discovered model is asked whether what was found about it holds; what fails is refused, with the figure.
+
+An adapter that someone wrote has been through `attcat check`. One that was found by experiment has not, so that the two
+checks on which every score rests are done here, on the trial that the model was looked at with, once for each adapter: a few
+passes over a short text or one picture.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import CaptureError, UnsupportedModelError
+from ..model import Adapter
+from ..trace import incompleteness, passed_by, past_the_blocks, slope_error
+from .settings import Settings
+
+STEPS = (1e-2, 1e-3, 1e-1, 1e-4)
+"""Finite differences in float32, the likeliest first."""
+
+SLOPE = 0.1
+"""How far the gradient may be from the change that it foretells; what was found wrong in surveys was off by its whole size."""
+
+MISSING = 0.03
+"""The share of a logit that may be missing under libra, in float32."""
+
+
+def prove(adapter: Adapter, settings: Settings) -> None:
+    """Check what these settings rest on, if it has not been checked before.
+
+    Raises:
+        UnsupportedModelError: if a check fails; the message has the figure.
+    """
+    if adapter.trial is None:
+        return
+    checks = []
+    if "backward" in settings.method.passes:
+        checks.append(("gradient", _gradient))
+    if settings.rule == "libra":
+        checks.append(("libra", _libra))
+    for name, check in checks:
+        if name not in adapter.proven:
+            adapter.proven[name] = check(adapter)
+        if adapter.proven[name]:
+            raise UnsupportedModelError(
+                f"{type(adapter.model).__name__} cannot be explained so: {adapter.proven[name]}"
+            )
+
+
+def _gradient(adapter: Adapter) -> str:
+    """What is wrong with the gradient at the hidden states; empty if nothing is."""
+    assert adapter.trial is not None
+    if past := past_the_blocks(adapter, adapter.trial):
+        return (
+            f"{past:.1%} of the gradient at its embeddings does not come through what its first block "
+            f"({type(adapter.blocks[0]).__name__}) takes: there is a way past the blocks. Name modules that take the whole "
+            "hidden state in an adapter, or use method='occlusion'"
+        )
+    if not adapter.passes_state and (around := passed_by(adapter, adapter.trial)):
+        return (
+            f"what block {around[0]} takes is not the hidden state, for some of the gradient passes it by (a sum outside of the "
+            f"blocks, around a norm?). Name modules that take the hidden state in an adapter, or use method='occlusion'"
+        )
+    if torch.finfo(adapter.dtype).eps > 1e-6:
+        return ""  # finite differences drown in the rounding of half precision
+    error = slope_error(adapter, adapter.trial, STEPS, enough=SLOPE)
+    if error is None or error <= SLOPE:
+        return ""
+    return (
+        f"when its embeddings are moved a little, its logits change otherwise than the gradient at the first block foretells, by "
+        f"{error:.0%} of the change (at most {SLOPE:.0%}): a part of its forward pass has no gradient. Use method='occlusion'"
+    )
+
+
+def _libra(adapter: Adapter) -> str:
+    """What is wrong with the rule libra; empty if nothing is."""
+    assert adapter.trial is not None
+    limit = MISSING + 20 * torch.finfo(adapter.dtype).eps
+    try:
+        missing = incompleteness(adapter, adapter.trial)
+    except CaptureError:  # the biases' share cannot be measured: there is no figure
+        return ""
+    if missing <= limit:
+        return ""
+    return (
+        f"under the rule libra gradient times input misses {missing:.0%} of the logit (at most {limit:.0%}), because it "
+        "computes something that the rule does not know. Use rule='plain'"
+    )

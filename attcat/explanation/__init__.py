@@ -1,0 +1,6 @@
+"""Attributions with a face: they show, draw and save themselves. One of a prediction, or of a text that was written."""
+
+from .explanation import Explanation, ImageText, load
+from .generation import Generation, Source
+
+__all__ = ["Explanation", "Generation", "ImageText", "Source", "load"]

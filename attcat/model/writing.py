@@ -1,0 +1,276 @@
+"""A prompt and what was written after it: one sequence, whose tokens know their characters and where the prompt ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, ProcessorError, UnsupportedModelError
+from ..tokens import Span, Tokens
+from .adapter import Adapter
+from .encoding import Encoding
+from .heads import MaskedTokenHead, NextTokenHead, WrittenHead
+from .text import TextAdapter
+
+CONTEXT = 8
+"""Tokens before a piece of text with which it is decoded: some tokenizers drop the space at the beginning."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is given to go on with.
+
+    Args:
+        ids: the token numbers.
+        tokens: what they stand for; those of a chat's template are special.
+        text: as the model reads it; None for model arguments.
+        chat: whether the text was made by a chat template, which brings its own special tokens.
+    """
+
+    ids: list[int]
+    tokens: Tokens
+    text: str | None = None
+    chat: bool = False
+
+
+def is_chat(value: Any) -> bool:
+    """Whether an input is a list of messages, `[{"role": "user", "content": "..."}]`."""
+    return (
+        isinstance(value, (list, tuple)) and bool(value) and all(isinstance(m, Mapping) and "role" in m for m in value)
+    )
+
+
+def writer(adapter: Adapter) -> TextAdapter:
+    """The adapter of a model that writes, which reads the predictions of all written tokens.
+
+    Raises:
+        UnsupportedModelError: if the model does not predict a next token.
+    """
+    head = adapter.head
+    if not isinstance(adapter, TextAdapter) or not isinstance(head, NextTokenHead) or isinstance(head, MaskedTokenHead):
+        raise UnsupportedModelError(
+            f"{type(adapter.model).__name__} does not write text (its task is {head.task}): load a causal language model, "
+            "as AutoModelForCausalLM does"
+        )
+    found = adapter.with_head(WrittenHead)
+    assert isinstance(found, TextAdapter)
+    return found
+
+
+def read_prompt(adapter: TextAdapter, value: Any) -> Prompt:
+    """A text, a chat, or model arguments (a dict with `input_ids` of one row) as a prompt.
+
+    Raises:
+        InputError: if it is none of these, or empty.
+        ProcessorError: if there is no tokenizer, or it has no chat template.
+    """
+    if is_chat(value):
+        return _chat(adapter, value)
+    if isinstance(value, Mapping):
+        encoding = adapter.encode_arguments(value)
+        if len(encoding.tokens) != 1:
+            raise InputError(f"a prompt is one row of input_ids, got {len(encoding.tokens)}")
+        return Prompt(encoding.arguments["input_ids"][encoding.mask].tolist(), encoding.tokens[0])
+    if not isinstance(value, str) or not value.strip():
+        what = "an empty text" if isinstance(value, str) else type(value).__name__
+        raise InputError(f"a prompt is a text, a chat (a list of messages) or model arguments, not {what}")
+    return Prompt(*_without_end(*adapter.tokens_of(value)), value)
+
+
+def _without_end(ids: list[int], tokens: Tokens) -> tuple[list[int], Tokens]:
+    """Without the special tokens that the tokenizer puts at the end: something follows here."""
+    end = len(ids)
+    while end and tokens.special[end - 1]:
+        end -= 1
+    return ids[:end], tokens.kept([position < end for position in range(len(ids))])
+
+
+def written(adapter: TextAdapter, prompt: Prompt, answer: str | Sequence[int] | Tensor) -> Encoding:
+    """The prompt and the answer as one sequence.
+
+    Args:
+        adapter: of the model.
+        prompt: the prompt.
+        answer: the text that follows, character for character; or its token numbers.
+
+    Raises:
+        InputError: if the answer is empty, or the model cannot take so many tokens.
+        ProcessorError: if a text is given without a tokenizer.
+    """
+    ids, tokens, text = _answered(adapter, prompt, answer)
+    if len(ids) == len(prompt.ids) or not prompt.ids:
+        raise InputError("the prompt or the answer has no tokens: there is nothing to explain")
+    row = torch.tensor([ids])
+    encoding = adapter.encode_arguments({"input_ids": row, "attention_mask": torch.ones_like(row)})
+    return replace(encoding, tokens=(tokens,), sources=(text,), start=len(prompt.ids))
+
+
+def _answered(
+    adapter: TextAdapter, prompt: Prompt, answer: str | Sequence[int] | Tensor
+) -> tuple[list[int], Tokens, str | None]:
+    """Numbers and tokens of prompt and answer, and the text of both."""
+    if isinstance(answer, str):
+        if prompt.text is None:
+            ids, tokens = adapter.tokens_of(answer, specials=False)
+            return prompt.ids + ids, joined(prompt.tokens, _bare(tokens)), None
+        if not answer:
+            raise InputError("the answer is empty: there is nothing to explain")
+        together = _together(adapter, prompt, answer)
+        if together is not None:
+            return (*together, prompt.text + answer)
+        ids, tokens = adapter.tokens_of(answer, specials=False)
+        return prompt.ids + ids, joined(prompt.tokens, tokens, len(prompt.text)), prompt.text + answer
+    numbers = [int(number) for number in (answer.flatten().tolist() if isinstance(answer, Tensor) else answer)]
+    if prompt.text is None or not getattr(adapter.processor, "is_fast", False):
+        return prompt.ids + numbers, joined(prompt.tokens, _numbered(adapter, numbers)), None
+    return _decoded(adapter, prompt, numbers)
+
+
+def _together(adapter: TextAdapter, prompt: Prompt, answer: str) -> tuple[list[int], Tokens] | None:
+    """Tokenized in one piece, which is how the model would have read it; None if the seam runs through a token."""
+    assert prompt.text is not None
+    length = len(prompt.ids)
+    ids, tokens = _without_end(*adapter.tokens_of(prompt.text + answer, specials=not prompt.chat))
+    if ids[:length] != prompt.ids or len(ids) == length:
+        return None
+    return ids, joined(prompt.tokens, tokens.kept([position >= length for position in range(len(ids))]))
+
+
+def _decoded(adapter: TextAdapter, prompt: Prompt, numbers: list[int]) -> tuple[list[int], Tokens, str]:
+    """Tokens that a model wrote: their text, and which characters of it are whose."""
+    assert prompt.text is not None
+    specials = set(adapter.processor.all_special_ids)
+    end = len(numbers)
+    while end and numbers[end - 1] in specials:
+        end -= 1
+    body, closing = numbers[:end], _numbered(adapter, numbers[end:])
+    reach = _reaches(adapter.processor, prompt.ids[-CONTEXT:], body)
+    text = reach[-1][1]
+    together = _together(adapter, prompt, text) if text else None
+    if together is not None and together[0] == prompt.ids + body:
+        tokens = together[1]
+    else:
+        tokens = joined(prompt.tokens, _spelled(adapter, body, text, [end for end, _ in reach]), len(prompt.text))
+    return prompt.ids + numbers, joined(tokens, closing), prompt.text + text
+
+
+def _reaches(tokenizer: Any, context: list[int], body: list[int]) -> list[tuple[int, str]]:
+    """How many characters are written after 0, 1, ... tokens (those that are complete), and which."""
+
+    def text(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    before = text(context)
+    texts = [text(context + body[:count])[len(before) :] for count in range(len(body) + 1)]
+    ends = accumulate((len(each.rstrip("\ufffd")) for each in texts), max)
+    return list(zip(ends, texts, strict=True))
+
+
+def _spelled(adapter: TextAdapter, ids: list[int], text: str, ends: list[int]) -> Tokens:
+    """Tokens with the characters that each completes; the parts of one character (bytes of an emoji) all have it."""
+    spans: list[Span] = []
+    for place in range(len(ids)):
+        later = next((end for end in ends[place + 1 :] if end > ends[place]), len(text))
+        spans.append((ends[place], later))
+    words, number = [], 0
+    for start, _ in spans:
+        inside = 0 < start < len(text) and text[start - 1].isalnum() and text[start].isalnum()
+        number += not inside
+        words.append(number)
+    return replace(_numbered(adapter, ids), spans=tuple(spans), segments=(0,) * len(ids), words=tuple(words))
+
+
+def _numbered(adapter: TextAdapter, ids: list[int]) -> Tokens:
+    """Tokens of which only the numbers are known."""
+    tokenizer = adapter.processor
+    names = [f"#{number}" for number in ids] if tokenizer is None else tokenizer.convert_ids_to_tokens(ids)
+    specials = set(getattr(tokenizer, "all_special_ids", None) or ())
+    return Tokens(tuple(str(name) for name in names), tuple(number in specials for number in ids))
+
+
+def _bare(tokens: Tokens) -> Tokens:
+    return Tokens(tokens.labels, tokens.special)
+
+
+def joined(first: Tokens, second: Tokens, shift: int = 0) -> Tokens:
+    """One after the other in one text; the characters of the second begin at `shift`.
+
+    If only one of them knows its characters, those of the other stand for none.
+    """
+    labels, special = first.labels + second.labels, first.special + second.special
+    if first.spans is None and second.spans is None:
+        return Tokens(labels, special)
+    known = max((word for word in first.words or () if word is not None), default=-1) + 1 if shift else 0
+    spans = [None if span is None else (span[0] + shift, span[1] + shift) for span in _each(second, "spans")]
+    words = [None if word is None else word + known for word in _each(second, "words")]
+    return Tokens(
+        labels,
+        special,
+        spans=(*_each(first, "spans"), *spans),
+        segments=(*_each(first, "segments"), *_each(second, "segments")),
+        words=(*_each(first, "words"), *words),
+    )
+
+
+def _each(tokens: Tokens, name: str) -> tuple[Any, ...]:
+    values: tuple[Any, ...] | None = getattr(tokens, name)
+    return (None,) * len(tokens) if values is None else values
+
+
+# -- chats -----------------------------------------------------------------------------------------------------------
+
+
+def _chat(adapter: TextAdapter, messages: Sequence[Mapping[str, Any]]) -> Prompt:
+    """A chat through the tokenizer's own template; what is not of a message is special."""
+    tokenizer = adapter.processor
+    if tokenizer is None or not getattr(tokenizer, "chat_template", None):
+        what = "there is no tokenizer" if tokenizer is None else "the tokenizer has no chat_template"
+        raise ProcessorError(f"a chat is turned into a text by the tokenizer's template, but {what}: give a text")
+    if not all(isinstance(message.get("content"), str) for message in messages):
+        raise InputError("a message needs a text as its content: {'role': 'user', 'content': '...'}")
+    text = _rendered(tokenizer, messages)
+    said = _contents(tokenizer, messages, text)
+    ids, tokens = adapter.tokens_of(text, specials=False)
+    if tokens.spans is None:
+        raise ProcessorError(
+            "which tokens are the template's is known by characters, as a fast tokenizer tells: load that"
+        )
+    special = tuple(
+        span is None or not any(span[0] < end and span[1] > start for start, end in said) for span in tokens.spans
+    )
+    spans = tuple(None if flag else span for flag, span in zip(special, tokens.spans, strict=True))
+    return Prompt(ids, replace(tokens, special=special, spans=spans), text, chat=True)
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
+    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+
+def _contents(tokenizer: Any, messages: Sequence[Mapping[str, Any]], text: str) -> list[Span]:
+    """Where the messages stand in a chat's text: between the parts that stay when other messages are rendered.
+
+    Raises:
+        InputError: if the template does more than put the messages in their places.
+    """
+    marks = [f"qxz{number}zxq" for number in range(len(messages))]
+    marked = _rendered(tokenizer, [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)])
+    found, place = [], 0
+    for message, mark in zip(messages, marks, strict=True):
+        before, _, marked = marked.partition(mark)
+        start = place + len(before)
+        content = next((c for c in (message["content"], message["content"].strip()) if text.startswith(c, start)), None)
+        if not text.startswith(before, place) or content is None:
+            break
+        place = start + len(content)
+        found.append((start, place))
+    if len(found) < len(messages) or text[place:] != marked:
+        raise InputError(
+            "the chat template changes the messages, so that it is not known which tokens are whose: render the chat with "
+            "tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), and give that text"
+        )
+    return found

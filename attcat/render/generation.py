@@ -1,0 +1,303 @@
+"""What a model wrote, and what each word of it came from: a list in the terminal, a page with words to hover over, a figure.
+
+Each written word is coloured from its own strongest score, for a word that was certain has small scores everywhere: colours
+compare what came before one word, not the words with each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..attribution import Attribution
+from ..errors import InputError
+from ..tokens import Tokens, group_words
+from . import html, image, terminal, wording
+from .colour import largest, strength, tint
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from rich.console import Console
+
+OWN_SCALE = (
+    "Each written word is coloured from its own strongest score: colours compare sources, not the words written."
+)
+STRONGEST = 5
+"""Sources of a word that are named in the terminal."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A word, or a token that stands apart.
+
+    Args:
+        text: as it is shown.
+        positions: its tokens.
+        start: its first character; None for a token that has none.
+        end: one past the last.
+        special: whether it is no part of the text.
+    """
+
+    text: str
+    positions: list[int]
+    start: int | None = None
+    end: int | None = None
+    special: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What is drawn.
+
+    Args:
+        explanations: of the A written tokens.
+        tokens: prompt and answer, `T`.
+        start: position of the first written token.
+        source: prompt and answer as text; None if it is not known.
+    """
+
+    explanations: Sequence[Attribution]
+    tokens: Tokens
+    start: int
+    source: str | None
+
+    def units(self) -> list[Unit]:
+        """The words and the tokens apart, in the order of their first tokens; none is of the prompt and the answer both."""
+        found, used = [], set()
+        for _, start, end, positions in group_words(self.tokens, (self.source,)) if self.source is not None else []:
+            parts = [part for part in self._split(positions) if part]
+            edges = [start, *(self._begin(part[0]) for part in parts[1:]), end]
+            for part, first, last in zip(parts, edges[:-1], edges[1:], strict=True):
+                found.append(Unit((self.source or "")[first:last], part, first, last))
+                used.update(part)
+        labels = self.tokens.labels
+        rest = [Unit(labels[at], [at], special=self.tokens.special[at]) for at in range(len(labels)) if at not in used]
+        return sorted(found + rest, key=lambda unit: unit.positions[0])
+
+    def _split(self, positions: list[int]) -> tuple[list[int], list[int]]:
+        return [at for at in positions if at < self.start], [at for at in positions if at >= self.start]
+
+    def _begin(self, position: int) -> int:
+        span = (self.tokens.spans or ())[position]
+        assert span is not None
+        return span[0]
+
+    def scores(self, units: Sequence[Unit], rows: Sequence[Unit]) -> Tensor:
+        """Of every unit for every written one, summed over their tokens, `[rows, units]`."""
+        matrix = torch.zeros(len(self.explanations), len(self.tokens))
+        for row, explanation in zip(matrix, self.explanations, strict=True):
+            row[: len(explanation.tokens)] = explanation.scores
+        down = torch.stack([matrix[[at - self.start for at in unit.positions]].sum(0) for unit in rows])
+        return torch.stack([down[:, unit.positions].sum(1) for unit in units], dim=1)
+
+    def chance(self, unit: Unit) -> float | None:
+        """The probability with which a written word was written: that of its tokens, one after another."""
+        each = [self.explanations[at - self.start].probability for at in unit.positions]
+        known = [chance for chance in each if chance is not None]
+        return float(torch.tensor(known).prod()) if len(known) == len(each) else None
+
+
+def shown(unit: Unit) -> str:
+    """A unit's text where white space would not be seen."""
+    return unit.text if unit.text.strip() else repr(unit.text)[1:-1]
+
+
+def told(sheet: Sheet, unit: Unit) -> str:
+    """A written word and how probable it was."""
+    chance = sheet.chance(unit)
+    return shown(unit) if chance is None else f"{shown(unit)} {chance:.1%}"
+
+
+# -- terminal --------------------------------------------------------------------------------------------------------
+
+
+def show(
+    explanations: Sequence[Attribution], tokens: Tokens, start: int, source: str | None, console: Console | None = None
+) -> None:
+    """Print what was written, and for each word of it the strongest sources, the strongest first."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or Console()
+    colour = console.color_system is not None and not console.no_color
+    sheet = Sheet(explanations, tokens, start, source)
+    units = sheet.units()
+    rows = [unit for unit in units if unit.positions[0] >= start]
+    if source is not None:
+        first = next((unit.start for unit in rows if unit.start is not None), len(source))
+        console.print(Text.assemble(terminal.visible(source[:first]), (terminal.visible(source[first:]), "bold")))
+    console.print(Text(terminal.visible(wording.origin(explanations[0])), "dim"))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(2):
+        table.add_column(overflow="fold")
+    for unit, scores in zip(rows, sheet.scores(units, rows).tolist(), strict=True):
+        best = sorted(range(len(units)), key=lambda index: -abs(scores[index]))[:STRONGEST]
+        pieces = [
+            terminal.piece(shown(units[index]), scores[index], largest(scores), colour)
+            for index in best
+            if scores[index]
+        ]
+        table.add_row(Text(terminal.visible(told(sheet, unit)), "bold"), Text("  ").join(pieces))
+    console.print(table)
+    console.print(Text(OWN_SCALE, "dim"))
+
+
+# -- pages -----------------------------------------------------------------------------------------------------------
+
+STYLE = """
+.attcat .written{border-bottom:2px solid;cursor:pointer}
+.attcat .written:hover,.attcat .written:focus,.attcat .written.now{outline:2px solid;outline-offset:1px}
+.attcat .unit{border-radius:.2em;print-color-adjust:exact;-webkit-print-color-adjust:exact}
+.attcat .apart{border:1px solid rgba(128,128,128,.5);border-radius:.4em;padding:0 .3em;font-size:.8em;opacity:.8}
+.attcat .heat{overflow:auto;max-height:80vh}
+.attcat .heat td,.attcat .heat th{padding:.1em .3em;font-weight:400;white-space:nowrap;text-align:left}
+.attcat .heat thead th{writing-mode:vertical-rl;transform:rotate(180deg)}
+.attcat .heat td{min-width:1.2em;height:1.5em;border:1px solid rgba(128,128,128,.15);
+print-color-adjust:exact;-webkit-print-color-adjust:exact}
+"""
+
+SCRIPT = """
+(function(script){
+var root=script.parentNode,units=root.querySelectorAll(".unit"),written=root.querySelectorAll(".written"),
+what=root.querySelector(".what"),start=what.textContent,pinned=null;
+function colour(s){return s?"rgba("+(s>0?"194,84,0":"10,121,190")+","+Math.abs(s)/100+")":"";}
+function show(word){
+written.forEach(function(w){w.classList.toggle("now",w===word);});
+var s=(word?word.dataset.s:what.dataset.s).split(" ");
+units.forEach(function(u,i){u.style.background=colour(+s[i]);});
+what.textContent=word?word.title:start;}
+written.forEach(function(word){
+word.addEventListener("mouseenter",function(){show(word);});
+word.addEventListener("focus",function(){show(word);});
+word.addEventListener("mouseleave",function(){show(pinned);});
+word.addEventListener("blur",function(){show(pinned);});
+word.addEventListener("click",function(){pinned=pinned===word?null:word;show(pinned||word);});});
+})(document.currentScript);
+"""
+
+WHOLE = "the whole answer: each source's mean over the written words; hover over a written word to see its own"
+
+
+def page(explanations: Sequence[Attribution], tokens: Tokens, start: int, source: str | None) -> str:
+    """A self-contained page: no network; a few lines of script colour what a word came from when it is hovered over."""
+    body = _body(Sheet(explanations, tokens, start, source))
+    return html.framed(body, "AttCAT", html.STYLE + STYLE, SCRIPT)
+
+
+def fragment(explanations: Sequence[Attribution], tokens: Tokens, start: int, source: str | None) -> str:
+    """What a notebook shows."""
+    return f"<style>{html.STYLE}{STYLE}</style>{_body(Sheet(explanations, tokens, start, source))}"
+
+
+def _body(sheet: Sheet) -> str:
+    units = sheet.units()
+    rows = [unit for unit in units if unit.positions[0] >= sheet.start]
+    scores = sheet.scores(units, rows)
+    signed = scores / scores.abs().amax(1, keepdim=True).clamp(min=1e-30)
+    origin = html.escape(wording.origin(sheet.explanations[0]))
+    mean = signed.mean(0)
+    whole = (mean / mean.abs().max().clamp(min=1e-30)).tolist()
+    parts = [
+        f'<p class="origin">{origin}</p>',
+        f'<p><span class="label what" data-s="{_hundredths(whole)}">{WHOLE}</span></p>',
+        f'<div class="text" dir="auto">{_text(sheet, units, rows, signed, whole)}</div>',
+        f'<p class="key">{html.mark("speaks against it", -1.0)}{html.mark("speaks for it", 1.0)}<span>{OWN_SCALE}</span></p>',
+        _heat(sheet, units, rows, scores, signed),
+        f"<script>{SCRIPT}</script>",
+    ]
+    return f'<div class="attcat">{"".join(parts)}</div>'
+
+
+def _hundredths(signed: Sequence[float]) -> str:
+    return " ".join(str(round(100 * value)) for value in signed)
+
+
+def _text(sheet: Sheet, units: list[Unit], rows: list[Unit], signed: Tensor, whole: Sequence[float]) -> str:
+    """The text, each word a unit; what has no characters stands in its place as a frame."""
+    parts, reached, row = [], 0, 0
+    for unit, share in zip(units, whole, strict=True):
+        begin, end = (reached, reached) if unit.start is None or unit.end is None else (unit.start, unit.end)
+        begin = max(begin, reached)
+        if sheet.source is not None:
+            parts.append(html.escape(sheet.source[reached:begin]))
+        written = unit.positions[0] >= sheet.start
+        inside = unit.text if unit.start is None else (sheet.source or "")[begin:end]
+        names = ["unit", *(["written"] if written else []), *(["apart"] if unit.start is None else [])]
+        more = ""
+        if written:
+            name = html.escape(told(sheet, unit))
+            more = f' tabindex="0" title="{name}" data-s="{_hundredths(signed[row].tolist())}"'
+            row += 1
+        parts.append(f'<span class="{" ".join(names)}" style="{tint(share)}"{more}>{html.escape(inside)}</span>')
+        reached = max(reached, end)
+    if sheet.source is not None:
+        parts.append(html.escape(sheet.source[reached:]))
+    return "".join(parts)
+
+
+def _heat(sheet: Sheet, units: list[Unit], rows: list[Unit], scores: Tensor, signed: Tensor) -> str:
+    """A row for each written word, a column for each word before it."""
+    head = "".join(f'<th scope="col">{html.escape(shown(unit))}</th>' for unit in units)
+    lines = []
+    for unit, values, shares in zip(rows, scores.tolist(), signed.tolist(), strict=True):
+        cells = "".join(
+            f'<td style="{tint(share)}" title="{html.escape(shown(column))} {wording.number(value)}"></td>'
+            if column.positions[0] < unit.positions[-1]
+            else "<td></td>"
+            for column, value, share in zip(units, values, shares, strict=True)
+        )
+        lines.append(f'<tr><th scope="row">{html.escape(told(sheet, unit))}</th>{cells}</tr>')
+    table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<details open><summary>heat table</summary><div class="heat">{table}</div></details>'
+
+
+# -- figure ----------------------------------------------------------------------------------------------------------
+
+CELL, COLUMNS, ROWS = 26, 60, 60
+"""Pixels of a cell, and the most words that are drawn."""
+
+
+def figure(explanations: Sequence[Attribution], tokens: Tokens, start: int, source: str | None) -> Image.Image:
+    """The heat table as a picture.
+
+    Raises:
+        InputError: if there are more words than a picture holds.
+    """
+    import numpy as np
+    from PIL import Image
+
+    sheet = Sheet(explanations, tokens, start, source)
+    units = sheet.units()
+    rows = [unit for unit in units if unit.positions[0] >= start]
+    if len(units) > COLUMNS or len(rows) > ROWS:
+        raise InputError(
+            f"{len(rows)} x {len(units)} words do not fit in a picture ({ROWS} x {COLUMNS}): save it as .html"
+        )
+    scores = sheet.scores(units, rows)
+    full = [largest(row) for row in scores.tolist()]
+    signed = np.array([[strength(v, f) for v in row] for row, f in zip(scores.tolist(), full, strict=True)])
+    side, head = 150, 110
+    columns = image.beside([_upright(shown(unit), head) for unit in units], gap=0)
+    lines = [image.line(told(sheet, unit), side, size=14, right=True) for unit in rows]
+    names = image.stack([image.framed(one, 4).crop((0, 0, side + 8, CELL)) for one in lines], gap=0)
+    ground = np.full((len(rows) * CELL, len(units) * CELL, 3), image.PAPER, dtype=np.uint8)
+    ground[::CELL] = ground[:, ::CELL] = image.BLANK
+    cells = Image.fromarray(image.tinted(ground, np.kron(signed, np.ones((CELL, CELL)))))
+    corner = Image.new("RGB", (names.width, head), image.PAPER)
+    table = image.stack([image.beside([corner, columns], gap=0), image.beside([names, cells], gap=0)], gap=0)
+    width = max(table.width, 480)
+    notes = [image.line(text, width, size=14, ink=image.PALE) for text in image.wrap(OWN_SCALE, width)]
+    origin = image.line(wording.origin(explanations[0]), width, size=14, ink=image.PALE)
+    return image.framed(image.stack([origin, table, *notes], gap=8))
+
+
+def _upright(text: str, height: int) -> Image.Image:
+    """A word that is read from below, in the width of a cell."""
+    strip = image.line(text, height - 6, size=14)
+    turned = strip.rotate(90, expand=True)
+    return image.beside([turned], gap=0).crop((0, -6, CELL, height - 6))

@@ -1,0 +1,189 @@
+"""Figures for papers, with matplotlib (extra `plot`): words in place, a picture under its heatmap, contributions by block.
+
+Everything that can be is drawn as vectors; the heatmap of a picture has the picture's own pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..attribution import Attribution
+from ..errors import InputError
+from . import wording
+from .colour import AGAINST, FAINT, FOR, FULL, RGB, hue, mix
+from .image import PLAIN, Look, overlay, panels_of, ramp
+from .wording import Piece
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PAPER: RGB = (255, 255, 255)
+FONTS: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "path"}
+"""Fonts are embedded as outlines that stay text (PDF) or as paths (SVG)."""
+
+
+def plot(explanation: Attribution, ax: Axes | None = None, *, layers: bool = False, look: Look = PLAIN) -> Axes:
+    """Draw an explanation on axes of matplotlib.
+
+    Args:
+        explanation: of a text or a picture.
+        ax: where to; by default a new figure of pyplot.
+        layers: the contributions of each block instead: a heat table of tokens, or for a picture the patches' sum.
+        look: how the heatmap of a picture is drawn.
+
+    Raises:
+        InputError: if matplotlib is not installed, or a picture's pixels are not known.
+    """
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise InputError("plot() needs matplotlib: pip install 'attcat[plot]'") from error
+    if ax is None:
+        _, ax = pyplot.subplots(figsize=_size(explanation, layers), layout=_layout(explanation, layers))
+    if layers:
+        (_block_sums if explanation.is_image else _heat_table)(explanation, ax)
+    elif explanation.is_image:
+        _picture(explanation, ax, look)
+    else:
+        _words(explanation, ax)
+    ax.set_title(_plain(wording.headline(explanation)), loc="left", fontsize="medium")
+    return ax
+
+
+def pdf(explanation: Attribution, look: Look = PLAIN) -> bytes:
+    """The plot as the content of a PDF file with its fonts embedded.
+
+    Raises:
+        InputError: as `plot`.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("a .pdf file needs matplotlib: pip install 'attcat[plot]'") from error
+    figure = Figure(figsize=_size(explanation, False), layout=_layout(explanation, False))
+    buffer = io.BytesIO()
+    with rc_context(FONTS):
+        plot(explanation, figure.add_subplot(), look=look)
+        figure.savefig(buffer, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
+    return buffer.getvalue()
+
+
+def _layout(explanation: Attribution, layers: bool) -> Literal["constrained"] | None:
+    """Axes with numbers need a layout; words are measured in place, and a layout would move them afterwards."""
+    return "constrained" if explanation.is_image or layers else None
+
+
+def _size(explanation: Attribution, layers: bool) -> tuple[float, float]:
+    """Inches: a column's width for pictures, a page's for texts."""
+    if explanation.is_image:
+        return 4.0, 3.4
+    return (6.5, 0.6 + 0.17 * len(explanation.tokens)) if layers else (6.5, 1.6)
+
+
+def _plain(text: str) -> str:
+    """What matplotlib would take for mathematics is shown as it is."""
+    return wording.one_line(text).replace("$", r"\$")
+
+
+def _unit(colour: RGB) -> tuple[float, float, float]:
+    red, green, blue = (part / 255 for part in colour)
+    return red, green, blue
+
+
+# -- texts -----------------------------------------------------------------------------------------------------------
+
+
+def _words(explanation: Attribution, ax: Axes) -> None:
+    """The words in place, line by line, on coloured grounds; what speaks against the class is underlined with dashes."""
+    ax.set_axis_off()
+    ax.set_xlim(0, 1)
+    ax.set_ylim(-1, 1)
+    known = wording.has_words(explanation)
+    passages = wording.passages(explanation) if known else [wording.chips(explanation)]
+    y, height = 0.0, 1.0
+    for pieces in passages:
+        x = 0.0
+        for piece in _unbroken(pieces) if known else pieces:
+            text = piece.text if known else f"{piece.text} "
+            if text.isspace():
+                x += 0.012 if x else 0.0
+                continue
+            drawn = ax.text(x, y, _plain(text.strip()), va="center", ha="left", **_ground(piece))
+            box = drawn.get_window_extent().transformed(ax.transAxes.inverted())
+            if x and x + box.width > 1:
+                x, y = 0.0, y - height
+                drawn.set_position((x, y))
+            x += box.width
+        y -= height
+    ax.set_ylim(y, height * 0.6)
+
+
+def _unbroken(pieces: list[Piece]) -> list[Piece]:
+    """Pieces without a score are cut where a line may break."""
+    cut: list[Piece] = []
+    for piece in pieces:
+        if piece.score is not None:
+            cut.append(piece)
+            continue
+        for part in piece.text.split(" "):
+            cut += [Piece(part)] if part.strip() else []
+            cut.append(Piece(" "))
+        cut = cut[:-1] if not piece.text.endswith(" ") else cut
+    return cut
+
+
+def _ground(piece: Piece) -> dict[str, Any]:
+    if abs(piece.strength) < FAINT:
+        return {}
+    colour = _unit(mix(PAPER, hue(piece.strength), FULL * abs(piece.strength)))
+    edge = (
+        {"edgecolor": _unit(AGAINST), "linestyle": "--", "linewidth": 0.6} if piece.strength < 0 else {"linewidth": 0}
+    )
+    return {"bbox": {"boxstyle": "round,pad=0.12", "facecolor": colour, **edge}}
+
+
+def _heat_table(explanation: Attribution, ax: Axes) -> None:
+    """Tokens by blocks."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("attcat", [_unit(AGAINST), (1.0, 1.0, 1.0), _unit(FOR)])
+    table = explanation.layers.T.numpy()
+    full = float(np.abs(table).max()) or 1.0
+    mesh = ax.pcolormesh(table, cmap=colours, vmin=-full, vmax=full, edgecolors="white", linewidth=0.4)
+    ax.invert_yaxis()
+    labels = [_plain(label) for label in explanation.tokens.labels]
+    ax.set_yticks(np.arange(len(labels)) + 0.5, labels, fontsize="small")
+    ax.set_xticks(np.arange(table.shape[1]) + 0.5, [str(at + 1) for at in range(table.shape[1])], fontsize="small")
+    ax.set_xlabel("block")
+    ax.tick_params(length=0)
+    ax.figure.colorbar(mesh, ax=ax, label=_plain(" / ".join(wording.sides(explanation))))
+
+
+# -- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _picture(explanation: Attribution, ax: Axes, look: Look) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+
+    small, _ = panels_of(explanation)
+    ax.imshow(overlay(small, look=look), interpolation="none")
+    ax.set_axis_off()
+    full = wording.scale(explanation)
+    scale = ScalarMappable(Normalize(-full or -1, full or 1), ListedColormap([_unit(colour) for colour in ramp(64)]))
+    extend = "both" if wording.clipped(explanation) else "neither"
+    label = _plain(" / ".join(wording.sides(explanation)))
+    ax.figure.colorbar(scale, ax=ax, orientation="horizontal", shrink=0.8, extend=extend, label=label)
+
+
+def _block_sums(explanation: Attribution, ax: Axes) -> None:
+    sums = explanation.layers[:, ~explanation.special].sum(1).numpy()
+    colours = [_unit(hue(value)) for value in sums]
+    ax.bar(np.arange(len(sums)) + 1, sums, color=colours, hatch=["" if value > 0 else "///" for value in sums])
+    ax.axhline(0, color="black", linewidth=0.6)
+    ax.set_xlabel("block")
+    ax.set_ylabel("sum over patches")

@@ -1,0 +1,216 @@
+"""Whether a trace tells the truth about a model: four figures, each measured against the model itself.
+
+None takes the adapter's word. A gradient rule is complete if gradient times input and the biases make up the logit; the first
+block's input is all that the prediction depends on if it foretells what becomes of the logits when something *below* it is
+moved; and a block's input is the hidden state if no gradient passes it by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..capture.blocks import hidden_state, rebind, with_state
+from ..capture.rules import Rule, make_rule
+from ..model import Adapter, Encoding, VisionAdapter
+from ..model.bound import borrowed
+from .recording import Recording, record
+
+STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+"""Finite differences are taken with each: too small a step drowns in rounding (some models compute in float32 inside,
+whatever their parameters), too large a one in curvature."""
+
+
+def incompleteness(adapter: Adapter, encoding: Encoding, rule: str = "libra", targets: int = 3) -> float:
+    """The share of a logit that gradient times input and the biases do not explain, the worst of the likeliest few classes.
+
+        | y_c - sum_{i,d} h_{i,d} dy_c/dh_{i,d} - bias |  /  max(|y_c|, |sum|, |bias|)
+
+    Args:
+        adapter: of the model.
+        encoding: one example.
+        rule: the gradient rule.
+        targets: how many classes are asked for.
+    """
+    recording = record(adapter, encoding, make_rule(rule), biases=True)
+    worst, count = 0.0, min(targets, recording.logits.shape[1])
+    for target in recording.logits[0].topk(count).indices.tolist():
+        with torch.enable_grad():
+            value = recording.logits[:, target]
+        trace = recording.trace(value, keep=True)
+        inputs = float((trace.hidden[0].double() * trace.gradient[0].double()).sum())
+        bias = 0.0 if trace.bias is None else float(trace.bias.sum())
+        logit = float(trace.value.sum())
+        worst = max(worst, abs(logit - inputs - bias) / max(abs(logit), abs(inputs), abs(bias), 1e-30))
+    return worst
+
+
+def slope_error(
+    adapter: Adapter, encoding: Encoding, steps: Sequence[float] = STEPS, enough: float = 0.0
+) -> float | None:
+    """How far the gradient at the first block's input is from foretelling what happens when what lies below it is moved.
+
+    The word embeddings, or the pixels, are moved a little both ways, and the change of the logits is compared with the
+    gradient times the change of the first block's input that comes with it. The two differ if a part of the forward pass is
+    not differentiated, or if the model has another way from the embeddings to the logits.
+
+    Args:
+        adapter: of the model.
+        encoding: one example.
+        steps: how far, as shares of the standard deviation of what is moved.
+        enough: a difference with which no further steps are tried.
+
+    Returns:
+        The difference as a share of the change, the smallest over the steps; None if there is nothing to move, or its
+        effect drowns in rounding.
+    """
+    recording = record(adapter, encoding, Rule())
+    share = torch.linspace(1, 2, recording.logits.shape[1], dtype=recording.logits.dtype).to(recording.logits.device)
+    finite = recording.logits.detach().isfinite()
+
+    def combined(logits: Tensor) -> Tensor:
+        return (torch.where(finite, logits, 0.0) * share).sum(-1)
+
+    with torch.enable_grad():
+        value = combined(recording.logits)
+    trace = recording.trace(value)
+    logits = recording.logits.detach()
+    noise = torch.finfo(logits.dtype).eps * float((logits.abs() * share)[finite].sum())
+    errors = []
+    for step in steps:
+        ends = [_moved(adapter, encoding, sign * step) for sign in (1, -1)]
+        moved = [end for end in ends if end is not None]
+        if len(moved) < 2:
+            return None
+        (up, above), (down, below) = moved
+        change = float((combined(up) - combined(down)).sum())
+        expected = float((trace.gradient[0].double() * (above - below).double()).sum())
+        size = max(abs(change), abs(expected))
+        if size > 100 * noise:
+            errors.append(abs(change - expected) / size)
+            if errors[-1] <= enough:
+                break
+    return min(errors, default=None)
+
+
+def past_the_blocks(adapter: Adapter, encoding: Encoding) -> float | None:
+    """The share of the gradient at the word embeddings, or the pixels, that does not come through the first block's input.
+
+    Exactly 0 if the first block's input is all that the prediction depends on. Measured by an ordinary forward and backward
+    pass, and another in which the first block's input is made a constant in the way in which `record` makes it a leaf.
+
+    Args:
+        adapter: of the model.
+        encoding: one example.
+
+    Returns:
+        The largest gradient that goes past, as a share of the largest; None if there is nothing to differentiate by.
+    """
+    whole, past = (_gradient_below(adapter, encoding, cut) for cut in (False, True))
+    return None if whole is None or past is None or whole == 0 else past / whole
+
+
+def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | None:
+    """The largest gradient at the word embeddings, or the pixels; None if there are none."""
+    arguments, entered = dict(encoding.arguments), False
+    moving = _Moving(0.0, arguments.get("input_ids"))
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal entered
+        first, entered = not entered, True
+        if not cut or not first:
+            return None
+        place, state = hidden_state(module, args, kwargs)
+        constant = state.detach().clone()
+        return None if rebind(state, constant) else with_state(place, constant, args, kwargs)
+
+    with borrowed(adapter) as own, torch.enable_grad(), moving, ExitStack() as undo:
+        undo.callback(own.blocks[0].register_forward_pre_hook(enter, with_kwargs=True).remove)
+        if isinstance(adapter, VisionAdapter):
+            arguments["pixel_values"] = moving.move(arguments["pixel_values"])
+        logits = own.predict(replace(encoding, arguments=arguments))[1]
+        total = logits[logits.isfinite()].sum()
+    if not moving.leaves:
+        return None
+    try:
+        found = torch.autograd.grad(total, moving.leaves, allow_unused=True) if total.requires_grad else (None,)
+    except (
+        RuntimeError
+    ):  # a model that only runs without gradient, as one that writes over what the backward pass needs
+        return None
+    return 0.0 if found[0] is None else float(found[0].abs().max())
+
+
+def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:
+    """The blocks whose input the gradient of a later state does not need: some of it reaches an earlier state without.
+
+    Each block's input lets no gradient through. If it is the hidden state, nothing arrives at the blocks before the last one.
+    """
+    recording = record(adapter, encoding, Rule())
+    arrived: dict[int, float] = {}
+
+    def closed(index: int) -> Callable[[Tensor], Tensor]:
+        def hook(gradient: Tensor) -> Tensor:
+            arrived[index] = max(arrived.get(index, 0.0), float(gradient.abs().max()))
+            return torch.zeros_like(gradient)
+
+        return hook
+
+    for index, block in enumerate(recording.blocks):
+        block.input.register_hook(closed(index))  # type: ignore[no-untyped-call]
+    with torch.enable_grad():
+        total = recording.logits[recording.logits.isfinite()].sum()
+    torch.autograd.grad(total, recording.blocks[0].input, allow_unused=True)
+    return [index + 1 for index in range(len(recording.blocks) - 1) if arrived.get(index, 0.0) > 0]
+
+
+# -- moving what lies below the first block --------------------------------------------------------------------------
+
+
+def _moved(adapter: Adapter, encoding: Encoding, step: float) -> tuple[Tensor, Tensor] | None:
+    """The logits and the first block's input when the pixels or the word embeddings are moved; None if there are none."""
+    arguments = dict(encoding.arguments)
+    moving = _Moving(step, arguments.get("input_ids"))
+    if isinstance(adapter, VisionAdapter):
+        arguments["pixel_values"] = moving.move(arguments["pixel_values"])
+    with moving:
+        recording: Recording = record(adapter, replace(encoding, arguments=arguments), Rule(), gradient=False)
+    return (recording.logits.detach(), recording.blocks[0].input.detach()) if moving.moved else None
+
+
+class _Moving(TorchFunctionMode):
+    """Adds a fixed random direction to the embeddings of the words when they are first looked up."""
+
+    def __init__(self, step: float, words: Tensor | None) -> None:
+        super().__init__()
+        self.words = words
+        self.step = step
+        self.moved = False
+        self.leaves: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is F.embedding and not self.moved and self.words is not None and _equal(args[0], self.words):
+            return self.move(result)
+        return result
+
+    def move(self, x: Tensor) -> Tensor:
+        """x and a step in a direction that is the same in every pass."""
+        self.moved = True
+        direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        size = float(x.detach().float().std(correction=0)) or 1.0
+        self.leaves = [x.detach() + (self.step * size * direction).to(x)]
+        return self.leaves[0].requires_grad_().clone() if torch.is_grad_enabled() else self.leaves[0]
+
+
+def _equal(one: Any, other: Tensor) -> bool:
+    return isinstance(one, Tensor) and one.numel() == other.numel() and torch.equal(one.flatten(), other.flatten())

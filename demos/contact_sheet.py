@@ -1,0 +1,68 @@
+"""All photographs on one sheet, each under its heatmap: whether explanations look right is judged by looking.
+
+    python -m attcat.demos.contact_sheet --output docs/contact_embedded.jpg
+    python -m attcat.demos.contact_sheet DATA/photos.zip --output docs/contact_photographs.jpg
+
+Without an archive, the photographs that come with the package. Every picture has a scale of its own, as it has when it is
+explained alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+import attcat
+from attcat.files import encode_jpeg, write_atomically
+from attcat.render import image
+
+from .embedded import HERE, objects
+
+ACROSS, SIDE = 6, 208
+"""Panels in a row, and pixels of a panel's longest side."""
+
+
+def photographs(archive: Path | None) -> Iterator[tuple[str, Image.Image]]:
+    """Name and picture: of the package, or all under `labelled/CLASS/` in an archive."""
+    if archive is None:
+        for path in sorted((HERE / "images").glob("*.jpg")):
+            yield path.stem, Image.open(io.BytesIO(path.read_bytes()))
+        return
+    with zipfile.ZipFile(archive) as opened:
+        for name in sorted(opened.namelist()):
+            place = PurePosixPath(name)
+            if "labelled" in place.parts and place.suffix == ".jpg":
+                yield f"{place.parent.name}: {place.stem}", Image.open(io.BytesIO(opened.read(name)))
+
+
+def tile(name: str, explanation: attcat.Explanation) -> Image.Image:
+    """The overlay, under it the name and what was predicted, in a square of its own."""
+    drawn = Image.fromarray(image.overlay(image.sized(explanation, SIDE, SIDE)))
+    chance = "" if explanation.probability is None else f" {explanation.probability:.0%}"
+    lines = [image.line(name, SIDE, size=14), image.line(explanation.label + chance, SIDE, size=14, ink=image.PALE)]
+    square = Image.new("RGB", (SIDE, SIDE), image.PAPER)
+    square.paste(drawn, ((SIDE - drawn.width) // 2, SIDE - drawn.height))
+    return image.stack([square, *lines], gap=2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw the sheet; returns how many photographs are on it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", type=Path, nargs="?")
+    parser.add_argument("--output", type=Path, default=Path("contact.jpg"))
+    given = parser.parse_args(arguments)
+    explainer = attcat.Explainer(*objects())
+    tiles = [tile(name, explainer(picture)) for name, picture in photographs(given.archive)]
+    rows = [image.beside(tiles[start : start + ACROSS], gap=10) for start in range(0, len(tiles), ACROSS)]
+    write_atomically(given.output, encode_jpeg(image.framed(image.stack(rows, gap=12)), quality=72))
+    print(f"wrote {given.output}: {len(tiles)} photographs")
+    return len(tiles)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""The report in a browser: what moves, what the keyboard reaches, what hostile input does not do.
+
+Skipped where there is no chromium (Debian: `apt-get install chromium`). With ATTCAT_SCREENSHOTS=folder, both themes are
+kept as pictures.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from drawn import picture, text
+
+from attcat import render
+from attcat.explanation import Explanation
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+playwright = pytest.importorskip("playwright.sync_api", reason="the report is tested in a browser with playwright")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to test the report in: apt-get install chromium"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+EVIL = "\"><script>document.title='stolen'</script><img src=http://x.invalid/ onerror=\"document.title='stolen'\"></script>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+class Opened:
+    """A page that was loaded, and what it complained about or asked the network for."""
+
+    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(10_000)
+        self.complaints: list[str] = []
+        self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self._asked(request.url))
+        start = time.perf_counter()
+        self.page.goto(path.as_uri())
+        self.seconds = time.perf_counter() - start
+
+    def _asked(self, address: str) -> None:
+        if not address.startswith(("file:", "data:")):
+            self.complaints.append(f"asked for {address}")
+
+
+@pytest.fixture
+def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """Write a page, open it, and give it back; afterwards nothing may have been complained about."""
+    every: list[Opened] = []
+
+    def open_page(explanations: Sequence[Explanation], names: Sequence[str] | None = None, **options: Any) -> Any:
+        path = tmp_path / f"page-{len(every)}.html"
+        path.write_text(render.page(explanations, names=names), encoding="utf-8")
+        every.append(Opened(browser, path, **options))
+        return every[-1].page
+
+    open_page.every = every  # type: ignore[attr-defined]
+    yield open_page
+    for opened in every:
+        opened.context.close()
+        assert opened.complaints == []
+
+
+def test_a_text_is_read_by_pointer_and_keyboard(show: Any) -> None:
+    page = show([text()])
+    assert page.locator(".text").inner_text() == "a gripping, dull film. It ends."
+    page.locator(".text mark", has_text="gripping").hover()
+    assert page.locator(".readout").inner_text() == "gripping: +1, 28.6% of the magnitude, rank 1 of 9"
+    page.locator(".text [tabindex='0']").focus()
+    assert page.locator(".readout").inner_text().startswith("a: 0, ")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".readout").inner_text().startswith(",: -0.5, 14.3% of the magnitude, rank ")
+    page.keyboard.press("End")
+    assert page.locator(".readout").inner_text().startswith(".: 0, 0.0%")
+    assert page.locator(".text [tabindex='0']").count() == 1  # one stop for the Tab key
+    strongest = page.locator(".strongest li").all_inner_texts()
+    assert strongest[0].split() == ["gripping", "+1", "28.6%"]
+    assert len(strongest) == 9
+
+
+def test_a_text_is_shown_by_words_tokens_and_sentences(show: Any) -> None:
+    source = "a film 🎬 gripping\r\nfilms. It ends."
+    tokens = text(source).tokens
+    assert tokens.spans is not None
+    page = show([replace(text(source), tokens=replace(tokens, words=(None, 0, 1, 2, 3, 3, 4, 5, 6, 7, None)))])
+    whole = page.locator(".text").text_content()
+    for name, count in (("tokens", 9), ("sentences", 3), ("words", 9)):
+        page.get_by_role("button", name=name, exact=True).click()
+        assert page.locator(".text").text_content() == whole
+        assert page.locator(".text [data-score]").count() == count
+        assert page.locator(".tools [aria-pressed=true]").inner_text() == name
+    assert page.get_by_role("button", name="words").is_visible()
+
+
+def test_the_layers_of_a_text_are_a_heat_table(show: Any) -> None:
+    page = show([text()])
+    page.get_by_text("Layer by layer").click()
+    page.locator(".layers tbody tr").first.wait_for()
+    rows = page.locator(".layers tbody tr").all_inner_texts()
+    assert rows[0].split() == ["[CLS]", "+0.15", "+0.05"]
+    assert rows[2].split() == ["gripping", "+0.75", "+0.25"]
+    assert page.locator(".layers td.against").count() == 2 * 2
+    assert len(rows) == 11
+
+
+def test_a_picture_has_a_slider_switches_and_values(show: Any) -> None:
+    page = show([picture()])
+    canvas = page.locator(".overlay canvas")
+    canvas.wait_for()
+    width, height = (int(canvas.get_attribute(name)) for name in ("width", "height"))
+
+    def pixel(x: float, y: float) -> list[int]:
+        call = "(c, [x, y]) => [...c.getContext('2d').getImageData(x * c.width, y * c.height, 1, 1).data].slice(0, 3)"
+        found: list[int] = canvas.evaluate(call, [x, y])
+        return found
+
+    first, last, middle = (20 / 120 + 0.03, 0.05), (100 / 120 - 0.03, 0.95), (0.5, 0.5)
+    assert pixel(*first)[0] > pixel(*first)[2] + 60  # orange
+    assert pixel(*last)[2] > pixel(*last)[0] + 40  # blue
+    grey = pixel(*middle)
+    assert len(set(grey)) == 1  # the red picture is grey beneath
+    page.get_by_role("button", name="for only").click()
+    assert len(set(pixel(*last))) == 1
+    page.get_by_role("button", name="for and against").click()
+    page.get_by_role("button", name="patches").click()
+    assert pixel(0.2, 0.2)[0] > pixel(0.2, 0.2)[2] + 60
+    slider = page.get_by_role("slider")
+    slider.focus()
+    page.keyboard.press("Home")
+    assert len(set(pixel(*first))) == 1
+    page.keyboard.press("End")
+    assert pixel(*first) == [255, 146, 30]
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + first[0] * box["width"], box["y"] + first[1] * box["height"])
+    assert page.locator(".readout").inner_text() == "row 1, column 1: +1, 50.0% of the magnitude, rank 1 of 16"
+    page.mouse.move(box["x"] + 2, box["y"] + 2)
+    assert page.locator(".readout").inner_text() == "not seen by the model"
+    canvas.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowDown")
+    assert page.locator(".readout").inner_text().startswith("row 4, column 4: -1,")
+    page.get_by_text("Layer by layer").click()
+    page.locator(".multiples canvas").first.wait_for()  # a section tells a moment later that it was opened
+    assert page.locator(".multiples canvas").count() == 2
+    assert page.locator(".multiples figcaption").all_inner_texts() == ["block 1: 0%", "block 2: 0%"]
+    assert width > height
+
+
+def test_the_canvas_is_what_the_library_draws(show: Any) -> None:
+    made = picture()
+    page = show([made])
+    canvas = page.locator(".overlay canvas")
+    canvas.wait_for()
+    expected = render.image.overlay(render.image.sized(made, 640))
+    assert canvas.evaluate("c => [c.height, c.width, 3]") == list(expected.shape)
+    call = "(c, row) => [...c.getContext('2d').getImageData(0, row, c.width, 1).data]"
+    rows = range(3, len(expected), 9)
+    drawn = np.array([canvas.evaluate(call, row) for row in rows]).reshape(len(rows), -1, 4)[..., :3]
+    expected = expected[rows]
+    assert np.abs(drawn - expected).mean() < 1
+    assert np.abs(drawn - expected).max() < 8
+
+
+def test_the_class_can_be_switched(show: Any) -> None:
+    page = show([text(), text(target=0), text("another film")])
+    assert page.locator("select").count() == 1
+    assert page.locator("article:visible h2").all_inner_texts() == ["positive 73.1%", "positive 73.1%"]
+    page.locator("select").select_option(label="negative 26.9%")
+    assert page.locator("article:visible h2").all_inner_texts() == ["negative 26.9%", "positive 73.1%"]
+    assert page.locator("article:visible .tools").first.is_visible()
+
+
+def test_an_index_is_searched_and_sorted(show: Any) -> None:
+    chances = (0.3, 2.0, -1.0)
+    made = [text(f"film {name}", logits=torch.tensor([0.0, x])) for name, x in zip("cab", chances, strict=True)]
+    page = show([*made, picture()], names=["c", "a", "b", "ship.jpg"])
+
+    def names() -> list[str]:
+        found: list[str] = page.locator(".index tbody tr:visible a").all_inner_texts()
+        return found
+
+    assert names() == ["c", "a", "b", "ship.jpg"]
+    page.get_by_role("button", name="input").click()
+    assert names() == ["a", "b", "c", "ship.jpg"]
+    page.get_by_role("button", name="probability").click()
+    page.get_by_role("button", name="probability").click()
+    assert names() == ["a", "ship.jpg", "c", "b"]
+    assert page.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
+    page.get_by_role("searchbox").fill("SHIP")
+    assert names() == ["ship.jpg"]
+    assert page.locator("section.place:visible").count() == 1
+    assert "1 of 4 inputs" in page.locator(".tools").first.inner_text()
+    assert page.locator(".name").inner_text() == "ship.jpg"
+
+
+def test_hostile_input_stays_text(show: Any) -> None:
+    made = text(EVIL, labels=(EVIL, EVIL), model=EVIL, method=EVIL)
+    page = show([made, replace(made, target=0), picture(labels=(EVIL, EVIL)), text()], names=[EVIL] * 4)
+    page.get_by_text("Layer by layer").first.click()
+    page.get_by_role("button", name="sentences").first.click()
+    page.locator("select").first.select_option(index=1)
+    page.get_by_role("searchbox").fill("script")
+    assert "stolen" not in page.title().replace(EVIL, "")
+    assert page.locator("script").count() == 2
+    assert page.locator("img[src^=http]").count() == 0
+    assert page.locator(".text").first.text_content() == EVIL
+
+
+def test_without_a_script_words_and_overlays_are_there(show: Any) -> None:
+    page = show([text(), picture()], java_script_enabled=False)
+    assert page.locator(".text mark").count() > 3
+    assert page.locator(".overlay img").is_visible()
+    assert page.locator(".chances li").count() == 4
+    assert page.get_by_text("“gripping”").first.is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_it_fits_and_can_be_read(show: Any, scheme: str, width: int) -> None:
+    long = text("word " * 60 + "extraordinarily" * 12)
+    page = show([long, picture()], color_scheme=scheme, viewport={"width": width, "height": 900})
+    page.locator(".overlay canvas").wait_for()
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    ink, paper = page.evaluate(
+        "[getComputedStyle(document.documentElement).color, getComputedStyle(document.documentElement).backgroundColor]"
+    )
+    inks = [tuple(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
+    assert render.colour.contrast(inks[0], inks[1]) > 15
+    soft = page.locator(".note").first.evaluate("e => getComputedStyle(e).color")
+    assert render.colour.contrast(tuple(map(int, re.findall(r"\d+", soft)[:3])), inks[1]) >= 4.5
+    if folder := os.environ.get("ATTCAT_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/report-{scheme}-{width}.png", full_page=True)
+
+
+def test_five_hundred_texts_open_quickly(show: Any) -> None:
+    show([text(f"review number {number}, " + "a gripping, dull film " * 4) for number in range(500)])
+    (opened,) = show.every
+    assert opened.page.locator(".index tbody tr").count() == 500
+    assert opened.page.locator(".readout").count() < 30  # what is not near is not built
+    assert opened.seconds < 5  # one second on a quiet machine

@@ -1,0 +1,83 @@
+"""Figures for papers: words in place, pictures, blocks; fonts inside the file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn import picture, text
+
+from attcat import render
+from attcat.errors import InputError
+
+matplotlib = pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    matplotlib.use("agg")
+    yield
+    matplotlib.pyplot.close("all")
+
+
+def test_words_are_in_place_and_coloured() -> None:
+    ax = text("a gripping, dull film that costs $5 or $6 and is <b>long</b>.").plot()
+    drawn = {element.get_text(): element for element in ax.texts}
+    assert list(drawn)[:4] == ["a", "gripping", ",", "dull"]
+    assert r"\$" in drawn  # not mathematics
+    strongest = drawn["gripping"].get_bbox_patch().get_facecolor()
+    assert strongest[0] > strongest[2] + 0.4
+    assert drawn[","].get_bbox_patch().get_linestyle() == "--"
+    assert drawn["a"].get_bbox_patch() is None
+    assert ax.get_title(loc="left") == "positive 73.1%"
+
+
+def test_long_texts_break_between_words_inside_the_axes() -> None:
+    ax = text("an extraordinarily gripping film " * 8).plot()
+    renderer = ax.figure.canvas.get_renderer()
+    right = ax.get_window_extent(renderer).x1
+    assert len({round(element.get_position()[1], 6) for element in ax.texts}) > 2
+    assert all(element.get_window_extent(renderer).x1 <= right + 6 for element in ax.texts)
+
+
+def test_a_picture_is_drawn_as_everywhere() -> None:
+    made = picture()
+    ax = made.plot(cells=True)
+    small, _ = render.image.panels_of(made)
+    np.testing.assert_array_equal(ax.images[0].get_array(), render.image.overlay(small, look=render.Look(cells=True)))
+
+
+def test_layers_are_a_heat_table_or_bars() -> None:
+    made = text()
+    ax = made.plot(layers=True)
+    np.testing.assert_allclose(ax.collections[0].get_array().reshape(11, 2), made.layers.T.numpy())
+    assert [label.get_text() for label in ax.get_yticklabels()][:3] == ["[CLS]", "a", "gripping"]
+    bars = picture().plot(layers=True).patches
+    assert [bar.get_height() for bar in bars] == [0.0, 0.0]
+
+
+def test_it_draws_on_axes_that_are_given() -> None:
+    figure, (left, right) = matplotlib.pyplot.subplots(1, 2)
+    assert text().plot(left) is left
+    assert picture().plot(right) is right
+    assert len(figure.axes) == 3  # and a colour bar
+
+
+def test_pdf_has_its_fonts_inside(tmp_path: Path) -> None:
+    for made in (text(), picture()):
+        data = made.save(tmp_path / "a.pdf").read_bytes()
+        assert data.startswith(b"%PDF")
+        assert b"/FontFile2" in data
+        assert b"/Type3" not in data
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(InputError, match=r"needs matplotlib: pip install 'attcat\[plot\]'"):
+        text().plot()
+    with pytest.raises(InputError, match=r"attcat\[plot\]"):
+        text().save(tmp_path / "a.pdf")
+    assert not (tmp_path / "a.pdf").exists()
