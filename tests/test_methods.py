@@ -375,8 +375,9 @@ def test_a_users_own_method() -> None:
     try:
         explanation = attcat.Explainer(FAMILIES["bert"].model(), None, method="norm")(FAMILIES["bert"].arguments(1))
         assert float(explanation.scores.min()) > 0
+        assert attcat.register_method(method) is method  # a notebook cell that is run again
         with pytest.raises(attcat.OptionError, match="already"):
-            attcat.register_method(method)
+            attcat.register_method(attcat.Method("norm", method.function, "another"))
     finally:
         del METHODS["norm"]
 

@@ -105,7 +105,9 @@ def broken(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
 
     def check(kind: type[Bert] = Bert, served: type[attcat.Adapter] = Wrong) -> list[str]:
-        attcat.register(attcat.model.names_of(kind(nn.Identity()))[0])(served)
+        name = attcat.model.names_of(kind(nn.Identity()))[0]
+        registry._registered.pop(name, None)  # of an earlier check in the same test
+        attcat.register(name)(served)
         return failed(check_adapter(kind(FAMILIES["bert"].model()).eval(), wordpiece()))
 
     return check
