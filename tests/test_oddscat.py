@@ -78,6 +78,11 @@ def test_published_methods_explain_the_logit_and_contrasts_stay() -> None:
     of_odds = attcat.Explainer(model, method="cat+libra", quantity="log-odds")(arguments, (1, 0))
     torch.testing.assert_close(of_odds.scores, contrast.scores)
     assert of_odds.value == pytest.approx(contrast.value)
+    assert of_odds.options == contrast.options  # nothing was explained in odds
+    function = attcat.Explainer(model, method="cat+libra", quantity="log-odds")(
+        arguments, lambda output: output.logits[:, 1]
+    )
+    assert "quantity" not in function.options
 
 
 def test_a_regression_explains_its_value() -> None:

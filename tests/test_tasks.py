@@ -370,6 +370,7 @@ def test_another_answer_can_be_explained() -> None:
         ("film", r"occurs 2 times in the context: give one by its characters, e.g. slice\(13, 17\), slice\(32, 36\)"),
         ("Paris", r"'Paris' is not in the context"),
         (1.5, r"give an answer by its text or as slice\(start, end\)"),
+        (3, "the model rules this class out"),  # the number of a span that ends before it begins, or lies elsewhere
         (slice(90, 99), r"slice\(90, 99, None\) is empty in a text of"),
     ],
 )

@@ -106,7 +106,7 @@ def broken(monkeypatch: pytest.MonkeyPatch):
 
     def check(kind: type[Bert] = Bert, served: type[attcat.Adapter] = Wrong) -> list[str]:
         name = attcat.model.names_of(kind(nn.Identity()))[0]
-        registry._registered.pop(name, None)
+        registry._registered.pop(name, None)  # of an earlier check in the same test
         attcat.register(name)(served)
         return failed(check_adapter(kind(FAMILIES["bert"].model()).eval(), wordpiece()))
 

@@ -100,7 +100,7 @@ class BatchExplainer:
                 answers=head.answers(encoding, row, chosen[row].classes),
                 classes=None if head.kept is None else tuple(chosen[row].classes),
                 method=self.settings.method.name,
-                options=self.settings.options,
+                options=self._options(classes[row], against[row]),
                 source=encoding.sources[row],
                 model=type(self.adapter.model).__name__,
                 dropped=encoding.dropped[row],
@@ -110,6 +110,13 @@ class BatchExplainer:
             )
             for row, tokens in enumerate(encoding.tokens)
         ]
+
+    def _options(self, target: int, against: int) -> dict[str, Any]:
+        """What a row was explained with: a function and a contrast are explained as they are, whatever the quantity."""
+        options = self.settings.options
+        if target < 0 or against >= 0:
+            options.pop("quantity", None)
+        return options
 
     def _trace(self, recording: Recording, goal: Goal, encoding: Encoding, keep: bool) -> Trace:
         with torch.enable_grad():
