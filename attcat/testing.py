@@ -210,7 +210,7 @@ def _attention_calls(bench: _Bench) -> Measured:
 
 
 def _tokens(bench: _Bench) -> Measured:
-    state = bench.record("plain").blocks[0].input
+    state = bench.adapter.aligned(0, bench.record("plain").blocks[0].input)
     return abs(state.shape[1] - bench.encoding.mask.shape[1]), 0
 
 
@@ -287,6 +287,8 @@ def _untouched(bench: _Bench) -> Measured:
 
 
 def _reads(bench: _Bench) -> Measured:
+    if bench.adapter.has_stages:
+        raise _NotAsked("its last block has a coarser grid than its tokens")
     one = bench.row(0)
     read = one.adapter.head.read(one.encoding, one.classes)[0]
     before = one.explained(one.logits)
@@ -332,7 +334,7 @@ def _placed(bench: _Bench) -> Measured:
         encoding = replace(repeated, arguments={**repeated.arguments, **adapter.place({"pixel_values": pixels})})
         with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
             until_stopped(partial(own.call, encoding))
-        return seen[0]
+        return adapter.aligned(0, seen[0])
 
     found = placed(states_of, (height, width), adapter.grid(height, width), adapter.patch_size)
     if found is None or found.before:
@@ -434,7 +436,8 @@ def _trace(bench: _Bench, rule: str) -> Trace:
 
 
 def _scores(bench: _Bench) -> Tensor:
-    return METHODS["attcat"].function(_trace(bench, "libra"))
+    method = "attcat" if any(bench.adapter.attends) else "cat"
+    return METHODS[method].function(_trace(bench, "libra"))
 
 
 def _loose(like: Tensor) -> float:

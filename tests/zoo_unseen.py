@@ -244,14 +244,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         ),
         "pyramid",
     ),
-    "swin": (
-        _hf(
-            "SwinForImageClassification",
-            _config("SwinConfig", image_size=SIDE, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4),
-        ),
-        "windows",
-    ),
-    "timm-swin": (lambda: timm.create_model("swin_tiny_patch4_window7_224", **_SWIN), "windowed"),
     "timm-xcit": (
         lambda: timm.create_model("xcit_nano_12_p8_224", img_size=SIDE, embed_dim=WIDTH, depth=2, num_heads=HEADS),
         "does not see all tokens at once",
@@ -261,6 +253,19 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: timm.create_model("hiera_tiny_224", stages=(1, 1, 1, 1)),
         "attention matrices|attention of shape|several lines",
     ),
-    "torchvision-swin": (lambda: torchvision.models.SwinTransformer([4, 4], 16, [1, 1], [2, 2], [4, 4]), "windowed"),
 }
 """Models that attend in another way, and what the error says about it."""
+
+STAGES: dict[str, Callable[[], nn.Module]] = {
+    "swin": _hf(
+        "SwinForImageClassification",
+        _config("SwinConfig", image_size=SIDE, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4),
+    ),
+    "timm-swin": lambda: timm.create_model("swin_tiny_patch4_window7_224", **_SWIN),
+    "timm-swinv2": lambda: timm.create_model("swinv2_tiny_window8_256", **_SWIN),
+    "segformer": _hf(
+        "SegformerForImageClassification",
+        _config("SegformerConfig", depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 16, 16], num_attention_heads=[1, 2, 2, 2]),
+    ),
+}
+"""Models that attend within windows, or over coarser and coarser grids."""

@@ -122,11 +122,12 @@ def rebind(own: Tensor, state: Tensor) -> bool:
 
 
 def hidden_state(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:
-    """The first floating point tensor `[B, T, D]` among a block's arguments, and its place."""
+    """The first floating point tensor `[B, T, D]` among a block's arguments, or else one with a grid, and its place."""
     places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-    for place, value in places:
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 3:
-            return place, value
+    for axes in (3, 4):
+        for place, value in places:
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dim() == axes:
+                return place, value
     shapes = [tuple(value.shape) for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     raise CaptureError(
         f"{type(module).__name__} was called without a hidden state [B, T, D]: its tensors have shapes {shapes}"

@@ -51,6 +51,10 @@ class Visit:
     state: Tensor | None
     output: Tensor | None = None
     seen: list[Attention] = field(default_factory=list)
+    taken: Tensor | None = None
+    """The first floating point tensor with three or four axes that came in: a hidden state, perhaps with a grid."""
+    given: Tensor | None = None
+    """The same of what went out."""
 
     @property
     def attention(self) -> list[Attention]:
@@ -131,6 +135,37 @@ def blocks_of(found: Survey) -> list[Visit]:
     _check_line(blocks)
     _check_rest(found, blocks)
     return _in_line(found, blocks, listed)
+
+
+def stages_of(found: Survey) -> list[Visit]:
+    """The blocks of a model that attends within windows, or over coarser and coarser grids: each has a grid of its own.
+
+    They are the innermost modules of lists that take a hidden state, attend, and pass on a state of the same shape.
+
+    Raises:
+        Unclear: if there are fewer than two.
+    """
+    everything = found.visits[0].module.modules()
+    listed = {child for module in everything if _is_list(module) for child in module.children()}
+    able = [
+        v
+        for v in found.visits
+        if v.module in listed
+        and v.seen
+        and v.taken is not None
+        and v.given is not None
+        and v.taken.shape == v.given.shape
+    ]
+    outer = set()
+    for visit in able:
+        parent = visit.parent
+        while parent is not None:
+            outer.add(parent)
+            parent = parent.parent
+    blocks = [visit for visit in able if visit not in outer]
+    if len(blocks) < 2:
+        raise Unclear("no modules of a list take a hidden state, attend, and pass on a state of the same shape")
+    return blocks
 
 
 def _in_line(found: Survey, blocks: Sequence[Visit], listed: set[nn.Module]) -> list[Visit]:
@@ -256,11 +291,14 @@ def _visits(model: nn.Module, found: Survey) -> Iterator[list[Visit]]:
     def hooks(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             visit = Visit(name, module, stack[-1] if stack else None, _state((*args, *kwargs.values())))
+            visit.taken = visit.state if visit.state is not None else _state((*args, *kwargs.values()), 4)
             found.visits.append(visit)
             stack.append(visit)
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
-            stack.pop().output = _state((output,) if isinstance(output, Tensor) else output)
+            visit, parts = stack.pop(), (output,) if isinstance(output, Tensor) else output
+            visit.output = _state(parts)
+            visit.given = visit.output if visit.output is not None else _state(parts, 4)
 
         return enter, leave
 
@@ -272,11 +310,11 @@ def _visits(model: nn.Module, found: Survey) -> Iterator[list[Visit]]:
         yield stack
 
 
-def _state(values: Any) -> Tensor | None:
-    """The first floating point tensor, if it is a hidden state `[B, T, D]`."""
+def _state(values: Any, axes: int = 3) -> Tensor | None:
+    """The first floating point tensor with so many axes, as a hidden state `[B, T, D]`."""
     if not isinstance(values, (tuple, list)):
         return None
-    tensors = (v for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.dim() == 3)
+    tensors = (v for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.dim() == axes)
     return next(tensors, None)
 
 

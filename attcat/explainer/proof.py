@@ -30,6 +30,13 @@ def prove(adapter: Adapter, settings: Settings) -> None:
     Raises:
         UnsupportedModelError: if a check fails; the message has the figure.
     """
+    method = settings.method
+    over_all = method.needs.attention or method.needs.received or method.needs.relevance
+    if adapter.has_stages and (over_all or ("backward" in method.passes and method.several)):
+        raise UnsupportedModelError(
+            f"{type(adapter.model).__name__} attends within windows or over coarser and coarser grids: there is no attention "
+            f"over all tokens, which {method.name} needs; use method='cat' or 'input_x_gradient'"
+        )
     if adapter.trial is None:
         return
     checks = []
@@ -67,7 +74,8 @@ def _gradient(adapter: Adapter) -> str:
         return ""
     return (
         f"when its embeddings are moved a little, its logits change otherwise than the gradient at the first block foretells, by "
-        f"{error:.0%} of the change (at most {SLOPE:.0%}): a part of its forward pass has no gradient. Use method='occlusion'"
+        f"{error:.0%} of the change (at most {SLOPE:.0%}): a part of its forward pass has no gradient, or it is all kinks. Use "
+        "method='occlusion'"
     )
 
 

@@ -80,6 +80,20 @@ class Adapter(ABC):
         give it no contribution."""
         return (True,) * len(self.blocks)
 
+    def aligned(self, block: int, state: Tensor, share: bool = False) -> Tensor:
+        """A block's hidden state as `[B, T, D]` over the tokens that are named; where blocks have coarser grids, repeated.
+
+        Args:
+            block: its number.
+            state: the hidden state, or its gradient, as the block has it.
+            share: divide by the number of tokens that a position stands for, so that sums over tokens stay as they are: for
+                gradients, as products of state and gradient are summed.
+        """
+        return state
+
+    has_stages: bool = False
+    """Whether blocks have grids of their own, so that nothing is defined over all tokens but states and gradients."""
+
     passes_state: bool = True
     """Whether what a block returns is a hidden state; not if the sum with its input stands outside of it."""
 

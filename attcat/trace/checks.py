@@ -91,7 +91,7 @@ def slope_error(
             return None
         (up, above), (down, below) = moved
         change = float((combined(up) - combined(down)).sum())
-        expected = float((trace.gradient[0].double() * (above - below).double()).sum())
+        expected = float((trace.gradient[0].double() * adapter.aligned(0, above - below).double()).sum())
         size = max(abs(change), abs(expected))
         if size > 100 * noise:
             errors.append(abs(change - expected) / size)

@@ -34,6 +34,7 @@ class Recording:
     mask: Tensor
     read: Tensor
     ones: Tensor | None = None  # factor of every bias, [B], when their share is measured
+    aligned: Callable[[int, Tensor, bool], Tensor] = lambda _block, state, _share: state  # see Adapter
     attends: tuple[bool, ...] = ()  # for each block, whether it does; those that do not receive no weight
 
     def trace(
@@ -148,8 +149,8 @@ class Recording:
         rows, end = len(self.mask), self.blocks[-1].output
         with torch.no_grad():
             return Trace(
-                hidden=tuple(_shared(state.detach(), rows) for state in states),
-                gradient=_filled(gradient[:count], states),
+                hidden=tuple(self.aligned(i, _shared(state.detach(), rows), False) for i, state in enumerate(states)),
+                gradient=tuple(self.aligned(i, g, True) for i, g in enumerate(_filled(gradient[:count], states))),
                 received=received,
                 attention=Matrices([partial(_matrix, attention, rows) for attention in seen]),
                 attention_gradient=_matrix_gradients(seen, gradient[count:last]),
@@ -343,7 +344,7 @@ def record(
             "the model's logits are not finite (NaN or infinity) for this input: there is nothing to explain"
         )
     read = adapter.head.read(encoding, logits.argmax(-1))
-    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones, adapter.attends)
+    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones, adapter.aligned, adapter.attends)
 
 
 def _is_state(value: Any) -> bool:

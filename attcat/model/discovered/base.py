@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...capture.randomness import OwnRandomness
-from ...capture.survey import Survey, Unclear, between, blocks_of, survey
+from ...capture.survey import Survey, Unclear, Visit, between, blocks_of, stages_of, survey
 from ...errors import AttCATError, UnsupportedModelError
 from ..adapter import GUIDE, Adapter
 from ..bound import borrowed
@@ -24,6 +25,59 @@ log = logging.getLogger("attcat")
 
 
 @dataclass(frozen=True)
+class Stage:
+    """The grid of a block, and the axes of its hidden state.
+
+    Args:
+        grid: rows and columns.
+        last: whether features are the last axis: `[B, T, D]` or `[B, rows, columns, D]`; else `[B, D, rows, columns]`.
+        width: D.
+    """
+
+    grid: tuple[int, int]
+    last: bool
+    width: int
+
+    @classmethod
+    def of(cls, visit: Visit, picture: tuple[int, int]) -> Stage:
+        """By the axes that have the picture's proportions.
+
+        Raises:
+            Unclear: if none or several have.
+        """
+        assert visit.taken is not None
+        shape, (height, width) = tuple(visit.taken.shape), picture
+        if len(shape) == 3:
+            rows = round((shape[1] * height / width) ** 0.5)
+            found = (
+                [cls((rows, shape[1] // rows), True, shape[2])]
+                if rows and rows * (shape[1] // rows) == shape[1]
+                else []
+            )
+        else:
+            made = (cls((shape[1], shape[2]), True, shape[3]), cls((shape[2], shape[3]), False, shape[1]))
+            found = [stage for stage in made if stage.grid[0] * width == stage.grid[1] * height]
+        if len(found) != 1 or found[0].grid[0] * width != found[0].grid[1] * height:
+            raise Unclear(
+                f"{visit.name} takes a state of shape {shape}, in which a grid of the picture's shape is not seen"
+            )
+        return found[0]
+
+    def flat(self, state: Tensor) -> Tensor:
+        """`[B, rows * columns, D]`."""
+        if state.dim() == 3:
+            return state
+        return (state if self.last else state.permute(0, 2, 3, 1)).flatten(1, 2)
+
+    def places(self, fine: tuple[int, int]) -> Tensor:
+        """For each patch of a finer grid the position of this one that its centre lies in."""
+        rows, columns = (
+            ((torch.arange(many) + 0.5) * few / many).long() for many, few in zip(fine, self.grid, strict=True)
+        )
+        return (rows[:, None] * self.grid[1] + columns).flatten()
+
+
+@dataclass(frozen=True)
 class Found:
     """What was found about a model.
 
@@ -33,7 +87,8 @@ class Found:
         width: D of the hidden state.
         length: T of the hidden state in the forward pass that was watched.
         between: what stands between the blocks, if they do not take just what the one before them returns.
-        attends: for each block, whether it attends.
+        attends: for each block, whether it attends over all tokens.
+        stages: for each block its grid, if they have grids of their own.
     """
 
     names: tuple[str, ...]
@@ -42,6 +97,7 @@ class Found:
     length: int
     between: tuple[str, ...] = ()
     attends: tuple[bool, ...] = ()
+    stages: tuple[Stage, ...] = ()
 
     @classmethod
     def of(cls, watched: Survey) -> Found:
@@ -59,10 +115,33 @@ class Found:
         attends = tuple(visit.is_block for visit in visits)
         return cls(names, kinds, state.shape[2], state.shape[1], stands, attends)
 
+    @classmethod
+    def of_stages(cls, watched: Survey, picture: tuple[int, int]) -> Found:
+        """The same of a model whose blocks have grids of their own.
+
+        Raises:
+            Unclear: if it is not known which axes are the grid's, or the first grid is not the finest.
+        """
+        visits = stages_of(watched)
+        stages = tuple(Stage.of(visit, picture) for visit in visits)
+        first = stages[0]
+        if any(stage.grid[0] > first.grid[0] or stage.grid[1] > first.grid[1] for stage in stages):
+            raise Unclear("a later block has a finer grid than the first")
+        names = tuple(visit.name for visit in visits)
+        kinds = tuple(type(visit.module).__name__ for visit in visits)
+        length, free = first.grid[0] * first.grid[1], (False,) * len(visits)
+        return cls(names, kinds, first.width, length, ("other layers",), free, stages)
+
     def __str__(self) -> str:
         count, different = len(self.names), len(set(self.names))
         shared = "" if different == count else f", {different} of them different"
         kinds = ", ".join(dict.fromkeys(self.kinds))
+        if self.stages:
+            grids = ", ".join(dict.fromkeys(f"{stage.grid[0]} x {stage.grid[1]}" for stage in self.stages))
+            return (
+                f"{count} blocks ({self.names[0]} to {self.names[-1]}) with grids of their own ({grids}), which attend within "
+                f"windows or over such a grid, width {self.width} at first"
+            )
         outside = f"; outside of them stand {', '.join(self.between)}" if self.between else ""
         some = f", of which {sum(self.attends)} attend; the others have no attention weights" * (not all(self.attends))
         return (

@@ -217,7 +217,7 @@ def placed(
         area.copy_(torch.linspace(-1, 1, area.shape[-1]) if area.numel() else area)
     states = states_of(pixels)
     count = states.shape[1] - rows * columns
-    if count < 0:
+    if count < 0 or len(states) != len(pixels):
         return None
     change = (states[1:] - states[0]).abs().amax(-1)
     found, changed = change[:, count:].argmax(-1), change > 0

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ...capture.randomness import OwnRandomness
-from ...capture.survey import Convolution, survey
-from ...errors import ProcessorError
+from ...capture.survey import Convolution, Unclear, stages_of, survey
+from ...errors import ProcessorError, UnsupportedModelError
 from ...tokens import Tokens
 from ..bound import borrowed
 from ..encoding import Encoding
 from ..heads import Head
 from ..vision import VisionAdapter
-from .base import Discovered, log
+from .base import Discovered, Found, log
 from .experiments import (
     FAILURES,
     differ,
@@ -41,10 +41,18 @@ class DiscoveredVision(Discovered, VisionAdapter):
         height, width = picture_size(self)
         pixels = torch.zeros(1, 3, height, width)
         watched = self._watch(self._unnamed(pixels))
-        self.found = self._blocks_in(watched)
+        try:
+            self.found = self._blocks_in(watched)
+        except UnsupportedModelError as error:
+            try:
+                self.found = Found.of_stages(watched, (height, width))
+            except Unclear:
+                raise error from None
         self._place(height, width)
         trial = self.encode_arguments({"pixel_values": pixels})
-        self.reads = self._reads(trial)
+        if self.has_stages:
+            self._check_stages(height, width)
+        self.reads = ((), True) if self.has_stages else self._reads(trial)
         noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
         self.trial = self.encode_arguments({"pixel_values": noise})
         log.info("%s", self.describe())
@@ -54,6 +62,20 @@ class DiscoveredVision(Discovered, VisionAdapter):
     """Whether neighbouring tokens see the same pixels, as behind a stem of convolutions."""
     _convolution: int | None = None
     prefix: tuple[str, ...] = ()
+
+    @property
+    def has_stages(self) -> bool:  # type: ignore[override]
+        """Whether its blocks have grids of their own."""
+        return bool(self.found.stages)
+
+    def aligned(self, block: int, state: Tensor, share: bool = False) -> Tensor:
+        """On the first block's grid: coarser positions are repeated for the patches whose centre lies in them."""
+        if not self.found.stages:
+            return state
+        stage = self.found.stages[block]
+        places = stage.places(self.found.stages[0].grid).to(state.device)
+        spread = stage.flat(state)[:, places]
+        return spread / places.bincount()[places][:, None] if share else spread
 
     def call(self, encoding: Encoding) -> Any:
         """Run the model, with the pixels by name if it has a name for them."""
@@ -94,7 +116,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
             f"{len(self.prefix)} prefix tokens ({', '.join(self.prefix) or 'none'}), then {rows} x {columns} patches of "
             f"{self.patch_size[0]} x {self.patch_size[1]} pixels for a picture of {height} x {width}"
             f"{', each of which sees pixels of its neighbours too' if self.overlap else ''}; "
-            f"its head reads {', '.join(read)}"
+            + ("" if self.has_stages else f"its head reads {', '.join(read)}")
         )
 
     def _place(self, height: int, width: int) -> None:
@@ -118,6 +140,28 @@ class DiscoveredVision(Discovered, VisionAdapter):
             f"it is not known where on the picture its {self.found.length} tokens are: when other pixels are put into one patch, "
             f"another token changes than in a grid of {' or '.join(seen) or 'any size'}"
         )
+
+    def _check_stages(self, height: int, width: int) -> None:
+        """In every block the positions have to lie row by row: those of a quarter that changes have to change most."""
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randn(1, 3, height, width, generator=generator).repeat(3, 1, 1, 1)
+        other = torch.randn(3, height // 2, width // 2, generator=generator)
+        pixels[1, :, : height // 2, -(width // 2) :] = other
+        pixels[2, :, -(height // 2) :, : width // 2] = other
+        encoding = self._unnamed(pixels)
+        with borrowed(self) as own, OwnRandomness():
+            watched = survey(own.model, lambda: own.call(encoding))
+        watched.batch = len(pixels)
+        for block, visit in enumerate(stages_of(watched)):
+            assert visit.taken is not None
+            states = self.aligned(block, visit.taken)
+            change = (states[1:] - states[0]).abs().mean(-1).view(2, *self.found.stages[0].grid)
+            down, across = change.shape[1] // 2, change.shape[2] // 2
+            above, below = change[:, :down, -across:].mean((1, 2)), change[:, -down:, :across].mean((1, 2))
+            if not (above[0] > below[0] and below[1] > above[1]):
+                raise self._unclear(
+                    f"the positions of block {block} ({visit.name}) do not lie row by row on the picture"
+                )
 
     def _candidates(
         self, convolutions: Sequence[Convolution], height: int, width: int
@@ -156,7 +200,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
                 raise ProcessorError(
                     f"the model does not take pictures of {height} x {width} pixels: {error}"
                 ) from error
-        return states[0], watched.convolutions
+        return self.aligned(0, states[0]), watched.convolutions
 
     def _reads(self, trial: Encoding) -> tuple[tuple[int, ...], bool]:
         """Which prefix tokens the head reads, and whether it reads the patches."""
