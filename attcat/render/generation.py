@@ -18,7 +18,7 @@ from ..attribution import Attribution
 from ..errors import InputError
 from ..tokens import Tokens, group_words
 from . import html, image, terminal, wording
-from .colour import largest, tint
+from .colour import AGAINST, FOR, css, largest, tint
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -155,12 +155,10 @@ def show(
     for _ in range(2):
         table.add_column(overflow="fold")
     for unit, scores in zip(rows, sheet.scores(units, rows).tolist(), strict=True):
-        best = sorted(range(len(units)), key=lambda index: -abs(scores[index]))[:STRONGEST]
-        pieces = [
-            terminal.piece(shown(units[index]), scores[index], largest(scores), colour)
-            for index in best
-            if scores[index]
-        ]
+        said = [index for index, column in enumerate(units) if scores[index] and not column.special]
+        best = sorted(said, key=lambda index: -abs(scores[index]))[:STRONGEST]
+        full = largest(scores[index] for index in said)
+        pieces = [terminal.piece(shown(units[index]), scores[index], full, colour) for index in best]
         table.add_row(Text(terminal.visible(told(sheet, unit)), "bold"), Text("  ").join(pieces))
     console.print(table)
     for note in notes(sheet):
@@ -185,11 +183,11 @@ SCRIPT = """
 (function(script){
 var root=script.parentNode,units=root.querySelectorAll(".unit"),written=root.querySelectorAll(".written"),
 what=root.querySelector(".what"),start=what.textContent,pinned=null;
-function colour(s){return s?"rgba("+(s>0?"194,84,0":"10,121,190")+","+Math.abs(s)/100+")":"";}
+function tint(u,s){u.style.setProperty("--s",Math.abs(s)/100);u.style.background=s>0?"@for":"@against";}
 function show(word){
 written.forEach(function(w){w.classList.toggle("now",w===word);});
 var s=(word?word.dataset.s:what.dataset.s).split(" ");
-units.forEach(function(u,i){u.style.background=colour(+s[i]);});
+units.forEach(function(u,i){tint(u,+s[i]);});
 what.textContent=word?word.title:start;}
 written.forEach(function(word){
 word.addEventListener("mouseenter",function(){show(word);});
@@ -198,7 +196,7 @@ word.addEventListener("mouseleave",function(){show(pinned);});
 word.addEventListener("blur",function(){show(pinned);});
 word.addEventListener("click",function(){pinned=pinned===word?null:word;show(pinned||word);});});
 })(document.currentScript);
-"""
+""".replace("@for", css(FOR)).replace("@against", css(AGAINST))
 
 WHOLE = "the whole answer: each source's mean over the written words; hover over a written word to see its own"
 
