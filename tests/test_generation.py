@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from PIL import Image
 from rich.console import Console
 from tasks_zoo import make, redraw
 from tokenizers_small import byte_bpe
@@ -516,7 +517,7 @@ def test_a_page_holds_the_numbers_and_nothing_foreign() -> None:
     assert page.count("</script>") == 1
     assert "<b>film" not in page
     assert "<i>far" not in page
-    assert "http" not in page
+    assert "://" not in page
     sheet = drawing.Sheet(
         generation.explanations, generation.tokens, generation.start, (generation.prompt or "") + generation.text
     )
@@ -562,7 +563,11 @@ def test_in_the_terminal_and_as_a_picture(tmp_path: Path) -> None:
     boring = next(line for line in lines if line.startswith("boring"))
     assert "film" in boring
     assert "+" in boring
-    assert generation.save(tmp_path / "a.png").stat().st_size > 1000
+    with Image.open(generation.save(tmp_path / "a.png")) as picture:
+        assert (0, 0, 0) not in {
+            colour for _, colour in picture.convert("RGB").getcolors(1 << 20)
+        }  # no part is unpainted
+        assert picture.width > 480
     with pytest.raises(attcat.InputError, match="do not fit"):
         drawing.figure(*_long())
 

@@ -319,6 +319,9 @@ def figure(explanations: Sequence[Attribution], tokens: Tokens, start: int, sour
 
 def _upright(text: str, height: int) -> Image.Image:
     """A word that is read from below, in the width of a cell."""
-    strip = image.line(text, height - 6, size=14)
-    turned = strip.rotate(90, expand=True)
-    return image.beside([turned], gap=0).crop((0, -6, CELL, height - 6))
+    from PIL import Image
+
+    strip = image.line(text, height - 6, size=14).rotate(90, expand=True)
+    cell = Image.new("RGB", (CELL, height), image.PAPER)
+    cell.paste(strip, ((CELL - strip.width) // 2, 0))
+    return cell
