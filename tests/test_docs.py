@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ MODELS = {
 }
 
 
+CHAT = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
+
+
 class Loaded:
     """Has `from_pretrained`."""
 
@@ -45,7 +49,8 @@ class Loaded:
 
 
 @pytest.mark.parametrize("example", list(EXAMPLES))
-def test_the_example_runs(example: str) -> None:
+def test_the_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # some save a file
     code = EXAMPLES[example]
     names: dict[str, Any] = {"attcat": attcat, "model": "", "tokenizer": "", "long_text": "a gripping film, " * 9}
     names["picture"] = np.full((40, 40, 3), 99, dtype=np.uint8)
@@ -53,7 +58,8 @@ def test_the_example_runs(example: str) -> None:
         assert hasattr(transformers, name)
         if name in code:
             names[name] = Loaded(make(family, head, **options))
-            names["AutoTokenizer"] = Loaded(tokenizer(family))
+            names["AutoTokenizer"] = Loaded(copy(tokenizer(family)))
+            names["AutoTokenizer"].made.chat_template = CHAT
     names["AutoModel"], names["AutoProcessor"] = Loaded(make_pair("clip")), Loaded(processor("clip"))
     exec(code, names)
 
@@ -72,4 +78,4 @@ def test_the_service_example_runs(number: int) -> None:
 
 
 def test_every_section_has_an_example() -> None:
-    assert len(EXAMPLES) == 9
+    assert len(EXAMPLES) == 12

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from PIL import Image
 from rich.console import Console
 from tasks_zoo import make, redraw
 from tokenizers_small import byte_bpe
@@ -123,7 +124,8 @@ def test_with_other_settings(options: Any) -> None:
 @pytest.mark.parametrize("method", ["attcat", "genatt"])
 def test_modern_models(name: str, method: str) -> None:
     """Grouped keys, sliding windows shorter than the text, attention sinks, experts."""
-    explain = explainer(modern(name), method=method)
+    # Libra misses the constants of GPT-OSS's activation, which is refused.
+    explain = explainer(modern(name), method=method, rule="plain" if name == "GptOss" else None)
     generation = explain(PROMPT, answer=ANSWER)
     for row in (0, len(generation) - 1):
         assert relative(generation.explanations[row].layers, one_by_one(explain, generation, row).layers) < 1e-4
@@ -515,7 +517,7 @@ def test_a_page_holds_the_numbers_and_nothing_foreign() -> None:
     assert page.count("</script>") == 1
     assert "<b>film" not in page
     assert "<i>far" not in page
-    assert "http" not in page.replace("http-equiv", "")
+    assert "://" not in page
     sheet = drawing.Sheet(
         generation.explanations, generation.tokens, generation.start, (generation.prompt or "") + generation.text
     )
@@ -533,6 +535,25 @@ def test_a_page_holds_the_numbers_and_nothing_foreign() -> None:
     assert "far" in whole
 
 
+def test_special_tokens_set_no_scale() -> None:
+    """The first token often has more than all words together: it is not named, and does not pale them."""
+    explain = attcat.Explainer(make("GPT2", "LMHeadModel"), byte_bpe(True))
+    generation = explain(PROMPT, answer=ANSWER)
+    sheet = drawing.Sheet(*generation._drawn)
+    units = sheet.units()
+    rows = [unit for unit in units if unit.positions[0] >= generation.start]
+    scores = sheet.scores(units, rows)
+    scores[:, 0] = 1000.0
+    signed = sheet.shares(units, scores)
+    assert units[0].special
+    torch.testing.assert_close(signed[:, 0], torch.ones(len(rows)))
+    torch.testing.assert_close(signed[:, 1:].abs().amax(1), torch.ones(len(rows)))
+    stream = io.StringIO()
+    drawing.show(*generation._drawn, console=Console(file=stream, width=200))
+    assert "<s>" not in stream.getvalue()
+    assert "fell on special tokens" in stream.getvalue()
+
+
 def test_in_the_terminal_and_as_a_picture(tmp_path: Path) -> None:
     generation = explainer()(PROMPT, answer=ANSWER)
     stream = io.StringIO()
@@ -542,7 +563,11 @@ def test_in_the_terminal_and_as_a_picture(tmp_path: Path) -> None:
     boring = next(line for line in lines if line.startswith("boring"))
     assert "film" in boring
     assert "+" in boring
-    assert generation.save(tmp_path / "a.png").stat().st_size > 1000
+    with Image.open(generation.save(tmp_path / "a.png")) as picture:
+        assert (0, 0, 0) not in {
+            colour for _, colour in picture.convert("RGB").getcolors(1 << 20)
+        }  # no part is unpainted
+        assert picture.width > 480
     with pytest.raises(attcat.InputError, match="do not fit"):
         drawing.figure(*_long())
 

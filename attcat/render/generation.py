@@ -1,7 +1,8 @@
 """What a model wrote, and what each word of it came from: a list in the terminal, a page with words to hover over, a figure.
 
 Each written word is coloured from its own strongest score, for a word that was certain has small scores everywhere: colours
-compare what came before one word, not the words with each other.
+compare what came before one word, not the words with each other. Special tokens set no scale: the first token, where attention
+rests, often has more than all words together.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..attribution import Attribution
 from ..errors import InputError
 from ..tokens import Tokens, group_words
 from . import html, image, terminal, wording
-from .colour import largest, strength, tint
+from .colour import AGAINST, FOR, css, largest, tint
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,6 +95,12 @@ class Sheet:
         down = torch.stack([matrix[[at - self.start for at in unit.positions]].sum(0) for unit in rows])
         return torch.stack([down[:, unit.positions].sum(1) for unit in units], dim=1)
 
+    def shares(self, units: Sequence[Unit], scores: Tensor) -> Tensor:
+        """The strengths, -1 to 1, relative to the strongest source of each row that is not special."""
+        special = torch.tensor([unit.special for unit in units])
+        scale = scores.masked_fill(special, 0.0).abs().amax(1, keepdim=True)
+        return torch.where(scale > 0, scores / scale.clamp(min=1e-30), 0.0).clamp(-1, 1)
+
     def chance(self, unit: Unit) -> float | None:
         """The probability with which a written word was written: that of its tokens, one after another."""
         each = [self.explanations[at - self.start].probability for at in unit.positions]
@@ -110,6 +117,18 @@ def told(sheet: Sheet, unit: Unit) -> str:
     """A written word and how probable it was."""
     chance = sheet.chance(unit)
     return shown(unit) if chance is None else f"{shown(unit)} {chance:.1%}"
+
+
+def notes(sheet: Sheet) -> list[str]:
+    """Sentences that keep the reader from a wrong conclusion."""
+    magnitude = torch.stack([explanation.scores.abs().sum() for explanation in sheet.explanations]).sum()
+    special = sum(float(explanation.scores.abs()[explanation.special].sum()) for explanation in sheet.explanations)
+    if not special or not magnitude:
+        return [OWN_SCALE]
+    return [
+        OWN_SCALE,
+        f"{special / float(magnitude):.1%} of the total magnitude fell on special tokens, which set no scale.",
+    ]
 
 
 # -- terminal --------------------------------------------------------------------------------------------------------
@@ -136,15 +155,14 @@ def show(
     for _ in range(2):
         table.add_column(overflow="fold")
     for unit, scores in zip(rows, sheet.scores(units, rows).tolist(), strict=True):
-        best = sorted(range(len(units)), key=lambda index: -abs(scores[index]))[:STRONGEST]
-        pieces = [
-            terminal.piece(shown(units[index]), scores[index], largest(scores), colour)
-            for index in best
-            if scores[index]
-        ]
+        said = [index for index, column in enumerate(units) if scores[index] and not column.special]
+        best = sorted(said, key=lambda index: -abs(scores[index]))[:STRONGEST]
+        full = largest(scores[index] for index in said)
+        pieces = [terminal.piece(shown(units[index]), scores[index], full, colour) for index in best]
         table.add_row(Text(terminal.visible(told(sheet, unit)), "bold"), Text("  ").join(pieces))
     console.print(table)
-    console.print(Text(OWN_SCALE, "dim"))
+    for note in notes(sheet):
+        console.print(Text(note, "dim"))
 
 
 # -- pages -----------------------------------------------------------------------------------------------------------
@@ -165,11 +183,11 @@ SCRIPT = """
 (function(script){
 var root=script.parentNode,units=root.querySelectorAll(".unit"),written=root.querySelectorAll(".written"),
 what=root.querySelector(".what"),start=what.textContent,pinned=null;
-function colour(s){return s?"rgba("+(s>0?"194,84,0":"10,121,190")+","+Math.abs(s)/100+")":"";}
+function tint(u,s){u.style.setProperty("--s",Math.abs(s)/100);u.style.background=s>0?"@for":"@against";}
 function show(word){
 written.forEach(function(w){w.classList.toggle("now",w===word);});
 var s=(word?word.dataset.s:what.dataset.s).split(" ");
-units.forEach(function(u,i){u.style.background=colour(+s[i]);});
+units.forEach(function(u,i){tint(u,+s[i]);});
 what.textContent=word?word.title:start;}
 written.forEach(function(word){
 word.addEventListener("mouseenter",function(){show(word);});
@@ -178,7 +196,7 @@ word.addEventListener("mouseleave",function(){show(pinned);});
 word.addEventListener("blur",function(){show(pinned);});
 word.addEventListener("click",function(){pinned=pinned===word?null:word;show(pinned||word);});});
 })(document.currentScript);
-"""
+""".replace("@for", css(FOR)).replace("@against", css(AGAINST))
 
 WHOLE = "the whole answer: each source's mean over the written words; hover over a written word to see its own"
 
@@ -198,15 +216,15 @@ def _body(sheet: Sheet) -> str:
     units = sheet.units()
     rows = [unit for unit in units if unit.positions[0] >= sheet.start]
     scores = sheet.scores(units, rows)
-    signed = scores / scores.abs().amax(1, keepdim=True).clamp(min=1e-30)
+    signed = sheet.shares(units, scores)
     origin = html.escape(wording.origin(sheet.explanations[0]))
-    mean = signed.mean(0)
-    whole = (mean / mean.abs().max().clamp(min=1e-30)).tolist()
+    whole = sheet.shares(units, signed.mean(0, keepdim=True))[0].tolist()
     parts = [
         f'<p class="origin">{origin}</p>',
         f'<p><span class="label what" data-s="{_hundredths(whole)}">{WHOLE}</span></p>',
         f'<div class="text" dir="auto">{_text(sheet, units, rows, signed, whole)}</div>',
-        f'<p class="key">{html.mark("speaks against it", -1.0)}{html.mark("speaks for it", 1.0)}<span>{OWN_SCALE}</span></p>',
+        f'<p class="key">{html.mark("speaks against it", -1.0)}{html.mark("speaks for it", 1.0)}</p>',
+        *(f"<p>{html.escape(note)}</p>" for note in notes(sheet)),
         _heat(sheet, units, rows, scores, signed),
         f"<script>{SCRIPT}</script>",
     ]
@@ -241,8 +259,8 @@ def _text(sheet: Sheet, units: list[Unit], rows: list[Unit], signed: Tensor, who
 
 
 def _heat(sheet: Sheet, units: list[Unit], rows: list[Unit], scores: Tensor, signed: Tensor) -> str:
-    """A row for each written word, a column for each word before it."""
-    head = "".join(f'<th scope="col">{html.escape(shown(unit))}</th>' for unit in units)
+    """A row for each written word, a column for each word before it; special tokens have none."""
+    head = "".join(f'<th scope="col">{html.escape(shown(unit))}</th>' for unit in units if not unit.special)
     lines = []
     for unit, values, shares in zip(rows, scores.tolist(), signed.tolist(), strict=True):
         cells = "".join(
@@ -250,6 +268,7 @@ def _heat(sheet: Sheet, units: list[Unit], rows: list[Unit], scores: Tensor, sig
             if column.positions[0] < unit.positions[-1]
             else "<td></td>"
             for column, value, share in zip(units, values, shares, strict=True)
+            if not column.special
         )
         lines.append(f'<tr><th scope="row">{html.escape(told(sheet, unit))}</th>{cells}</tr>')
     table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
@@ -272,15 +291,15 @@ def figure(explanations: Sequence[Attribution], tokens: Tokens, start: int, sour
     from PIL import Image
 
     sheet = Sheet(explanations, tokens, start, source)
-    units = sheet.units()
-    rows = [unit for unit in units if unit.positions[0] >= start]
+    every = sheet.units()
+    rows = [unit for unit in every if unit.positions[0] >= start]
+    units = [unit for unit in every if not unit.special]
     if len(units) > COLUMNS or len(rows) > ROWS:
         raise InputError(
             f"{len(rows)} x {len(units)} words do not fit in a picture ({ROWS} x {COLUMNS}): save it as .html"
         )
     scores = sheet.scores(units, rows)
-    full = [largest(row) for row in scores.tolist()]
-    signed = np.array([[strength(v, f) for v in row] for row, f in zip(scores.tolist(), full, strict=True)])
+    signed = sheet.shares(units, scores).numpy()
     side, head = 150, 110
     columns = image.beside([_upright(shown(unit), head) for unit in units], gap=0)
     lines = [image.line(told(sheet, unit), side, size=14, right=True) for unit in rows]
@@ -291,13 +310,18 @@ def figure(explanations: Sequence[Attribution], tokens: Tokens, start: int, sour
     corner = Image.new("RGB", (names.width, head), image.PAPER)
     table = image.stack([image.beside([corner, columns], gap=0), image.beside([names, cells], gap=0)], gap=0)
     width = max(table.width, 480)
-    notes = [image.line(text, width, size=14, ink=image.PALE) for text in image.wrap(OWN_SCALE, width)]
+    told_below = [
+        image.line(text, width, size=14, ink=image.PALE) for note in notes(sheet) for text in image.wrap(note, width)
+    ]
     origin = image.line(wording.origin(explanations[0]), width, size=14, ink=image.PALE)
-    return image.framed(image.stack([origin, table, *notes], gap=8))
+    return image.framed(image.stack([origin, table, *told_below], gap=8))
 
 
 def _upright(text: str, height: int) -> Image.Image:
     """A word that is read from below, in the width of a cell."""
-    strip = image.line(text, height - 6, size=14)
-    turned = strip.rotate(90, expand=True)
-    return image.beside([turned], gap=0).crop((0, -6, CELL, height - 6))
+    from PIL import Image
+
+    strip = image.line(text, height - 6, size=14).rotate(90, expand=True)
+    cell = Image.new("RGB", (CELL, height), image.PAPER)
+    cell.paste(strip, ((CELL - strip.width) // 2, 0))
+    return cell
