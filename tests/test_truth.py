@@ -93,7 +93,7 @@ def test_the_callers_own_tensor_is_left_alone() -> None:
 
         @property
         def blocks(self) -> tuple[nn.Module, ...]:
-            return tuple(layer[0] for layer in model.layers)
+            return tuple(layer[0] for layer in self.model.layers)
 
         def encode(self, inputs: object, *, truncation: bool = False) -> attcat.Encoding:
             raise NotImplementedError
