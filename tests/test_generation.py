@@ -131,6 +131,14 @@ def test_modern_models(name: str, method: str) -> None:
         assert relative(generation.explanations[row].layers, one_by_one(explain, generation, row).layers) < 1e-4
 
 
+def test_what_fails_the_checks_of_its_first_use_is_refused_here_too() -> None:
+    explain = explainer(modern("GptOss"), method="attcat+libra")
+    with pytest.raises(attcat.UnsupportedModelError, match="misses"):
+        explain.generate(PROMPT, max_new_tokens=2)
+    with pytest.raises(attcat.UnsupportedModelError, match="misses"):
+        explain(PROMPT, answer=ANSWER)
+
+
 def test_a_sink_is_told_from_a_key() -> None:
     """One more column is a sink only if it is behind the tokens of a causal matrix."""
     matrix = torch.ones(1, 1, 3, 4).tril()

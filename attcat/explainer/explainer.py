@@ -234,6 +234,8 @@ class Explainer:
             InputError: if the prompt cannot be read, or prompt and answer are longer than the model takes.
             ProcessorError: if there is no tokenizer, or for a chat no template.
         """
+        for tower in self._towers:
+            prove(tower, self.settings)
         side = BatchExplainer(self.adapter, self.settings)
         return writing.generate(side, prompt, max_new_tokens, target, contrast, options)
 
