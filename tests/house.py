@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +20,7 @@ DOORS = {"attcat.__main__": "attcat.cli"}
 """Modules that do nothing but open a room."""
 
 
+@cache
 def sources() -> dict[str, Path]:
     """Every module by its dotted name."""
     found = {}
@@ -48,6 +50,7 @@ def imported(name: str, path: Path, nodes: list[ast.stmt] | None = None) -> Iter
         yield from (module for module in candidates if module in modules and module != name)
 
 
+@cache
 def files() -> Graph:
     """From each module to those that it imports."""
     return {name: frozenset(imported(name, path)) for name, path in sources().items()}
@@ -59,6 +62,7 @@ def room(module: str) -> str:
     return parts[1] if len(parts) > 1 else "attcat"
 
 
+@cache
 def rooms() -> Graph:
     """From each room to those that it imports from."""
     found: dict[str, set[str]] = {}

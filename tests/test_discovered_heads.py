@@ -135,5 +135,5 @@ def test_a_model_that_gives_the_last_position_alone() -> None:
     ids = torch.arange(3, 12)[None]
     with torch.no_grad():
         assert explain({"input_ids": ids}).value == pytest.approx(float(model(ids).max()), abs=1e-4)
-    with pytest.raises(attcat.UnsupportedModelError, match="the last position alone"):
+    with pytest.raises(attcat.UnsupportedModelError, match="the last position only"):
         explain({"input_ids": ids}, token=4)

@@ -277,7 +277,7 @@ def test_one_target_per_input(text: attcat.Explainer) -> None:
         ("great", "no class 'great': the model has negative, neutral"),
         (True, "not bool"),
         (1.5, "not float"),
-        (lambda output: output.logits, r"gave \(1, 3\), expected a tensor \[1\]"),
+        (lambda output: output.logits, r"returned \(1, 3\), expected a tensor \[1\]"),
         (lambda output: output.logits[:, 0].detach(), "does not depend on the hidden states"),
     ],
 )

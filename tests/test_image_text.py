@@ -195,7 +195,7 @@ def test_saved_drawn_and_with_other_methods(kind: str, tmp_path: Path) -> None:
 
 def test_readable_errors(kind: str) -> None:
     explain = explainer(kind)
-    with pytest.raises(attcat.InputError, match=r"an input is a picture and a text, as \(picture, .*got str"):
+    with pytest.raises(attcat.InputError, match=r"an input is a picture and a text, e\.g\. \(picture, .*got str"):
         explain("a film")
     with pytest.raises(attcat.InputError, match="got a tuple of str, ndarray"):
         explain(("a film", pictures()[0]))

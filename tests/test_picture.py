@@ -173,9 +173,9 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((5, 5, 2)), "no picture"),
-        (np.zeros((2, 3, 4, 4)), "no picture"),
-        (np.zeros((0, 4, 3)), "no picture"),
+        (np.zeros((5, 5, 2)), "is not a picture"),
+        (np.zeros((2, 3, 4, 4)), "is not a picture"),
+        (np.zeros((0, 4, 3)), "is not a picture"),
         (np.full((4, 4), 3.0), "scale them to 0 to 1"),
         (np.full((4, 4), -1), "range from -1"),
         (np.full((4, 4), np.nan), "range from nan"),

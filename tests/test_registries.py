@@ -89,7 +89,7 @@ def test_adapters() -> None:
     assert attcat.register("registries.Model")(First) is First
     first = First
 
-    with pytest.raises(OptionError, match=r"an adapter for registries\.Model already, .*First: .*registered are"):
+    with pytest.raises(OptionError, match=r"already an adapter for registries\.Model, .*First: .*registered are"):
 
         @attcat.register("registries.Other", "registries.Model")
         class Second(attcat.TextAdapter):

@@ -67,7 +67,7 @@ def test_a_text_that_fits_is_read_in_one_piece() -> None:
     once, windowed = explain("a gripping film"), explain("a gripping film", window=True)
     assert windowed.windows == ()
     assert torch.equal(once.layers, windowed.layers)
-    with pytest.raises(attcat.InputError, match="read at once"):
+    with pytest.raises(attcat.InputError, match="read in one piece"):
         _ = windowed.window_probabilities
 
 
