@@ -20,7 +20,7 @@ class Dinov2Adapter(ViTAdapter):
     )
 
     def call(self, encoding: Encoding) -> Any:
-        """The model interpolates its position embeddings by itself."""
+        """The model interpolates its own position embeddings."""
         return self.model(**encoding.arguments)
 
     @cached_property

@@ -11,10 +11,10 @@ class Gpt2Adapter(TextAdapter):
     ignored_arguments = ("token_type_ids",)  # they would be looked up among the word embeddings
 
     def read(self, encoding: Encoding) -> Tensor:
-        """The rightmost token that is not the padding token, as the model counts it (without one: the last)."""
+        """The rightmost token that is not the padding token, as the model determines it (the last, if there is none)."""
         return last_of(encoding.arguments["input_ids"] != (-1 if self.pad_id is None else self.pad_id))
 
     @property
     def can_batch(self) -> bool:
-        """Without a padding token the model takes one text at a time."""
+        """Without a padding token, the model accepts one text at a time."""
         return self.pad_id is not None and getattr(self.processor, "pad_token_id", None) is not None

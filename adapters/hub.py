@@ -1,7 +1,7 @@
 """Load a model with its head, and its processor, from a folder, or from the Hugging Face hub.
 
-Whatever the name, it comes down to a folder: the hub's files are fetched into its cache first. Only configuration,
-tokenizer and safetensors files are ever asked for, so that neither a pickle nor a repository's own code can run.
+Either way it comes down to a folder: files from the hub are downloaded into its cache first. Only configuration, tokenizer and
+safetensors files are ever requested: neither a pickle nor a repository's own code can run.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def load(name: str | os.PathLike[str]) -> tuple[nn.Module, Any]:
             `timm/deit_tiny_patch16_224.fb_in1k`.
 
     Returns:
-        The model; and its tokenizer or image processor, or None for timm, whose models carry their data configuration.
+        The model, and its tokenizer or image processor; None for timm, whose models carry their data configuration.
 
     Raises:
         LoadError: if there is no such folder, the hub cannot be reached, a package is missing, or the files do not make
@@ -59,7 +59,7 @@ def load(name: str | os.PathLike[str]) -> tuple[nn.Module, Any]:
 
 
 def _local(name: str | os.PathLike[str]) -> Path | None:
-    """The folder, or None if the name can only be meant for the hub."""
+    """The folder, or None if the name can only be a hub id."""
     text, path = str(name), Path(name).expanduser()
     if text.strip() and path.is_dir():
         return path
@@ -77,7 +77,7 @@ def _local(name: str | os.PathLike[str]) -> Path | None:
 
 
 def _download(name: str, patterns: list[str]) -> Path:
-    """The hub's files of the top folder that match, in its cache."""
+    """The matching files of the top folder on the hub, in the cache."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (
@@ -94,11 +94,11 @@ def _download(name: str, patterns: list[str]) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except HFValidationError as error:
         raise LoadError(
-            f"{either} that is no hub id: give a folder with {CONFIG}, or a hub id such as owner/name"
+            f"{either} that is not a hub id: give a folder with {CONFIG}, or a hub id such as owner/name"
         ) from error
     except GatedRepoError as error:
         raise LoadError(
-            f"{name} asks for its licence to be accepted: do so on its hub page, then run `hf auth login`"
+            f"{name} requires its licence to be accepted: do so on its hub page, then run `hf auth login`"
         ) from error
     except RepositoryNotFoundError as error:
         raise LoadError(
@@ -124,7 +124,7 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise LoadError(f"{path} cannot be read: {_first_line(error)}") from error
     if not isinstance(config, dict):
-        raise LoadError(f"{path} is not a model's configuration: it holds a {type(config).__name__}")
+        raise LoadError(f"{path} is not a model configuration: it holds a {type(config).__name__}")
     return config
 
 
@@ -206,9 +206,9 @@ def _load_timm(folder: Path, config: dict[str, Any], name: str) -> tuple[nn.Modu
         raise LoadError(f"{name} holds {len(weights)} weight files ({', '.join(w.name for w in weights)}): keep one")
     if config.get("num_classes", 1) == 0:
         raise UnsupportedModelError(
-            f"{name} has num_classes = 0, it is no classifier: give a model with its classification head"
+            f"{name} has num_classes = 0, so it is not a classifier: give a model with its classification head"
         )
-    # `file` is read by its suffix, so that timm's search, which prefers some pickles, is never started.
+    # `file` is read by its suffix: timm's own search, which prefers some pickles, never starts.
     overlay = {"source": "", "file": str(weights[0]), "custom_load": False}
     with _quiet(), _told(name, "the model"):
         model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True, pretrained_cfg_overlay=overlay)
@@ -228,7 +228,7 @@ def _check_weights(folder: Path, name: str) -> list[Path]:
     raise LoadError(f"{name} holds no weights as *.safetensors: save the model with safetensors, or give another one")
 
 
-# -- told well -------------------------------------------------------------------------------------------------------
+# -- errors in one line ----------------------------------------------------------------------------------------------
 
 
 def _missing(name: str, package: str) -> LoadError:
@@ -241,7 +241,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _told(name: str, what: str) -> Iterator[None]:
-    """Turn what the libraries raise about a folder's content into one line."""
+    """Turn the libraries' errors about a folder's content into one line."""
     try:
         yield
     except Exception as error:  # whatever a library makes of broken files
@@ -250,7 +250,7 @@ def _told(name: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars, reports and advice; what goes wrong is raised. Afterwards as before."""
+    """Silence transformers' progress bars, reports and advice, and restore them afterwards; errors are still raised."""
     import logging
     import sys
     import warnings

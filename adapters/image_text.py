@@ -1,7 +1,7 @@
 """Models that compare a picture with a text: CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023) in transformers.
 
 There are two towers, and an adapter for each. Both run the whole model and explain the same number, the similarity logit
-of the pair; they differ in whose blocks are watched. What the other tower says is then a constant.
+of the pair; they differ in whose blocks are watched. The output of the other tower is then a constant.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ class PairEncoding(Encoding):
     """A batch of pairs, with the tokens of one tower.
 
     Args:
-        names: what each picture or text is compared with, for the label.
+        names: what each picture or text is compared with; part of the label.
     """
 
     names: tuple[str, ...] = ()
 
 
 class SimilarityHead(Head):
-    """The similarity of each picture with its own text: one measured value, or for SigLIP the logit of a match."""
+    """The similarity of each picture and its own text: one measured value, or for SigLIP the logit of a match."""
 
     task = "image-text similarity"
     activation: Activation = "none"
 
     def logits(self, output: Any) -> Tensor:
-        """Of the similarities of all pictures with all texts, `[B, B]`, the diagonal is explained."""
+        """The diagonal of the similarities of all pictures and all texts, `[B, B]`."""
         diagonal: Tensor = output.logits_per_image.diagonal()
         return diagonal[:, None]
 
@@ -110,7 +110,7 @@ class TextTower(TextAdapter):
 
 
 class ImageTower(VisionAdapter):
-    """The patches of the picture; and the adapter that is found first, which brings the other tower along."""
+    """The patches of the picture; this adapter is found first, and brings the other tower along."""
 
     block_paths: ClassVar[tuple[str, ...]] = ("vision_model.encoder.layers",)
     text_tower: ClassVar[type[TextTower]]
@@ -173,7 +173,7 @@ class ClipTextTower(TextTower):
         """The first end token, as the model looks for it."""
         ids = encoding.arguments["input_ids"]
         end: Any = self.model.config.text_config.eos_token_id  # type: ignore[union-attr]
-        # Configurations of old say 2, which was never the end token: there it is the highest number.
+        # Old configurations say 2, which was never the end token: there it is the highest token number.
         place = ids.argmax(-1) if end == 2 else (ids == end).int().argmax(-1)
         return F.one_hot(place, ids.shape[1]).bool()
 
@@ -187,7 +187,7 @@ class ClipAdapter(ImageTower):
 
 
 class SiglipTextTower(TextTower):
-    """Texts are padded to one length, and the padding is read like any token: it is shown as special tokens."""
+    """Texts are padded to one length, and padding is read like any other token: it is shown as special tokens."""
 
     family = "SigLIP (text)"
     head_type = MatchHead
@@ -224,7 +224,7 @@ class SiglipAdapter(ImageTower):
 
 
 def _part(processor: Any, name: str) -> Any:
-    """The tokenizer or the image processor of a processor for both."""
+    """The tokenizer or the image processor inside a processor for both."""
     if processor is None:
         return None
     if not hasattr(processor, name):
@@ -244,7 +244,7 @@ def _split(inputs: Sequence[Any]) -> tuple[list[Any], list[str]]:
                 if isinstance(value, tuple)
                 else type(value).__name__
             )
-            raise InputError(f"an input is a picture and a text, as (picture, 'a photo of a dog'); got {shown}")
+            raise InputError(f"an input is a picture and a text, e.g. (picture, 'a photo of a dog'); got {shown}")
     return [picture for picture, _ in inputs], [text for _, text in inputs]
 
 

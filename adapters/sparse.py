@@ -1,4 +1,4 @@
-"""Families with block-sparse attention in transformers: not explained, unless they are set to attend over all tokens."""
+"""Families with block-sparse attention in transformers: refused, unless they are set to attend over all tokens."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from attcat.model.discovered import DiscoveredText
 
 
 class SparseAdapter(DiscoveredText):
-    """Refuses before the model is run: on a short text BigBird would switch itself to full attention, for good."""
+    """Refuses before the model is run: on a short text BigBird would switch itself to full attention permanently."""
 
     family = "BigBird with attention_type='original_full'"
 

@@ -1,4 +1,4 @@
-"""Every other model of timm: found by looking at it, with the transform and the class names that timm knows."""
+"""Every other timm model: inspected, with the transform and the class names that timm knows."""
 
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from .timm_vit import class_names, evaluation_transform
 
 
 class TimmAdapter(DiscoveredVision):
-    family = "other transformers of timm, as far as they attend over all patches"
+    family = "other timm transformers that attend over all patches"
 
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         super().__init__(model, processor if processor is not None else evaluation_transform(model))

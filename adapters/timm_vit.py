@@ -18,7 +18,7 @@ class TimmVisionTransformerAdapter(VisionAdapter):
         super().__init__(model, processor if processor is not None else evaluation_transform(model))
 
     def call(self, encoding: Encoding) -> Any:
-        """timm's models take the pixels alone."""
+        """timm's models take only the pixels."""
         check_size(self.model, encoding)
         return self.model(encoding.arguments["pixel_values"])
 
@@ -35,7 +35,7 @@ class TimmVisionTransformerAdapter(VisionAdapter):
 
     @cached_property
     def prefix(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Class, distillation and register tokens, as far as the model has them."""
+        """Those class, distillation and register tokens that the model has."""
         model: Any = self.model
         names = ["[CLS]"] if model.cls_token is not None else []
         names += ["[DIST]"] if getattr(model, "dist_token", None) is not None else []
@@ -79,7 +79,7 @@ def class_names(model: Any) -> tuple[str, ...] | None:
 
 
 def check_size(model: Any, encoding: Encoding) -> None:
-    """Refuse pictures of another size than the model was made for, and say how to make it for others."""
+    """Refuse pictures of a size other than the model was made for, and say how to make it for others."""
     height, width = encoding.arguments["pixel_values"].shape[-2:]
     embed = getattr(model, "patch_embed", None)
     native = getattr(embed, "img_size", None)
@@ -93,7 +93,7 @@ def check_size(model: Any, encoding: Encoding) -> None:
 
 
 def evaluation_transform(model: nn.Module) -> Any:
-    """The transform for evaluation, from the data configuration that a timm model carries, at the size that it takes."""
+    """The evaluation transform, from the data configuration that a timm model carries, at the size that it takes."""
     from timm.data import create_transform, resolve_model_data_config
 
     configuration = resolve_model_data_config(model)

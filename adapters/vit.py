@@ -12,7 +12,7 @@ class ViTAdapter(VisionAdapter):
     prefix: tuple[str, ...] = ("[CLS]",)
 
     def call(self, encoding: Encoding) -> Any:
-        """Position embeddings are interpolated for pictures of another size than the model was trained with."""
+        """Position embeddings are interpolated for pictures of a size other than in training."""
         return self.model(**encoding.arguments, **resized(encoding, self.model.config.image_size))  # type: ignore[union-attr]
 
     @property
@@ -23,6 +23,6 @@ class ViTAdapter(VisionAdapter):
 
 
 def resized(encoding: Encoding, native: Any) -> dict[str, bool]:
-    """The argument that a transformers model needs for pictures of another size than its `native` one."""
+    """The argument that a transformers model needs for pictures of a size other than its `native` one."""
     expected = (native, native) if isinstance(native, int) else tuple(native)
     return {} if encoding.arguments["pixel_values"].shape[-2:] == expected else {"interpolate_pos_encoding": True}

@@ -1,4 +1,4 @@
-"""AttCAT: which words or patches decided a transformer's prediction.
+"""AttCAT: find out which words or patches decided a transformer's prediction.
 
 explainer = attcat.Explainer(model, processor)
 explainer("A gripping, beautifully acted film.").show()

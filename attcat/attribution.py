@@ -1,4 +1,4 @@
-"""The numbers of one example, unpadded, checked once, immutable. They know their tokens and their input, and need no model."""
+"""The numbers of one example: unpadded, checked once, immutable. They carry their tokens and input, and need no model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Attribution", "Window", "read_only", "recorded"]
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a long text that the model read by itself.
+    """A part of a long text that the model read on its own.
 
     Args:
         start: first character of the text (of the second one of a pair).
@@ -49,38 +49,38 @@ _WINDOW = {"start": plain.whole(), "end": plain.whole(), "logits": plain.tuple_o
 class Attribution:
     """Which tokens decided a prediction.
 
-    Nothing in it can be changed, neither by whoever made it nor by whoever reads it: tensors are copied on the way in and
-    out, mappings and pixels are read-only copies. `dataclasses.replace` makes another one.
+    Immutable, both for whoever made it and for whoever reads it: tensors are copied on the way in and out, mappings and
+    pixels are read-only copies. `dataclasses.replace` makes a changed copy.
 
     Args:
         layers: contribution of every token at every block, float32 `[L, T]` on the CPU.
         tokens: what the `T` positions stand for.
-        logits: the model's output for this example, float32 `[C]`; of very many classes (a vocabulary, all spans of a
-            text) only the best, the best first.
+        logits: the model's output for this example, float32 `[C]`; out of very many classes (a vocabulary, all spans of a
+            text) only the best, in descending order.
         target: the class that is explained, or None when the target was a function of the output.
         labels: the names of the `C` classes.
         method: name of the method.
-        options: what the method was run with (`rule`, `hidden`, `queries`, ...), in plain values as JSON holds them.
+        options: what the method was run with (`rule`, `hidden`, `queries`, ...), as plain JSON values.
         source: the input: a string, a pair of strings, or a picture as uint8 `[H, W, 3]`; None for model arguments.
         model: class name of the model.
         dropped: how many tokens were cut from a text that was too long.
-        value: the number that is explained: the target's logit, or what the target function gave.
+        value: the number that is explained: the target's logit, or what the target function returned.
         bias: what the model's bias terms contribute to it under the gradient rule, if that was measured.
-        against: the class that `target` is held against, in a contrast.
-        measured: what the method says of its own accuracy, as `convergence_delta` of integrated gradients, in logits.
-        task: what the model was made for, as `classification` or `token classification`.
+        against: the class that `target` is contrasted with, in a contrast.
+        measured: what the method reports about its own accuracy, e.g. `convergence_delta` of integrated gradients, in logits.
+        task: what the model was made for, e.g. `classification` or `token classification`.
         activation: from logits to probabilities: `softmax`, `sigmoid` (each class for itself), or `none` for measured values
             (regression). None stands for softmax; for a single logit, for sigmoid.
-        rest: log of the sum of exp(logit) over the classes that are not among `logits`, so that probabilities are exact.
+        rest: log of the sum of exp(logit) over the classes that are not among `logits`; it keeps probabilities exact.
         position: the token whose prediction is explained (a tag, a `[MASK]`, what follows it); None if it is the whole input's.
         windows: the parts in which a long text was read, in order; then `logits`, `value` and `bias` are means over them, and
-            the score of a token is the mean over those windows that it is in. Empty if the text was read at once.
+            the score of a token is the mean over the windows that contain it. Empty if the text was read in one piece.
         answers: in question answering, for each class the characters of the context that it stands for; None for no answer.
-        classes: the numbers of the `C` classes in the model; None if all are kept, in their order.
+        classes: the model's own indices of the `C` classes; None if all are kept, in their order.
 
     Raises:
         ValueError: if a field has another type, holds a number that is not finite (a logit may be minus infinity: a class that
-            the model rules out), or contradicts another; the message names it, what was given and what is expected.
+            the model rules out), or contradicts another; the message names the field, what was given and what is expected.
     """
 
     layers: Tensor
@@ -117,13 +117,13 @@ class Attribution:
             raise ValueError(f"target {self.target} is not one of {len(self.labels)} classes")
         if self.against is not None and (self.target in (None, self.against) or self.against >= len(self.labels)):
             raise ValueError(
-                f"against is {self.against}, expected another one of the {len(self.labels)} classes than the target, "
+                f"against is {self.against}, expected one of the {len(self.labels)} classes other than the target, "
                 f"which is {self.target}"
             )
         if self.position is not None and self.position >= len(self.tokens):
             raise ValueError(f"position {self.position} is not one of {len(self.tokens)} tokens")
         if any(len(window.logits) != len(self.labels) for window in self.windows):
-            raise ValueError(f"a window has logits for another number of classes than {len(self.labels)}")
+            raise ValueError(f"a window has logits for a number of classes other than {len(self.labels)}")
         if self.answers is not None and len(self.answers) != len(self.labels):
             raise ValueError(f"{len(self.answers)} answers for {len(self.labels)} labels")
         if self.classes is not None and len(set(self.classes)) != len(self.labels):
@@ -135,14 +135,14 @@ class Attribution:
         _check_extents(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickled and copied by its fields, so that a copy is checked and read-only like the first.
+        # Pickled and copied by its fields: a copy is checked and read-only like the original.
         return _made, (type(self), {f.name: getattr(self, f.name) for f in fields(self)})
 
     # -- what was predicted ------------------------------------------------------------------------------------------
 
     @property
     def probabilities(self) -> Tensor:
-        """float32 `[C]`: softmax of the logits; their sigmoid where each class stands for itself.
+        """float32 `[C]`: softmax of the logits, or their sigmoid where each class stands for itself.
 
         Raises:
             InputError: if the outputs are measured values (regression), which have none.
@@ -151,13 +151,15 @@ class Attribution:
 
     @property
     def window_probabilities(self) -> Tensor:
-        """float32 `[W, C]`: what the model said of each window by itself.
+        """float32 `[W, C]`: what the model predicted for each window on its own.
 
         Raises:
             InputError: if the outputs are measured values, or the text was not read in windows.
         """
         if not self.windows:
-            raise InputError("the text was read at once: explain it with ", Option("window", True), " to get windows")
+            raise InputError(
+                "the text was read in one piece: explain it with ", Option("window", True), " to get windows"
+            )
         return probabilities(torch.tensor([window.logits for window in self.windows]), self._activation, self.rest)
 
     @property
@@ -169,7 +171,7 @@ class Attribution:
     def label(self) -> str:
         """Name of the class that is explained (`custom target` when the target was a function).
 
-        A measured value stands behind its name, as `rating = 3.7`.
+        A measured value follows its name, e.g. `rating = 3.7`.
         """
         if self.target is None:
             return "custom target"
@@ -180,9 +182,9 @@ class Attribution:
 
     @property
     def again(self) -> int | tuple[int, int]:
-        """The target by its number in the model, a contrast as two: what an Explainer takes to explain the same again.
+        """The target by the model's own index, a contrast as two: give it to an Explainer to explain the same again.
 
-        `target` is the place among the classes that are kept, which of a vocabulary are few.
+        `target` is the place among the classes that are kept, which are few out of a vocabulary.
 
         Raises:
             InputError: if the target was a function, which is not kept.
@@ -209,14 +211,14 @@ class Attribution:
 
     @property
     def probability(self) -> float | None:
-        """Probability of the class that is explained; None when the target was a function, or is a measured value."""
+        """Probability of the class that is explained; None when the target is a function or a measured value."""
         return None if self.target is None or self.activation == "none" else float(self.probabilities[self.target])
 
     @property
     def answer(self) -> Word | None:
         """The answer that is explained: its text, its characters in the context, and its own summed score.
 
-        None for `(no answer)`, and outside of question answering.
+        None for `(no answer)`, and for other tasks than question answering.
         """
         span = None if self.answers is None or self.target is None else self.answers[self.target]
         if span is None:
@@ -227,7 +229,7 @@ class Attribution:
 
     @property
     def recipe(self) -> str:
-        """Method and options in one line, as `attcat (rule=libra, hidden=input, queries=mean)`."""
+        """Method and options in one line, e.g. `attcat (rule=libra, hidden=input, queries=mean)`."""
         options = ", ".join(f"{name}={value}" for name, value in self.options.items())
         return f"{self.method} ({options})" if options else self.method
 
@@ -240,7 +242,7 @@ class Attribution:
 
     @property
     def special(self) -> Tensor:
-        """bool `[T]`: tokens that stand for no part of the input."""
+        """bool `[T]`: True for tokens that stand for no part of the input."""
         return torch.tensor(self.tokens.special, dtype=torch.bool)
 
     @property
@@ -286,7 +288,7 @@ class Attribution:
     def words(self) -> list[Word]:
         """Words of the original text in reading order, each with the sum of its pieces' scores.
 
-        White space that is a token of its own (byte-level tokenizers) belongs to no word.
+        White space that is a separate token (byte-level tokenizers) belongs to no word.
 
         Raises:
             InputError: if the input was not a text, or the tokenizer gave no character offsets.
@@ -314,9 +316,9 @@ class Attribution:
 
     @property
     def view(self) -> View:
-        """Where the grid lies on the picture; when the tokens do not know it, over the whole of it.
+        """Where the grid lies on the picture; the whole picture, if the tokens do not say.
 
-        Without a picture, too, a cell is as large as a pixel.
+        Without a picture either, a cell is the size of a pixel.
 
         Raises:
             InputError: if the input was not a picture.
@@ -327,10 +329,10 @@ class Attribution:
     def heatmap(self) -> np.ndarray:
         """The patch scores, bilinearly upsampled onto the original picture.
 
-        The processor's resize and crop are undone: a value lies over the pixel that it came from.
+        The processor's resize and crop are undone: each value lies over the pixel that it came from.
 
         Returns:
-            float32 `[H, W]`, in the original picture's pixels; NaN where the model never looked.
+            float32 `[H, W]`, in the original picture's pixels; NaN where the model saw nothing.
 
         Raises:
             InputError: if the input was not a picture.
@@ -355,7 +357,7 @@ def _copy(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value  # anything else is refused by its check
 
 
-# Set after the class was made: inside it a dataclass would take them for the fields' defaults.
+# Set after the class is made: inside it, a dataclass would take them for the fields' defaults.
 for _name in ("layers", "logits"):
     setattr(Attribution, _name, _Copied(_name))
 
@@ -365,7 +367,7 @@ def _made(kind: type[Attribution], given: dict[str, Any]) -> Attribution:
 
 
 def read_only(source: Any) -> Any:
-    """A source that no one can change: pixels as a copy that cannot be made writable again; anything else as it is."""
+    """A read-only source: pixels as a copy that cannot be made writable again; anything else as it is."""
     if not isinstance(source, np.ndarray) or source.dtype != np.uint8 or isinstance(source.base, bytes):
         return source
     return np.ndarray(source.shape, source.dtype, source.tobytes())
@@ -393,14 +395,14 @@ def _float32(value: Any) -> Tensor:
 
 def _layers(value: Any) -> Tensor:
     if not _float32(value).abs().sum() < plain.LARGEST_FLOAT:
-        raise ValueError("got numbers that are not finite, or too large to be summed, expected contributions")
+        raise ValueError("got numbers that are not finite or too large to be summed, expected contributions")
     return _float32(value)
 
 
 def _logits(value: Any) -> Tensor:
     finite = _float32(value).isfinite()
     if not (finite | (value == -torch.inf)).all() or not finite.any():
-        raise ValueError("got numbers that are not finite, expected logits (minus infinity only beside others)")
+        raise ValueError("got numbers that are not finite, expected logits (minus infinity only next to finite ones)")
     return _float32(value)
 
 
@@ -457,7 +459,7 @@ def _check_spans(texts: tuple[str, ...], tokens: Tokens) -> None:
 
 
 def _check_extents(given: Attribution) -> None:
-    """The answers lie in the context, and the windows in the text, where there is one."""
+    """Check that answers lie in the context, and windows in the text, if there is one."""
     texts = given.texts if isinstance(given.source, (str, tuple)) else ()
     context = len(texts[1]) if len(texts) == 2 and given.tokens.spans is not None else 0
     if any(span is not None and span[1] > context for span in given.answers or ()):

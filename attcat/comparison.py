@@ -1,4 +1,4 @@
-"""Several methods on one input, side by side: nobody has to trust one of them."""
+"""Several methods on one input, side by side, so that nobody has to trust a single one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ METHODS_COMPARED = (
     "input_x_gradient+libra",
     "random",
 )
-"""What `compare` runs when no methods are named: cheap ones, of every kind."""
+"""What `compare` runs when no methods are named: cheap methods of every kind."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Comparison:
 
     Args:
         explanations: in the order in which the methods were named.
-        seconds: what each took, one run each, after a run that does not count.
+        seconds: how long each took, in one run after a warm-up.
 
     Raises:
-        ValueError: if there are none, or they are not of the same tokens.
+        ValueError: if there are none, or their tokens differ.
     """
 
     explanations: tuple[Explanation, ...]
@@ -67,7 +67,7 @@ class Comparison:
         return tuple(zip(self.explanations, self.seconds, strict=True))
 
     def show(self) -> None:
-        """Print a line for each method; in a notebook show them as HTML."""
+        """Print one line per method; in a notebook show them as HTML."""
         render.show(self, lambda: render.comparison.show(self.timed))
 
     def to_html(self) -> str:
@@ -75,7 +75,7 @@ class Comparison:
         return render.comparison.page(self.timed)
 
     def to_image(self) -> Image.Image:
-        """One figure with the picture and a heatmap for each method.
+        """One figure with the picture and one heatmap per method.
 
         Raises:
             InputError: if the input was not a picture, or its pixels are not known.
@@ -105,7 +105,7 @@ def compare(
     references: Sequence[Any] = (),
     truncation: bool = False,
 ) -> Comparison:
-    """Explain one input by several methods.
+    """Explain one input with several methods.
 
         attcat.compare(model, tokenizer, "A gripping film.", ["attcat", "rollout", "random"]).show()
 
@@ -116,14 +116,14 @@ def compare(
         methods: names, as for `Explainer`; `name+rule` names the gradient rule as well.
         target: the class that all of them explain; by default the predicted one.
         references: inputs of other classes, for methods that need them (`contrast_cat`).
-        truncation: accept that a text is cut to what the model takes.
+        truncation: truncate a text that is longer than the model takes.
 
     Raises:
         OptionError: if there is no such method or rule.
         InputError: if the input cannot be explained, or a list is given.
     """
     if isinstance(value, list):
-        raise InputError("a comparison is of one input: call it for each")
+        raise InputError("a comparison takes one input: call it once per input")
     if not methods:
         raise OptionError("no methods to compare: name at least one")
     adapter = adapter_of(model, processor)
@@ -132,7 +132,9 @@ def compare(
         method = read_name(name).method
         options: dict[str, Any] = {"references": list(references)} if "references" in method.required else {}
         explainers.append(Explainer(adapter, method=name, **options))
-    explainers[0](value, target, truncation=truncation)  # what is loaded or cached at the first run is no method's cost
+    explainers[0](
+        value, target, truncation=truncation
+    )  # what is loaded or cached in the first run is not any method's cost
     explanations, seconds = [], []
     for explainer in explainers:
         start = time.perf_counter()

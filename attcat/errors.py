@@ -10,8 +10,8 @@
     ├── OptionError             a method, rule or option that does not exist
     └── CaptureError            the forward pass did not show what the method needs
 
-A message says what was given, what was expected, and the next thing to try. An option that it names is an `Option`, not a part
-of the sentence: Python and the command line each write it in their own way.
+A message says what was given, what was expected, and the next thing to try. An option that it names is an `Option`, not part of
+the text: Python and the command line each write it in their own way.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Option:
 
     Args:
         name: as Python calls it.
-        value: what to give, as an example; None for any.
+        value: an example of what to give; None for any value.
     """
 
     name: str

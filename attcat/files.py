@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, or an interruption, never sees half a file."""
+    """Write `data` to `path` in one step: neither a reader nor an interruption leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -39,7 +39,7 @@ def write_by_suffix(path: Path, writers: Mapping[str, Callable[[], bytes]]) -> P
 
     Args:
         path: where to.
-        writers: from a suffix, as `.json`, to what makes the content.
+        writers: from a suffix, e.g. `.json`, to the function that makes the content.
 
     Raises:
         InputError: for a suffix that is not among them.

@@ -1,7 +1,7 @@
 """Plain values: what the fields of frozen values may hold, checked and copied once, in their constructors.
 
-A check takes what was given and returns what is kept: of the plain type (a numpy number becomes Python's, a list a tuple), or
-it is a ValueError that says what was expected. `settle` applies one to each field and names the field in the error.
+A check takes what was given and returns what is kept, as a plain type (a numpy number becomes a Python number, a list a tuple),
+or raises a ValueError that says what was expected. `settle` applies one to each field and names the field in the error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def settle(instance: object, checks: Mapping[str, Check]) -> None:
     """Check the fields of a frozen dataclass, and keep what the checks return.
 
     Raises:
-        ValueError: that names the field, what was given and what is expected.
+        ValueError: naming the field, what was given and what is expected.
     """
     for name, check in checks.items():
         try:
@@ -77,7 +77,7 @@ def flag(value: Any) -> bool:
 
 
 def text(value: Any) -> str:
-    """A string that can be written down in UTF-8."""
+    """A string that can be encoded as UTF-8."""
     if not isinstance(value, str):
         raise _unfit(value, "a string")
     if not value.isascii():
@@ -94,7 +94,7 @@ def optional(check: Check) -> Check:
 
 
 def tuple_of(check: Check, length: int | None = None) -> Check:
-    """A tuple, or a list, of what passes a check."""
+    """A tuple or list of what passes a check."""
 
     def checked(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, (tuple, list)) or length not in (None, len(value)):
@@ -138,12 +138,12 @@ def numbers(value: Any) -> Frozen:
 
 
 def frozen(value: Any) -> Frozen:
-    """A mapping from strings to plain values: what JSON can hold, copied deep and read-only."""
+    """A mapping from strings to plain values (what JSON can hold), as a deep, read-only copy."""
     return Frozen({text(name): _frozen(item) for name, item in _items(value)})
 
 
 class Frozen(Mapping[str, Any]):
-    """A mapping that cannot be changed. It can be compared with a dict, copied and pickled."""
+    """A read-only mapping. It can be compared with a dict, copied and pickled."""
 
     __slots__ = ("_items",)
     _items: Mapping[str, Any]
@@ -174,7 +174,7 @@ class Frozen(Mapping[str, Any]):
 
 
 def recorded(value: Any) -> Any:
-    """What is noted of any value: itself if it is plain, its number if it is a number of numpy or torch, else its text."""
+    """What is recorded of any value: itself if it is plain, its number if it is a numpy or torch number, else its text."""
     try:
         return _frozen(value)
     except ValueError:
@@ -215,9 +215,9 @@ def _unfit(value: Any, expected: str) -> ValueError:
 
 
 def _shown(value: Any) -> str:
-    """A value in an error, not longer than a line."""
+    """A value in an error message, no longer than a line."""
     try:
         shown = repr(value)
     except Exception:
-        shown = f"a {type(value).__name__}"  # other people's __repr__ may fail, too
+        shown = f"a {type(value).__name__}"  # other people's __repr__ may fail too
     return shown if len(shown) <= 60 else f"{shown[:57]}..."

@@ -1,4 +1,4 @@
-"""From logits to probabilities: the one place, for explanations and for metrics."""
+"""From logits to probabilities: one place for explanations and metrics."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ Kind = TypeVar("Kind", bound=Attribution)
 
 
 def load(path: Path, kind: type[Kind]) -> Kind:
-    """Read an attribution of some kind back from a .json or .safetensors file.
+    """Read an attribution of class `kind` back from a .json or .safetensors file.
 
     Raises:
         InputError: if the file is not one that was written by `WRITERS`.
@@ -50,7 +50,7 @@ def load(path: Path, kind: type[Kind]) -> Kind:
 
 _PLAIN = ("target", "labels", "method", "model", "dropped", "value", "bias", "against")
 _LATER = ("task", "activation", "rest", "position", "answers", "classes")
-"""Fields that hold plain values; the later ones are absent from files that were written before there were such tasks."""
+"""Fields that hold plain values; the later ones are missing from files that are older than these tasks."""
 
 
 def _to_record(explanation: Attribution) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels:
 
 
 def _written(logits: Sequence[float]) -> list[float | None]:
-    """JSON has no minus infinity, which is the logit of a class that is ruled out: null stands for it."""
+    """JSON has no minus infinity, the logit of a class that is ruled out: null stands for it."""
     return [None if logit == -math.inf else logit for logit in logits]
 
 
@@ -111,7 +111,7 @@ def _read(logits: Any) -> tuple[Any, ...]:
 
 
 def _floats(values: Any) -> Tensor:
-    """Numbers that stood in JSON, float32; a number that is too large becomes infinite, and is refused with the others."""
+    """Numbers from JSON as float32; a number that is too large becomes infinite, and is refused like other infinities."""
     found = torch.tensor(values, dtype=torch.float64)
     if torch.tensor(values).dtype == torch.bool:
         raise ValueError("got True and False, expected numbers")
@@ -304,4 +304,4 @@ WRITERS_OF_WRITTEN: Mapping[str, Callable[[Written[Any]], bytes]] = {
 
 
 WRITERS: Mapping[str, Callable[[Attribution], bytes]] = {".json": _to_json, ".safetensors": _to_safetensors}
-"""From a suffix to what makes the content of such a file, which `load` reads back."""
+"""From a suffix to the function that makes the content of such a file, which `load` reads back."""

@@ -17,7 +17,7 @@ from .errors import Option, OptionError, TargetError
 
 @dataclass(frozen=True)
 class Rank:
-    """The class in this place of the prediction: 0 is the predicted one."""
+    """The class at this place in the ranking: 0 is the predicted one."""
 
     place: int
 
@@ -31,7 +31,7 @@ from the model's output to one number per row, `[B]`."""
 
 
 class Lookup(Sequence[str]):
-    """Names of very many classes, which finds one in its own way."""
+    """Names of very many classes, with its own way to find one."""
 
     @abstractmethod
     def find(self, target: Any) -> int:
@@ -53,7 +53,7 @@ def logit(logits: Tensor, classes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Goal:
-    """What is explained in each row of a batch, fixed: the predicted class stays the one that was predicted first.
+    """What is explained in each row of a batch, fixed: the predicted class stays that of the first pass.
 
     Args:
         classes: `[B]`, -1 where a function is explained.
@@ -72,7 +72,7 @@ class Goal:
     def of(
         cls, logits: Tensor, targets: Sequence[Target], labels: Sequence[Sequence[str]], measure: Measure = logit
     ) -> Goal:
-        """Look up what the user asked for, one target and the classes' names per row of `logits` `[B, C]`.
+        """Look up the user's targets: one target and the classes' names per row of `logits` `[B, C]`.
 
         Raises:
             TargetError: if a class does not exist.
@@ -88,7 +88,7 @@ class Goal:
         """The number that is explained, `[N]`, for a model output of N rows: the batch, or the batch several times.
 
         Raises:
-            TargetError: if a function gives something else than one number per row, or loses the gradient.
+            TargetError: if a function returns anything but one number per row, or loses the gradient.
         """
         times = len(logits) // len(self.classes)
         classes = self.classes.repeat(times).clamp(min=0)
@@ -104,7 +104,7 @@ class Goal:
 
 
 def _classes(logits: Tensor, target: Target, labels: Sequence[str]) -> tuple[int, int]:
-    """The class that is explained and the one it is held against, -1 for none."""
+    """The class that is explained and the one it is contrasted with, -1 for none."""
     if callable(target):
         return -1, -1
     if target is None:
@@ -113,7 +113,7 @@ def _classes(logits: Tensor, target: Target, labels: Sequence[str]) -> tuple[int
         return int(logits.argsort(descending=True)[target.place]), -1
     if isinstance(target, tuple):
         if len(target) != 2:
-            raise TargetError(f"a contrast names two classes (this, rather than that), got {len(target)}")
+            raise TargetError(f"a contrast names two classes (this rather than that), got {len(target)}")
         first, second = (find_class(name, labels) for name in target)
         if first == second:
             raise TargetError(f"a contrast needs two different classes, got {labels[first]!r} twice")
@@ -124,16 +124,16 @@ def _classes(logits: Tensor, target: Target, labels: Sequence[str]) -> tuple[int
 def _checked(result: Any, like: Tensor) -> Tensor:
     if not isinstance(result, Tensor) or result.shape != like.shape:
         shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise TargetError(f"the target function gave {shape}, expected a tensor [{len(like)}]: one number per row")
+        raise TargetError(f"the target function returned {shape}, expected a tensor [{len(like)}]: one number per row")
     if like.requires_grad and not result.requires_grad:
         raise TargetError(
-            "the target function's result does not depend on the hidden states: no .detach(), argmax or numpy inside"
+            "the target function's result does not depend on the hidden states: avoid .detach(), argmax and numpy in it"
         )
     return result.to(like.dtype)
 
 
 def find_class(target: Name, labels: Sequence[str]) -> int:
-    """The index of a class, given by index or by label (case does not matter, nor does leaving out synonyms).
+    """The index of a class, given by index or by label (case-insensitive; one synonym of several is enough).
 
     Raises:
         TargetError: if there is no such class, or several.
@@ -163,7 +163,7 @@ def find_class(target: Name, labels: Sequence[str]) -> int:
 
 
 def integer(value: Any) -> int | None:
-    """An integer of Python, numpy or a tensor without dimensions; None for anything else, bools and floats among it."""
+    """A Python or numpy integer, or that in a tensor without dimensions; None for anything else, e.g. bools and floats."""
     if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
         value = value.item()
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
@@ -182,7 +182,7 @@ def count(name: str, value: Any) -> int:
 
 
 def listed(target: Any) -> Any:
-    """A row of class indices, as a tensor or array `[B]`, as a list; any other target as it is."""
+    """Class indices in a tensor or array `[B]` as a list; any other target unchanged."""
     if (
         isinstance(target, Tensor)
         and target.dim() == 1

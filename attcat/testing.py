@@ -1,7 +1,7 @@
-"""What every model and its adapter have to promise, asked of one model: `check_adapter`, and `attcat check`.
+"""What every model and its adapter have to promise, checked on one model: `check_adapter`, and `attcat check`.
 
-Each check measures one number and holds it against a limit. Nothing here is taken from the adapter's word: attention is
-compared with its matrix, gradients with finite differences, what the head reads with what happens when it is changed.
+Each check measures one number and compares it with a limit. Nothing is taken on the adapter's word: attention is compared with
+its matrix, gradients with finite differences, what the head reads with what happens when it is changed.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Check:
 
     Args:
         name: what is promised.
-        passed: whether the measured figure is within the limit; None if the question does not arise, `advice` says why.
+        passed: whether the measured figure is within the limit; None if the check does not apply, `advice` says why.
         measured: the figure.
-        limit: the most that it may be.
-        advice: what it means and what to do if it failed.
+        limit: the highest figure that passes.
+        advice: what a failure means and what to do about it.
     """
 
     name: str
@@ -71,21 +71,21 @@ class Check:
 def check_adapter(
     model: nn.Module, processor: Any = None, inputs: Any = None, *, token: Token | list[Token] = None
 ) -> list[Check]:
-    """Ask everything that an explanation rests on.
+    """Check everything that an explanation relies on.
 
     Args:
         model: a model with its head, served by an adapter or not.
         processor: its tokenizer, image processor or transform; None to check with ready-made model arguments.
-        inputs: what to check with, as `Explainer` takes it, best of different lengths; by default two texts that suit the
+        inputs: what to check with, as for `Explainer`, preferably of different lengths; by default two texts that suit the
             head, or token numbers or noise of the model's own size.
         token: for heads that predict tokens, whose prediction is checked, as for `Explainer`; by default the head's own
             choice, or the second word.
 
     Returns:
-        One `Check` for each promise, in a fixed order; for a model with two sides, as CLIP, those of each side.
+        One `Check` per promise, in a fixed order; for a model with two sides, e.g. CLIP, those of each side.
 
     Raises:
-        UnsupportedModelError: if no adapter serves the model, and it does not tell what one would say.
+        UnsupportedModelError: if no adapter serves the model, and inspecting it does not replace one.
         InputError: if there are no default inputs for this kind of adapter.
     """
     adapter = adapter_of(model, processor)
@@ -96,7 +96,7 @@ def check_adapter(
 
 
 def _checks(adapter: Adapter, inputs: Any, token: Token | list[Token], side: str) -> Iterator[Check]:
-    """What one side of a model promises, with its name in front."""
+    """The checks of one side of a model, with its name in front."""
     bench = _Bench(adapter, _encode(adapter, inputs, token))
     for promise, (advice, measure) in CHECKS.items():
         name = side + promise
@@ -150,7 +150,7 @@ def _default_inputs(adapter: Adapter) -> Any:
 
 @dataclass
 class _Bench:
-    """A model, a batch, and what was measured with them so far."""
+    """A model, a batch, and what has been measured with them so far."""
 
     adapter: Adapter
     encoding: Encoding
@@ -191,7 +191,7 @@ class _Bench:
 
 
 def _finite(logits: Tensor) -> Tensor:
-    """Logits with 0 for the classes that are ruled out, as the spans that are no answer."""
+    """Logits with 0 for the classes that are ruled out, e.g. the spans that are not an answer."""
     return logits.masked_fill(logits == -torch.inf, 0.0)
 
 
@@ -368,7 +368,7 @@ def _complete(bench: _Bench) -> Measured:
 
 
 def _left(bench: _Bench) -> Measured:
-    _trace(bench, "libra")  # some models keep caches from their first call
+    _trace(bench, "libra")  # some models fill caches in their first call
     before = snapshot(bench.adapter.model)
     _trace(bench, "libra")
     return len(changes(before, snapshot(bench.adapter.model))), 0
@@ -383,7 +383,7 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
         _padding_receives,
     ),
     "chunked received attention equals the matrix's": (
-        "this is a fault of AttCAT's: please report the model",
+        "this is a bug in AttCAT: please report the model",
         _received,
     ),
     "gradients agree with finite differences": (
@@ -438,7 +438,7 @@ def _scores(bench: _Bench) -> Tensor:
 
 
 def _loose(like: Tensor) -> float:
-    """Three times what rounding explains, for sums in another order."""
+    """Three times what rounding explains when sums are taken in another order."""
     return 3 * rounding(like)
 
 

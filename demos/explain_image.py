@@ -1,4 +1,4 @@
-"""Which part of a picture made a vision transformer say what it says.
+"""Which part of a picture led a vision transformer to its prediction?
 
     python -m attcat.demos.explain_image photo.jpg --output out
 

@@ -1,8 +1,8 @@
-"""Which words made a text classifier say what it says.
+"""Which words led a text classifier to its prediction?
 
     python -m attcat.demos.explain_text "A dull film with one great scene." --output out
 
-Runs offline, with the embedded BERT that tells positive sentences from negative ones.
+Runs offline, with the embedded BERT that separates positive sentences from negative ones.
 """
 
 from __future__ import annotations

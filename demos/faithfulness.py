@@ -1,9 +1,9 @@
-"""Which explanation is right? Take out what it points at, and watch the prediction.
+"""Which explanation is right? Remove what it points at, and watch the prediction.
 
     python -m attcat.demos.faithfulness DATA --limit 100
 
 DATA holds ``sst2/dev.tsv`` (sentence, tab, label) and ``cifar10.zip``. With the embedded models, the tokens of a hundred
-sentences and a hundred pictures are taken out most relevant first, in the order of four explanations: AttCAT under both
+sentences and a hundred pictures are removed most relevant first, in the order of four explanations: AttCAT under both
 gradient rules, the last block's attention, and chance. Words become `[PAD]`, patches the picture's mean colour. The
 better the explanation, the sooner the probability of the predicted class falls.
 
@@ -30,7 +30,7 @@ PIXELS = 98
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, Curves]]:
-    """Print a table for sentences and one for pictures; returns the curves of each method."""
+    """Print one table for sentences and one for pictures; return the curves of each method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder that contains sst2/dev.tsv and cifar10.zip")
     parser.add_argument("--limit", type=int, default=100, help="how many of each (default: 100)")
@@ -56,7 +56,7 @@ def compare(model: Any, processor: Any, inputs: list[Any], removal: str) -> dict
         explanations = attcat.Explainer(model, processor, method=method)(inputs)
         found[method] = perturbation_curves(ablation, explanations)
         if len(found) == 1:
-            print(f"{'taken out':14}" + "".join(f"{share:6.0%}" for share in found[method].fractions) + "   AOPC  ABPC")
+            print(f"{'removed':14}" + "".join(f"{share:6.0%}" for share in found[method].fractions) + "   AOPC  ABPC")
         falling = "".join(f"{value:6.2f}" for value in found[method].morf.level.mean(0).tolist())
         print(f"{method:14}{falling}  {aopc(found[method]).mean():5.2f} {abpc(found[method]).mean():5.2f}", flush=True)
     return found

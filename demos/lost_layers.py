@@ -2,11 +2,11 @@
 
     python -m attcat.demos.lost_layers --output docs/lost_layers.png
 
-A model that classifies from its class token alone, behind a LayerNorm, gives patches no plain gradient x hidden state in
-its last block: at the block's input the patch's gradient passes through the block's own LayerNorm, which does not change
-when its input is scaled, so that the two are orthogonal. In the blocks before, whatever a patch gives through attention is
-lost in the same way, and only what the residual stream carries on is left. Under the rule `libra` LayerNorm's denominator
-is a constant, and nothing is lost.
+In a model that classifies from its class token alone, after a LayerNorm, plain gradient x hidden state of patches is zero in
+the last block: at the block's input the patch's gradient passes through the block's own LayerNorm, which is invariant to the
+scale of its input, and so the two are orthogonal. In earlier blocks, whatever a patch contributes through attention is lost
+in the same way, and only what the residual stream carries on is left. Under the rule `libra`, LayerNorm's denominator is a
+constant, and nothing is lost.
 
 The model is the embedded one, whose head reads the class token and the mean patch; here the second half of the head's
 weights is set to zero, so that it reads the class token alone. (It still names 89 % of every third CIFAR-10 test picture
@@ -45,7 +45,7 @@ def class_token_model() -> tuple[Dinov2ForImageClassification, Any]:
 
 
 def blocks(explanation: attcat.Explanation) -> tuple[list[float], Image.Image]:
-    """What each block gives to the patches, as a share of all; and the same as pictures with one scale."""
+    """What each block gives to the patches, as a share of the total; and the same as pictures on one scale."""
     patches = explanation.layers[:, ~explanation.special]
     shares = (patches.abs().sum(1) / patches.abs().sum()).tolist()
     small = image.sized(explanation, SIDE, SIDE)
@@ -59,7 +59,7 @@ def blocks(explanation: attcat.Explanation) -> tuple[list[float], Image.Image]:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, list[float]]:
-    """Draw the figure; returns each block's share of the patches' total magnitude, by rule."""
+    """Draw the figure; return each block's share of the patches' total magnitude, by rule."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photo", type=Path, default=HERE / "images" / "deer.jpg")
     parser.add_argument("--output", type=Path, default=Path("lost_layers.png"))

@@ -1,4 +1,4 @@
-"""Low-rank deltas (LoRA): train a few weights beside a frozen model, write them small, merge them into its state dict.
+"""Low-rank deltas (LoRA): train a few weights next to a frozen model, save them compactly, merge them into its state dict.
 
 A delta is a flat dictionary of float16 tensors, written as safetensors:
 
@@ -83,10 +83,10 @@ def fit(
     rate: float,
     smoothing: float = 0.0,
 ) -> None:
-    """Train what `attach` left trainable: AdamW, a short warm-up, then a cosine down to nothing.
+    """Train what `attach` left trainable: AdamW, a short warm-up, then a cosine decay to zero.
 
     `batches(epoch)` yields `steps` pairs: keyword arguments for the model, and integer labels [n]. The forward pass
-    runs in bfloat16 where autocast thinks it safe (faster on recent processors); trained weights stay in float32.
+    runs in bfloat16 where autocast considers it safe (faster on recent processors); trained weights stay in float32.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)

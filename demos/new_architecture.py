@@ -3,8 +3,8 @@
     python -m attcat.demos.new_architecture
 
 `Dispatcher` is a small transformer in plain PyTorch that sends a message to one of three departments. It is trained
-here, in a few seconds, on messages of random words of which one decides: so the right explanation is known, and the
-last line tells how often AttCAT finds it.
+here, in a few seconds, on messages of random words of which one decides: the right explanation is known, and the last
+line reports how often AttCAT finds it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Dispatcher(nn.Module):
         return logits
 
 
-# -- its adapter: all that AttCAT has to be told ---------------------------------------------------------------------
+# -- its adapter: all that AttCAT needs to know ----------------------------------------------------------------------
 
 
 @attcat.register("__main__.Dispatcher", "attcat.Dispatcher")  # as this file is called when it is run, and when imported
@@ -101,7 +101,7 @@ class DispatcherAdapter(attcat.Adapter):
     def remove(
         self, encoding: attcat.Encoding, removed: Tensor | None = None, how: str | None = None
     ) -> attcat.Encoding:
-        """A word that says nothing in place of what is removed: for occlusion, integrated gradients and metrics."""
+        """A meaningless word in place of what is removed: for occlusion, integrated gradients and metrics."""
         self.removal(how)
         numbers = encoding.arguments["numbers"]
         removed = numbers != 0 if removed is None else removed
@@ -136,7 +136,7 @@ def train(model: Dispatcher, rng: random.Random, steps: int = 150) -> None:
 
 
 def main(messages: int = 100) -> float:
-    """Train, explain two messages, and return in which share of fresh ones the strongest word is the decisive one."""
+    """Train, explain two messages, and return the share of fresh ones in which the strongest word is the decisive one."""
     rng = random.Random(0)
     torch.manual_seed(0)
     model = Dispatcher()

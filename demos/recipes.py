@@ -5,10 +5,10 @@
 DATA holds ``sst2/dev.tsv`` and ``cifar10.zip``. AttCAT is one point of a grid: which gradient rule, whose hidden states,
 which queries weigh a token (or none), which blocks count, whether negative contributions do, and whether the runner-up
 class is subtracted. Every recipe of the grid is scored by ABPC on inputs of the first half of the data, on the embedded
-models for text and for pictures. The best of each, and the three best on average over both, then meet AttCAT on the second half,
-which played no part in the choice, with paired bootstrap intervals. Prints Markdown.
+models for text and for pictures. The best of each, and the three best on average over both, are then compared with AttCAT on
+the second half, which played no part in the choice, with paired bootstrap intervals. Prints Markdown.
 
-One recorded forward pass per rule serves every recipe; what takes time is removing tokens.
+One recorded forward pass per rule serves every recipe; most of the time goes into removing tokens.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def name(recipe: Recipe) -> str:
 
 
 def main(arguments: Sequence[str] | None = None, recipes: Sequence[Recipe] = GRID) -> Mapping[str, list[Recipe]]:
-    """Search, report; returns the winners: of each modality, and of both."""
+    """Search, report; return the winners of each modality and of both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder that contains sst2/dev.tsv and cifar10.zip")
     parser.add_argument("--search", type=int, default=64, help="inputs of each kind to search on")
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None, recipes: Sequence[Recipe] = GRI
 
 
 def spread(inputs: Sequence[Any], count: int | None) -> list[Any]:
-    """So many of the inputs, evenly spread, as pictures come sorted by class; all if no count is given."""
+    """This many of the inputs, evenly spread, because pictures come sorted by class; all if no count is given."""
     count = min(count or len(inputs), len(inputs))
     return [inputs[index * len(inputs) // count] for index in range(count)]
 

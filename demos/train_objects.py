@@ -91,7 +91,7 @@ def is_whole(name: str) -> bool:
 
 
 class PatchDropout:
-    """While training, let the class token and `kept` random patches through; a forward hook for the embeddings."""
+    """In training, let only the class token and `kept` random patches through; a forward hook for the embeddings."""
 
     kept = 0
 
@@ -105,7 +105,7 @@ class PatchDropout:
 
 @torch.inference_mode()
 def accuracy(model: Dinov2ForImageClassification, pictures: list[tuple[Image.Image, int]], size: int) -> float:
-    """Share of pictures named rightly at `size` pixels through the shipped kind of processor, between 0 and 1."""
+    """Share of pictures classified correctly at `size` pixels with the shipped kind of processor, between 0 and 1."""
     right = 0
     for part in slices(len(pictures), 32):
         values, labels = pixels(pictures[part], size)

@@ -34,7 +34,7 @@ def is_whole(name: str) -> bool:
 
 
 def grouped(lengths: Tensor, random: torch.Generator) -> list[Tensor]:
-    """All rows, shuffled, in batches of sentences of like length: else half of all tokens would be padding."""
+    """All rows, shuffled, in batches of sentences of similar length: otherwise half of all tokens would be padding."""
     order = torch.randperm(len(lengths), generator=random)
     near = lengths[order] + 4 * torch.rand(len(lengths), generator=random)  # neighbours change from epoch to epoch
     order = order[near.argsort()]
@@ -46,7 +46,7 @@ def grouped(lengths: Tensor, random: torch.Generator) -> list[Tensor]:
 def accuracy(
     model: BertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, sentences: list[str], labels: Tensor
 ) -> float:
-    """Share of sentences named rightly, between 0 and 1."""
+    """Share of sentences classified correctly, between 0 and 1."""
     right = 0
     for rows in slices(len(labels), 64):
         logits = model(**tokenizer(sentences[rows], padding=True, truncation=True, return_tensors="pt")).logits

@@ -127,7 +127,7 @@ def test_target_by_label_and_by_number(run: Run, text: Path, image: Path, photo:
     assert run("explain", photo, "--model", image, "--target", "0").rows[0][1] == "cat"
 
 
-def test_truncation_is_told(run: Run, text: Path) -> None:
+def test_truncation_is_reported(run: Run, text: Path) -> None:
     result = run("explain", "great " * 20, "--model", text, "--truncation")
     assert result.code == 0
     assert result.rows[0][-1] == "(6 tokens cut)"
@@ -288,7 +288,7 @@ def test_wrong_text(run: Run, text: Path, arguments: Sequence[str], told: str) -
 
 def test_options_have_the_names_of_the_command_line(run: Run, text: Path) -> None:
     result = run("explain", "great " * 20, "--model", text)
-    fails(result, "read it in windows with --window, shorten it, or accept a cut with --truncation$")
+    fails(result, "read it in windows with --window, shorten it, or truncate it with --truncation$")
     fails(
         run("explain", "a", "--model", text, "--token", "a"), "one prediction for the whole input: leave out --token$"
     )
@@ -307,7 +307,7 @@ def test_wrong_kind(run: Run, text: Path, image: Path, photo: Path) -> None:
     fails(
         run("explain", "a film", photo, "--model", text), "is a picture, but BertForSequenceClassification reads text"
     )
-    fails(run("explain", "a film", "--model", image), "is no picture, but ViTForImageClassification sees pictures")
+    fails(run("explain", "a film", "--model", image), "is not a picture, but ViTForImageClassification sees pictures")
     fails(run("explain", photo, "--pair", "b", "--model", text), "--pair is for texts")
 
 
@@ -463,7 +463,7 @@ def test_check_takes_inputs_and_fails_with_code_1(run: Run, text: Path, monkeypa
     assert failed.endswith("override read() of the adapter")
 
 
-def test_check_of_what_is_no_model(run: Run, tmp_path: Path) -> None:
+def test_check_of_what_is_not_a_model(run: Run, tmp_path: Path) -> None:
     code, out, err = run("check", tmp_path)
     assert (code, out) == (2, "")
     assert "config.json" in err
@@ -474,7 +474,7 @@ def test_other_heads_and_windows(run: Run, tmp_path: Path) -> None:
     done = run("explain", "a gripping film", "--model", tagger, "--token", "gripping")
     assert done.rows[0][1].endswith('(tag of "gripping")')
     assert done.rows == run("explain", "a gripping film", "--model", tagger, "--token", "1").rows
-    assert "say which one by --token word" in run("explain", "a gripping film", "--model", tagger).err
+    assert "say which one with --token word" in run("explain", "a gripping film", "--model", tagger).err
     twice = run("explain", "a film, a film", "--model", tagger, "--token", "film").err
     assert "give the number of the word (1 or 4), e.g. --token 1" in twice
     answers = saved.save_text(tmp_path / "answers", "BertForQuestionAnswering")
@@ -532,10 +532,10 @@ def test_explain_contrasts_with_references(run: Run, text: Path, tmp_path: Path)
     assert found[0].scores.tolist() == pytest.approx(model("a gripping film").scores.tolist(), abs=1e-5)
     missing = run(*asked)
     assert missing.code == 2
-    assert "give them by --references" in missing.err
+    assert "give them with --references" in missing.err
     superfluous = run("explain", "a film", "--model", text, "--references", "boring")
     assert superfluous.code == 2
-    assert "attcat compares the input with no others" in superfluous.err
+    assert "attcat does not compare the input with others" in superfluous.err
 
 
 def test_what_help_and_methods_say_is_what_there_is() -> None:

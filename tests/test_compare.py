@@ -66,7 +66,7 @@ def test_what_cannot_be_compared(value: object, methods: list[str], message: str
         attcat.compare(FAMILIES["bert"].model(), wordpiece(), value, methods)
 
 
-def test_different_inputs_are_no_comparison(words: attcat.Comparison, patches: attcat.Comparison) -> None:
+def test_different_inputs_are_not_a_comparison(words: attcat.Comparison, patches: attcat.Comparison) -> None:
     with pytest.raises(ValueError, match="different inputs"):
         attcat.Comparison((words.explanations[0], patches.explanations[0]), (1.0, 1.0))
     with pytest.raises(ValueError, match="1 explanations, but 0 times"):
@@ -116,7 +116,7 @@ def test_in_the_terminal_a_row_for_each(words: attcat.Comparison, patches: attca
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.0123, "12 ms"), (1.5, "1.50 s")])
-def test_times_are_told_shortly(seconds: float, told: str) -> None:
+def test_times_are_shown_briefly(seconds: float, told: str) -> None:
     assert drawn.duration(seconds) == told
 
 

@@ -84,7 +84,7 @@ def test_scores_equal_the_plain_reference(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["electra", "llama", "timm-cait", "torchvision-vit"])
-def test_looking_at_a_model_leaves_it_as_it_was(name: str) -> None:
+def test_inspecting_a_model_leaves_it_as_it_was(name: str) -> None:
     model = UNSEEN[name].model()
     explain = attcat.Explainer(model, None)
     explain(arguments_for(UNSEEN[name], explain))  # transformers leaves dormant attributes behind at its first call
@@ -178,7 +178,7 @@ def test_what_is_ambiguous_shows_the_adapter_to_write() -> None:
         del _registered[f"{package}.Odd"]
 
 
-def test_a_head_that_reads_nothing_is_told() -> None:
+def test_a_head_that_reads_nothing_is_reported() -> None:
     model = UNSEEN["vit-msn"].model()
     nn.init.zeros_(model.classifier.weight)
     with pytest.raises(attcat.UnsupportedModelError, match="are the weights of its head zero"):

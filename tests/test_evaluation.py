@@ -74,7 +74,7 @@ def test_named_columns_and_spans(tmp_path: Path) -> None:
         read_dataset(path, Columns(text="body", label="x"))
     with pytest.raises(OptionError, match="no column 'y'"):
         read_dataset(path, Columns(text="y"))
-    with pytest.raises(InputError, match="row 1: 'x' are no spans"):
+    with pytest.raises(InputError, match="row 1: 'x' are not spans"):
         read_dataset(write(tmp_path / "b.csv", "text,spans\na,x\n"))
 
 
@@ -86,7 +86,7 @@ def test_named_columns_and_spans(tmp_path: Path) -> None:
         ("a.tsv", "a\tb\tc\td\n", "4 columns and no header"),
         ("a.tsv", "text\tlabel\none\n", "row 1: 1 columns, expected 2"),
         ("a.tsv", "text\tlabel\n \t1\n", "row 1: the text is empty"),
-        ("a.jsonl", "[1]\n", "expected an object per line"),
+        ("a.jsonl", "[1]\n", "expected one object per line"),
         ("a.jsonl", "{\n", "cannot be read"),
         ("a.jsonl", '{"x": 1}\n', "no column for the text among x"),
     ],
@@ -299,7 +299,7 @@ def test_metrics_that_the_data_does_not_allow() -> None:
         Plan("small", ("attention",), ("x",))
 
 
-def test_unknown_labels_are_told() -> None:
+def test_unknown_labels_are_reported() -> None:
     data = Dataset("films", (Example("a film", "wonderful"),), False, "x")
     with pytest.raises(InputError, match="label 'wonderful' of films: no class 'wonderful'"):
         run_evaluation(Plan("small", ("attention",), ("aopc",)), data, maker(), Path("unused"))
@@ -431,7 +431,7 @@ def test_references_are_drawn_from_where_it_is_said(
     data = write(tmp_path / "films.tsv", "".join(f"{text} and the film was not gripping\n" for text in TEXTS))
     given = ["evaluate", data, "--model", str(folder), "--methods", "contrast_cat", "--metrics", "aopc", "--output"]
     assert command([*given, str(tmp_path / "a")]) == 2
-    assert "name other data by --references" in capsys.readouterr().err
+    assert "name other data with --references" in capsys.readouterr().err
     said = []
     for name, text in (("one.tsv", "not boring\n"), ("two.tsv", "unwatchable, not gripping!\n")):
         assert command([*given, str(tmp_path / name[:3]), "--references", write(tmp_path / name, text)]) == 0

@@ -154,7 +154,7 @@ def test_heatmap_of_a_text_is_refused():
         text().heatmap()
 
 
-# -- what is told ----------------------------------------------------------------------------------------------------
+# -- what is shown ---------------------------------------------------------------------------------------------------
 
 
 def test_scores_are_the_sum_of_the_layers():
@@ -238,7 +238,7 @@ def test_another_suffix_is_refused_and_the_known_ones_listed(tmp_path):
         ("a.safetensors", b"not tensors at all"),
     ],
 )
-def test_a_file_that_is_no_explanation_is_one_clear_error(tmp_path, name, data):
+def test_a_file_that_is_not_an_explanation_is_one_clear_error(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match="is not an explanation that was saved by AttCAT"):
         load(tmp_path / name)

@@ -112,7 +112,7 @@ def test_no_such_folder(name: str) -> None:
         hub.load(name)
 
 
-def test_a_file_is_no_folder(text: Path) -> None:
+def test_a_file_is_not_a_folder(text: Path) -> None:
     with pytest.raises(attcat.LoadError, match=r"config\.json is a file: give the folder"):
         hub.load(text / "config.json")
 
@@ -121,7 +121,7 @@ def test_a_file_is_no_folder(text: Path) -> None:
     ("raised", "told"),
     [
         (huggingface_hub.errors.LocalEntryNotFoundError("x"), "the hub cannot be reached"),
-        (huggingface_hub.errors.HFValidationError("x"), "that is no hub id"),
+        (huggingface_hub.errors.HFValidationError("x"), "that is not a hub id"),
         (OSError("disk full"), "disk full"),
     ],
 )

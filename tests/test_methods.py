@@ -347,7 +347,7 @@ def test_every_gradient_method_runs_under_both_rules(name: str, family: str) -> 
     [
         ({"method": "rollout", "rule": "libra"}, "uses no gradient rule"),
         ({"method": "attnlrp", "rule": "libra"}, "defined by its rule 'attnlrp'"),
-        ({"method": "attcat", "steps": 3}, "attcat has no option steps; it has none of its own"),
+        ({"method": "attcat", "steps": 3}, "attcat has no option steps; it has no options of its own"),
         ({"method": "integrated_gradients", "step": 3}, "has no option step; it has steps"),
         ({"method": "attcat+x"}, "no gradient rule 'x'"),
     ],

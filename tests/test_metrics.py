@@ -196,7 +196,7 @@ def test_copies_share_passes_within_the_budget() -> None:
     assert all(rows * length <= 60 for rows, length in calls)
 
 
-# -- how tokens are taken out ------------------------------------------------------------------------------------------
+# -- how tokens are removed --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TEXT)

@@ -148,7 +148,7 @@ def test_each_side_of_a_pair_can_be_measured(kind: str, side: int) -> None:
 
 
 @pytest.mark.parametrize("activation", list(PROBLEMS))
-def test_curves_are_of_what_the_model_says(activation: str) -> None:
+def test_curves_show_what_the_model_predicts(activation: str) -> None:
     explainer = classifier(activation)
     model, text = explainer.adapter.model, LONG
     with torch.no_grad():
@@ -183,7 +183,7 @@ def test_a_measured_value_has_no_odds_and_no_accuracy() -> None:
     with pytest.raises(OptionError, match=r"no accuracy: read \.level"):
         _ = curves.morf.still
     several = classifier("none", 3)
-    with pytest.raises(InputError, match="none is the predicted one: say which"):
+    with pytest.raises(InputError, match="predicted over the others: say which"):
         _ = Ablation(several, [LONG]).predicted
 
 
@@ -224,7 +224,7 @@ def test_the_position_that_is_explained_is_kept_through_removal(name: str, how: 
     assert all(values.isfinite().all() for values in found.values())
 
 
-def test_answers_are_not_taken_apart() -> None:
+def test_answers_are_not_broken_apart() -> None:
     explainer, inputs, _ = asked("BertForQuestionAnswering")
     with pytest.raises(OptionError, match=r"an answer is a stretch of the text.*use the removal mask or pad"):
         Ablation(explainer, inputs, "delete")

@@ -177,11 +177,11 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch: pytest
         (np.zeros((2, 3, 4, 4)), "no picture"),
         (np.zeros((0, 4, 3)), "no picture"),
         (np.full((4, 4), 3.0), "scale them to 0 to 1"),
-        (np.full((4, 4), -1), "reach from -1"),
-        (np.full((4, 4), np.nan), "reach from nan"),
+        (np.full((4, 4), -1), "range from -1"),
+        (np.full((4, 4), np.nan), "range from nan"),
         (np.full((4, 4), 70000), "at most 16 bits"),
     ],
 )
-def test_arrays_that_are_no_pictures(array: np.ndarray, message: str) -> None:
+def test_arrays_that_are_not_pictures(array: np.ndarray, message: str) -> None:
     with pytest.raises(attcat.InputError, match=message):
         read_picture(array)

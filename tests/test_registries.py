@@ -42,9 +42,9 @@ def test_metrics() -> None:
     assert register_metric(mine) is mine
     assert metrics.find_metric("halved") is mine
     assert register_metric(mine) is mine
-    with pytest.raises(OptionError, match=r"there is a metric 'halved' already: choose another name; taken are aopc"):
+    with pytest.raises(OptionError, match=r"there is already a metric 'halved': choose another name; taken are aopc"):
         register_metric(Metric("halved", halved, "curves", "another", fractions=(0.1,)))
-    with pytest.raises(OptionError, match="there is a metric 'aopc' already"):
+    with pytest.raises(OptionError, match="there is already a metric 'aopc'"):
         register_metric(Metric("aopc", halved, "curves", "", fractions=(0.5,)))
     with pytest.raises(OptionError, match=r"no metric 'thirds': use one of aopc.*halved"):
         metrics.find_metric("thirds")
@@ -54,7 +54,7 @@ def test_metrics() -> None:
         Metric("x", halved, "curves", "")
 
 
-def test_a_metric_of_ones_own_is_evaluated(tmp_path: Path) -> None:
+def test_your_own_metric_is_evaluated(tmp_path: Path) -> None:
     """By name, in Python as well as by the command, where a curve metric with one share is a part of aopc."""
     register_metric(Metric("halved", halved, "curves", "by hand", fractions=(0.5,)))
     folder = save_text(tmp_path / "model")
@@ -75,7 +75,7 @@ def test_methods() -> None:
     mine = attcat.Method("half_cat", METHODS["cat"].function, "by hand", rule="libra")
     assert attcat.register_method(mine) is mine
     with pytest.raises(
-        OptionError, match=r"there is a method 'half_cat' already: choose another name; taken are attcat"
+        OptionError, match=r"there is already a method 'half_cat': choose another name; taken are attcat"
     ):
         attcat.register_method(attcat.Method("half_cat", METHODS["cat"].function, "another"))
 

@@ -249,7 +249,7 @@ def test_what_is_piped_is_not_broken_into_lines():
     assert text in printed(explain(text, [0.0] * 103), width=40)
 
 
-# -- what is told beside the text --------------------------------------------------------------------------------------
+# -- what is shown next to the text -----------------------------------------------------------------------------------
 
 
 def both(explanation):
@@ -285,7 +285,7 @@ def test_tokens_of_white_space_are_not_lost():
         assert "Ċ +0.5" in shown
 
 
-def test_a_cut_is_told():
+def test_a_cut_is_reported():
     for shown in both(film(dropped=12)):
         assert "12 tokens were cut" in shown
     assert "1 token was cut" in printed(film(dropped=1))

@@ -42,7 +42,7 @@ def test_every_family_keeps_its_promises(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_head_keeps_its_promises(name: str) -> None:
-    """What is read is asked of the head, as the explainer does; with the head's own samples and with inputs of ours."""
+    """What is read is asked of the head, as the explainer does; with the head's own samples and with our own inputs."""
     explain = TASKS[name].explainer()
     for checks in (
         check_adapter(explain.adapter.model, explain.adapter.processor),
@@ -180,7 +180,7 @@ def test_a_model_that_changes_when_it_is_run(broken) -> None:
     assert broken(CountingInPlace) == ["the model is left as it was found"]
 
 
-def test_an_operation_that_is_no_activation(broken) -> None:
+def test_an_operation_that_is_not_an_activation(broken) -> None:
     class Cosine(Bert):
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
             return super().forward(input_ids, attention_mask).cos()
@@ -254,7 +254,7 @@ def test_offsets_of_bytes_and_of_another_tokenizer() -> None:
     assert found["offsets rebuild the text"].measured > 0
 
 
-def test_inputs_of_ones_own() -> None:
+def test_your_own_inputs() -> None:
     checks = by_name(check_adapter(UNSEEN["electra"].model(), wordpiece(), "a film"))
     assert checks["the same scores alone and in a batch"].passed is None
     assert "a single input" in checks["the same scores alone and in a batch"].advice

@@ -171,13 +171,13 @@ def test_a_frozen_mapping_is_like_a_dict_to_read() -> None:
         ("layers", torch.zeros(0, 5), r"layers has shape \(0, 5\), expected \[L, 5\]"),
         ("tokens", None, "tokens: got None, expected a Tokens"),
         ("logits", torch.tensor([1.0, torch.inf]), "logits: got numbers that are not finite"),
-        ("logits", torch.tensor([-torch.inf, -torch.inf]), "logits: .*minus infinity only beside others"),
+        ("logits", torch.tensor([-torch.inf, -torch.inf]), "logits: .*minus infinity only next to finite ones"),
         ("target", True, "target: got True, expected an integer from 0"),
         ("target", -1, "target: got -1, expected an integer from 0"),
         ("target", 2, "target 2 is not one of 2 classes"),
         ("against", [], r"against: got \[\], expected an integer"),
-        ("against", 0, "against is 0, expected another one of the 2 classes than the target, which is 0"),
-        ("against", 2, "against is 2, expected another one"),
+        ("against", 0, "against is 0, expected one of the 2 classes other than the target, which is 0"),
+        ("against", 2, "against is 2, expected one of the 2 classes other than"),
         ("labels", ("a", 1), "labels: entry 1: got 1, expected a string"),
         ("labels", "ab", "labels: got 'ab', expected a tuple"),
         ("labels", ("a", "\ud800"), "labels: entry 1: .* half of a surrogate pair"),
@@ -225,7 +225,7 @@ def test_a_contrast_needs_a_target() -> None:
         (lambda: View(1.5, 2, (0, 0, 1, 1)), "width: got 1.5, expected an integer"),  # type: ignore[arg-type]
         (lambda: View(1 << 20, 1 << 20, (0, 0, 1, 1)), "at most 134,217,728 pixels, got 1048576 x 1048576"),
         (lambda: View(2, 2, (0, 0, float("nan"), 1)), "box: entry 2: got nan, expected a finite number"),
-        (lambda: View(2, 2, (2, 0, 3, 1)), "lies outside of 2 x 2 pixels"),
+        (lambda: View(2, 2, (2, 0, 3, 1)), "lies outside 2 x 2 pixels"),
         (lambda: Word("a", 0, 1, "x"), "score: got 'x', expected a finite number"),  # type: ignore[arg-type]
         (lambda: Word(b"a", 0, 1, 0.0), "text: got b'a', expected a string"),  # type: ignore[arg-type]
         (lambda: attcat.Window(3, 2, ()), "a window from character 3 to 2 ends before it starts"),
@@ -276,7 +276,7 @@ def _nothing() -> None: ...
         ({1: 2}, "{1: 2}"),
     ],
 )
-def test_an_option_is_noted_in_plain_form(value: Any, noted: Any, tmp_path: Path) -> None:
+def test_an_option_is_recorded_in_plain_form(value: Any, noted: Any, tmp_path: Path) -> None:
     assert recorded(value) == noted
     made = text(options={"own": recorded(value)})
     assert attcat.load(made.save(tmp_path / "a.json")).options == made.options == {"own": noted}
@@ -425,7 +425,7 @@ def test_a_picture_that_would_fill_the_memory_is_refused_before_it_is_decoded(tm
 
 
 def test_options_of_a_method_are_saved_whatever_they_are(tmp_path: Path) -> None:
-    """The work is not lost at the end because an option is no JSON."""
+    """The work is not lost at the end because an option is not JSON."""
     import saved
     import transformers
 

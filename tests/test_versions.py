@@ -1,4 +1,4 @@
-"""Versions that were not tested are told, once."""
+"""Versions that were not tested are reported, once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def forgotten() -> None:
 @pytest.mark.parametrize(
     ("installed", "told"), [("4.40.0", True), ("4.53.3", False), ("5.23.0", False), ("6.0.0.dev0", True)]
 )
-def test_an_untested_version_is_told_once(installed: str, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untested_version_is_reported_once(installed: str, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "version", lambda package: installed)
     model = FAMILIES["bert"].make()
     with warnings.catch_warnings(record=True) as seen:

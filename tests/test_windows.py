@@ -62,7 +62,7 @@ def test_scores_are_the_mean_over_the_windows_that_a_token_is_in(family: str) ->
     assert all(one.end > other.start for one, other in zip(result.windows, result.windows[1:], strict=False))
 
 
-def test_a_text_that_fits_is_read_at_once() -> None:
+def test_a_text_that_fits_is_read_in_one_piece() -> None:
     explain = explainer()
     once, windowed = explain("a gripping film"), explain("a gripping film", window=True)
     assert windowed.windows == ()
@@ -87,7 +87,7 @@ def test_the_predicted_class_is_the_documents_and_batches_do_not_matter() -> Non
     assert explainer(completeness=True, method="input_x_gradient")(TEXT, window=True).bias is not None
 
 
-def test_of_a_pair_the_second_text_is_cut() -> None:
+def test_the_second_text_of_a_pair_is_split() -> None:
     result = explainer()(("a film", TEXT), window=True)
     assert len(result.windows) > 3
     first = [word.text for word in result.words() if word.segment == 0]
@@ -95,11 +95,11 @@ def test_of_a_pair_the_second_text_is_cut() -> None:
     assert first == ["a", "film"]
     assert "".join(word.text for word in second) == TEXT.replace(" ", "")
     assert result.windows[-1].end == len(TEXT)
-    with pytest.raises(attcat.InputError, match=r"are left for the text that is cut: .* shorten the first text"):
+    with pytest.raises(attcat.InputError, match=r"leaves -?\d+ for the text that is split: .* shorten the first text"):
         explainer()((TEXT, "a film"), window=True)
 
 
-def test_saved_drawn_and_told(tmp_path: Path) -> None:
+def test_saved_drawn_and_described(tmp_path: Path) -> None:
     result = explainer()(TEXT, "good", window=True)
     for suffix in (".json", ".safetensors"):
         loaded = attcat.load(result.save(tmp_path / f"one{suffix}"))

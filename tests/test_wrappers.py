@@ -187,6 +187,6 @@ def test_a_cross_encoder_explains_pairs(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("given", ["bert-base-uncased", None, object()])
-def test_what_holds_no_model_is_told(given: object) -> None:
+def test_what_holds_no_model_is_reported(given: object) -> None:
     with pytest.raises(attcat.UnsupportedModelError, match="expected a torch model or a pipeline"):
         attcat.Explainer(given)

@@ -1,8 +1,8 @@
-"""The command line, thin: it parses, calls and prints. One module a command.
+"""The command line, a thin layer: it parses, calls and prints. One module per command.
 
-Results go to stdout, one line each; progress and errors to stderr. Whatever goes wrong is one line with exit code 2; for what
-no one expected, the environment variable ATTCAT_TRACEBACK=1 shows where it comes from. This is the only room of `attcat` that
-knows `attcat.adapters` and `attcat.demos`.
+Results go to stdout, one line each; progress and errors to stderr. Every failure is one line and exit code 2; for unexpected
+errors, the environment variable ATTCAT_TRACEBACK=1 shows where they come from. This is the only room of `attcat` that knows
+`attcat.adapters` and `attcat.demos`.
 
 A command's module is imported when the command is run, and with it torch: `attcat --help` needs neither.
 """
@@ -111,7 +111,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         message = f"{error.format_message().rstrip('.')}; see attcat --help"
     except AttCATError as error:
         message = in_shell(error)
-    except Exception as error:  # what a model that is not made well raises is told like any other mistake
+    except Exception as error:  # whatever a malformed model raises is reported like any other mistake
         if _is_out_of_memory(error):
             message = "the device has too little memory: try --batch-size 1, or --device cpu"
         elif os.environ.get(TRACEBACK):

@@ -1,4 +1,4 @@
-"""`attcat check`: does a model keep what an explanation rests on?"""
+"""`attcat check`: does a model meet what explanations rely on?"""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from .output import one_line, print_table
 
 
 def check(
-    model: Annotated[str, typer.Argument(metavar="DIR_OR_HUB_ID", help="A classifier, served by an adapter or not.")],
+    model: Annotated[str, typer.Argument(metavar="DIR_OR_HUB_ID", help="A classifier, with or without an adapter.")],
     inputs: Annotated[
         list[str] | None,
         typer.Option(
             "--input",
             metavar="TEXT_OR_PATH",
-            help="What to check with; may be given again [default: two sentences, or noise].",
+            help="What to check with; may be given several times [default: two sentences, or noise].",
         ),
     ] = None,
 ) -> None:
-    """Check a model and its adapter: each promise with the figure that was measured.
+    """Check a model and its adapter: print each promise with the figure that was measured.
 
-    The exit code is 0 if all passed, 1 if something failed.
+    The exit code is 0 if every check passed, 1 if any failed.
     """
     network, processor = load_model(model, picture=False)
     given = [read(value, None).value for value in expand(inputs)] if inputs else None
@@ -35,7 +35,7 @@ def check(
 
 
 def _row(one: Check) -> tuple[str, ...]:
-    """Name, result and figures; what to do only where it matters."""
+    """Name, result and figures; advice only where it matters."""
     if one.passed is None:
         return one.name, "not asked", "", "", one_line(one.advice)
     result, note = ("passed", "") if one.passed else ("failed", one_line(one.advice))

@@ -26,7 +26,7 @@ def compare(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="LABEL", help="The class to explain, by label or number [default: the predicted one]."),
+        typer.Option(metavar="LABEL", help="The class to explain, by label or index [default: the predicted one]."),
     ] = None,
     pair: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The second text, for models that read pairs.")
@@ -35,13 +35,13 @@ def compare(
         list[str] | None,
         typer.Option(metavar="INPUT", help="An input of another class, for contrast_cat; may be given several times."),
     ] = None,
-    truncation: Annotated[bool, typer.Option("--truncation", help="Accept that a long text is cut.")] = False,
+    truncation: Annotated[bool, typer.Option("--truncation", help="Truncate a text that is too long.")] = False,
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
     output: Annotated[
-        str | None, typer.Option(metavar="PATH", help="A file to draw them in: .html, or for a picture .png.")
+        str | None, typer.Option(metavar="PATH", help="A file to draw the comparison to: .html, or for a picture .png.")
     ] = None,
 ) -> None:
-    """Compare methods: how each of them explains the same prediction, and how long it takes."""
+    """Compare methods: show how each explains the same prediction, and how long it takes."""
     item, references = read(value, pair), [read(one, None) for one in reference or ()]
     names = listed_methods(methods)
     _check_output(output, item.is_picture)
@@ -71,7 +71,7 @@ def _check_output(output: str | None, picture: bool) -> None:
 
 
 def _print(comparison: Comparison) -> None:
-    """A table on a terminal; in a pipe a line per method, columns separated by tabs."""
+    """A table on a terminal; in a pipe one line per method, columns separated by tabs."""
     from ..render.comparison import lines, show
 
     console = console_for_results()

@@ -25,22 +25,23 @@ if TYPE_CHECKING:
 METHODS = "attcat+libra,attcat+plain,attention,rollout,genatt"
 METRICS = "aopc,lodds,comprehensiveness,sufficiency,abpc"
 CHECKED = 16
-"""Examples that the sanity checks look at."""
+"""How many examples the sanity checks use."""
 
 
 def evaluate(
     data: Annotated[
         str,
         typer.Argument(
-            metavar="DATA", help="A .tsv, .csv or .jsonl file, a folder of pictures by class, or a dataset of the hub."
+            metavar="DATA",
+            help="A .tsv, .csv or .jsonl file, a folder of pictures by class, or a dataset from the hub.",
         ),
     ],
-    output: Annotated[str, typer.Option(metavar="FOLDER", help="Where results are kept; an interrupted run goes on.")],
+    output: Annotated[str, typer.Option(metavar="FOLDER", help="Where results are kept; an interrupted run resumes.")],
     model: Annotated[
         str | None, typer.Option(metavar="DIR_OR_HUB_ID", help="A classifier; without it the embedded models are used.")
     ] = None,
     methods: Annotated[
-        str, typer.Option(metavar="NAMES", help="name or name+rule, with commas; random is added.")
+        str, typer.Option(metavar="NAMES", help="NAME or NAME+RULE, separated by commas; random is added.")
     ] = METHODS,
     metrics: Annotated[str, typer.Option(metavar="NAMES", help="With commas.")] = METRICS,
     removal: Annotated[
@@ -50,28 +51,29 @@ def evaluate(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="So many examples, drawn by the seed [default: all].")
+        int | None, typer.Option(min=1, help="How many examples, drawn with the seed [default: all].")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of everything random.")] = 0,
     sanity: Annotated[bool, typer.Option("--sanity", help="Also run the sanity checks.")] = False,
     references: Annotated[
         str | None,
         typer.Option(
-            metavar="DATA", help="Where contrast_cat's references are drawn from [default: what --limit leaves]."
+            metavar="DATA", help="Where contrast_cat's references are drawn from [default: what --limit leaves over]."
         ),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=1, metavar="PIXELS", help="Another size of the model's input, where it takes one.")
+        int | None,
+        typer.Option(min=1, metavar="PIXELS", help="Size of the model's input, if the model accepts others."),
     ] = None,
     text_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the text.")] = None,
     pair_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the second text.")] = None,
     label_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the gold label.")] = None,
     span_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with gold spans.")] = None,
-    split: Annotated[str, typer.Option(help="Of a dataset of the hub.")] = "validation",
-    truncation: Annotated[bool, typer.Option("--truncation", help="Accept that long texts are cut.")] = False,
+    split: Annotated[str, typer.Option(help="The split of a dataset from the hub.")] = "validation",
+    truncation: Annotated[bool, typer.Option("--truncation", help="Truncate texts that are too long.")] = False,
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
 ) -> None:
-    """Measure which explanations are faithful: methods on the same examples, random always among them."""
+    """Measure which explanations are faithful: all methods on the same examples, random always among them."""
     from ..evaluation import Plan, read_dataset, run
     from ..evaluation.data import Columns
     from ..evaluation.report import markdown, page, table, to_json
@@ -110,13 +112,13 @@ def evaluate(
 
 
 def _conditions(image_size: int | None, others: Dataset | None) -> dict[str, Any]:
-    """What the numbers depend on beside the plan, as far as it was given."""
+    """What the numbers depend on besides the plan, as far as it was given."""
     told: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
     return told if others is None else {**told, "references": f"{others.name} ({others.fingerprint[:12]})"}
 
 
 def _maker(network: Any, processor: Any, plan: Plan, data: Dataset, others: Dataset | None) -> Make:
-    """Explainers by name, each with what its method cannot do without."""
+    """Explainers by name, each with the options that its method requires."""
     adapter = adapter_of(network, processor)
 
     @cache
@@ -131,7 +133,7 @@ def _maker(network: Any, processor: Any, plan: Plan, data: Dataset, others: Data
 
 
 def _references(plan: Plan, data: Dataset, others: Dataset | None) -> list[Any]:
-    """Inputs that are not evaluated: of the data named for it, or what the limit leaves.
+    """Inputs that are not evaluated: from the data named for it, or what the limit leaves over.
 
     Raises:
         OptionError: if there are none, or if they are of another kind.
@@ -145,7 +147,7 @@ def _references(plan: Plan, data: Dataset, others: Dataset | None) -> list[Any]:
     rest = rest if others is not None else rest[plan.limit :] if plan.limit else []
     if not rest:
         raise OptionError(
-            "contrast_cat needs references that are not evaluated: name other data by --references, such as the "
+            "contrast_cat needs references that are not evaluated: name other data with --references, such as the "
             "training data, or give a --limit smaller than the data"
         )
     return [source.examples[index].value for index in rest[:REFERENCES]]
@@ -155,7 +157,7 @@ def _resized(processor: Any, size: int) -> Any:
     """The same image processor for another input size.
 
     Raises:
-        OptionError: if it is not one of transformers, which say their sizes.
+        OptionError: if it is not an image processor of transformers, which have a known size.
     """
     if not hasattr(processor, "to_dict") or not getattr(processor, "size", None):
         raise OptionError("--image-size changes the image processors of transformers; this model has none")
@@ -169,7 +171,7 @@ def _resized(processor: Any, size: int) -> Any:
 
 
 def _sanity(results: Results, data: Dataset, make: Make) -> dict[str, dict[str, str]]:
-    """A row of checks per method, on a few of the examples; a check that cannot be run says why."""
+    """One row of checks per method, on a few of the examples; a check that cannot be run says why."""
     from ..metrics.sanity import CHECKS, parameter_randomisation
 
     records = results.records["random"][:CHECKED]

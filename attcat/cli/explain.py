@@ -38,7 +38,7 @@ TOGETHER_IN = (".html", *TABLES)
 """Suffixes of files that hold any number."""
 
 TOGETHER = 64
-"""Inputs that are sorted into batches of like length at once; their results are printed before the next are read."""
+"""How many inputs are sorted into batches of similar length at a time; their results are printed before more are read."""
 
 
 def explain(
@@ -52,7 +52,7 @@ def explain(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="LABEL", help="The class to explain, by label or number [default: the predicted one]."),
+        typer.Option(metavar="LABEL", help="The class to explain, by label or index [default: the predicted one]."),
     ] = None,
     method: Annotated[
         str,
@@ -64,9 +64,9 @@ def explain(
         str | None,
         typer.Option(metavar="|".join(RULES), help="The gradient rule [default: the method's; libra for attcat]."),
     ] = None,
-    hidden: Annotated[Hidden, typer.Option(help="Which hidden states of the blocks are read.")] = "input",
+    hidden: Annotated[Hidden, typer.Option(help="Which hidden states of the blocks to read.")] = "input",
     queries: Annotated[
-        Queries, typer.Option(help="Whose attention weighs a token: all tokens', or the pooled ones'.")
+        Queries, typer.Option(help="Whose attention weights a token: all tokens', or the pooled ones'.")
     ] = "mean",
     pair: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The second text, for models that read pairs.")
@@ -78,9 +78,9 @@ def explain(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Inputs per forward pass [default: a few thousand tokens].")
     ] = None,
-    truncation: Annotated[bool, typer.Option("--truncation", help="Accept that a long text is cut.")] = False,
+    truncation: Annotated[bool, typer.Option("--truncation", help="Truncate a text that is too long.")] = False,
     window: Annotated[
-        bool, typer.Option("--window", help="Read long texts in overlapping windows, instead of refusing them.")
+        bool, typer.Option("--window", help="Read long texts in overlapping windows instead of refusing them.")
     ] = False,
     token: Annotated[
         str | None,
@@ -127,12 +127,12 @@ def explain(
 
     Words or patches that speak for the class are orange, those against it blue.
 
-    Prints a line for each input: text or path, label, probability. When piped, columns are separated by tabs, and a
-    fourth one has the text with the scores of its strongest words.
+    Prints one line per input: text or path, label, probability. When piped, columns are separated by tabs, and a fourth
+    column has the text with the scores of its strongest words.
     """
     items = [read(value, pair, choice) for value in expand(inputs)]
     paths = _plan(output, items)
-    compared = _references(method, references)  # what is wrong with an option is said before a model is loaded
+    compared = _references(method, references)  # a wrong option is reported before a model is loaded
     if rule is not None:
         make_rule(rule)
     place = device_named(device)
@@ -180,19 +180,19 @@ def _explain(
 
 
 def _references(method: str, given: Sequence[str] | None) -> list[Item]:
-    """The references of a method that contrasts the input with others; of other methods none.
+    """The references of a method that contrasts the input with others; none for other methods.
 
     Raises:
-        OptionError: if it has none, or another method was given some.
+        OptionError: if such a method has none, or another method was given some.
     """
     found = read_name(method).method
     if "references" not in found.defaults:
         if given:
-            raise OptionError(f"--references is for contrast_cat: {found.name} compares the input with no others")
+            raise OptionError(f"--references is for contrast_cat: {found.name} does not compare the input with others")
         return []
     if not given:
         raise OptionError(
-            f"{found.name} contrasts the input with inputs of other classes: give them by --references, as texts, pictures, "
+            f"{found.name} contrasts the input with inputs of other classes: give them with --references, as texts, pictures, "
             "or a file or folder of data"
         )
     return list(drawn(given))
@@ -235,7 +235,7 @@ def _print_and_write(
 
 
 def _line(item: Item, explanation: Explanation, console: Console) -> Text:
-    """Text or path, label, probability; for a text its words highlighted; what else has to be known."""
+    """Text or path, label, probability; for a text its highlighted words; and what else the user should know."""
     from ..render.terminal import LINE, highlight
 
     colour = console.is_terminal and console.color_system is not None and not console.no_color
@@ -258,7 +258,7 @@ def _line(item: Item, explanation: Explanation, console: Console) -> Text:
 
 
 def _plan(output: str | None, items: Sequence[Item]) -> list[Path]:
-    """Where the explanations are written: one path for each, a single page for all, or none.
+    """Where the explanations are written: one path each, a single page for all, or none.
 
     Raises:
         OptionError: if the output cannot hold what was asked for.
@@ -289,7 +289,7 @@ def _plan(output: str | None, items: Sequence[Item]) -> list[Path]:
 
 
 def _name_files(folder: Path, items: Sequence[Item]) -> list[Path]:
-    """A file in the folder for each input, called like it; no two the same, also where case does not matter."""
+    """One file per input in the folder, named after it; no two are the same, even where case does not matter."""
     taken: set[str] = set()
     paths = []
     for item in items:

@@ -46,19 +46,19 @@ class Item:
 
     @property
     def stem(self) -> str:
-        """What a file about this input is called, without suffix."""
+        """The name of a file about this input, without suffix."""
         if isinstance(self.value, Path):
             return self.value.stem
         return "-".join(re.findall(r"\w+", self.name.lower()))[:40].strip("-") or "text"
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Names with commas between them."""
+    """Names separated by commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def listed_methods(text: str) -> tuple[str, ...]:
-    """Methods, as `attcat+plain,rollout`; that one does not exist is told before a model is loaded.
+    """Methods, e.g. `attcat+plain,rollout`; an unknown one is reported before a model is loaded.
 
     Raises:
         OptionError: if there is no such method.
@@ -89,7 +89,7 @@ REFERENCES = 8
 
 
 def drawn(values: Iterable[str]) -> Iterator[Item]:
-    """Inputs as they are named; of a file of data, or a folder of pictures by class, the first of a fixed shuffle.
+    """Inputs as they are named; from a file of data, or a folder of pictures by class, the first of a fixed shuffle.
 
     Raises:
         InputError: if one cannot be read.
@@ -108,7 +108,7 @@ def drawn(values: Iterable[str]) -> Iterator[Item]:
 
 
 def read(value: str, pair: str | None, choices: Sequence[str] | None = None) -> Item:
-    """Tell a picture's path from a text.
+    """Distinguish a picture's path from a text.
 
     Raises:
         InputError: if it looks like a path and there is no such picture.
@@ -140,10 +140,10 @@ def read(value: str, pair: str | None, choices: Sequence[str] | None = None) -> 
 
 
 def device_named(name: str) -> torch.device:
-    """A device that really holds numbers.
+    """A device that can really be used.
 
     Raises:
-        OptionError: if it does not.
+        OptionError: if it cannot.
     """
     try:
         device = torch.device(name)
@@ -190,7 +190,7 @@ def check_kind(explainer: Explainer, item: Item) -> None:
         )
     if isinstance(adapter, VisionAdapter) and not item.is_picture:
         raise InputError(
-            f"{item.name!r} is no picture, but {kind} sees pictures: give paths, or a --model that reads text"
+            f"{item.name!r} is not a picture, but {kind} sees pictures: give paths, or a --model that reads text"
         )
     if item.has_choices and not adapter.head.one_input:
         raise InputError(
@@ -201,7 +201,7 @@ def check_kind(explainer: Explainer, item: Item) -> None:
 
 
 def named_class(target: str | None, explainer: Explainer) -> str | int | None:
-    """A number is an index, unless a class is called so; what is no class (a word, an answer) has no number."""
+    """A number is an index, unless a class has that name; what is not a class (a word, an answer) has no index."""
     if target is None or not target.strip().isdecimal() or explainer.adapter.head.kept is not None:
         return target
     return target if target.strip() in (explainer.adapter.labels or ()) else int(target)

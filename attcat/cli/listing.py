@@ -1,4 +1,4 @@
-"""`attcat adapters` and `attcat methods`: what there is."""
+"""`attcat adapters` and `attcat methods`: what is available."""
 
 from __future__ import annotations
 

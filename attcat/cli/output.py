@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(path)`; that it cannot be written is the user's to mend.
+    """Call `write(path)`; if it cannot be written, that is for the user to fix.
 
     Raises:
         OptionError: if the system refuses.
@@ -58,13 +58,13 @@ class Writer:
 def print_table(
     names: Sequence[str], rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]] = (), head: bool = False
 ) -> None:
-    """A table on a terminal; in a pipe a line per row, columns separated by tabs.
+    """A table on a terminal; in a pipe one line per row, columns separated by tabs.
 
     Args:
-        names: of the columns.
+        names: the columns' names.
         rows: their cells.
         bold: rows and columns of cells that stand out on a terminal.
-        head: whether a pipe gets the names, too.
+        head: whether the names are also written to a pipe.
     """
     from rich.table import Column, Table
     from rich.text import Text

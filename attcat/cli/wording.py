@@ -38,7 +38,7 @@ def _flag(option: Option) -> str:
 
 
 def unexpected(error: Exception) -> str:
-    """What was raised by the model, or by a library, or by ourselves, and how to see where."""
+    """What was raised by the model, a library or our own code, and how to see where."""
     trace, place = error.__traceback__, ""
     while trace is not None:
         place, trace = trace.tb_frame.f_code.co_filename, trace.tb_next

@@ -1,4 +1,4 @@
-"""Methods against each other on the same examples: a dataset is read, each is explained and measured, a report written."""
+"""Compare methods on the same examples: read a dataset, explain and measure each example, write a report."""
 
 from .data import Dataset, Example, read_dataset
 from .runner import Plan, Results, run

@@ -22,7 +22,7 @@ SPANS = ("spans", "span", "rationale", "rationales", "evidence")
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of a table's columns; None where the usual names are looked for.
+    """The names of a table's columns; None to look for the usual names.
 
     Args:
         text: the text that is explained.
@@ -60,7 +60,7 @@ class Dataset:
         name: of the file, folder or dataset.
         examples: in the order of the source.
         pictures: whether they are pictures.
-        fingerprint: of the content; an evaluation is only taken up again on the same.
+        fingerprint: of the content; an evaluation is resumable only on the same content.
     """
 
     name: str
@@ -73,17 +73,18 @@ def read_dataset(source: str, columns: Columns | None = None, *, split: str = "v
     """Read a dataset.
 
     A `.tsv` or `.csv` file whose first line names a column for the text has a header; without one, its columns are text
-    and label, or two texts and label, or the text alone. A `.jsonl` file has an object per line. A folder has a folder of
-    pictures for each class. Anything else is taken for a dataset of the Hugging Face hub, `owner/name` or `name:configuration`.
+    and label, or two texts and label, or the text alone. A `.jsonl` file has one object per line. A folder has one folder
+    of pictures per class. Anything else is taken for a dataset on the Hugging Face hub, `owner/name` or
+    `name:configuration`.
 
     Args:
         source: a file, a folder or a name.
         columns: the names of columns, where they are not the usual ones.
-        split: of a dataset of the hub.
+        split: of a dataset from the hub.
 
     Raises:
-        InputError: if it cannot be read, has no texts or pictures, or a line has not as many columns as the others.
-        OptionError: if a named column is not there, or `datasets` is not installed.
+        InputError: if it cannot be read, has no texts or pictures, or the number of columns differs between lines.
+        OptionError: if a named column does not exist, or `datasets` is not installed.
     """
     path, wanted = Path(source), columns or Columns()
     if path.is_dir():
@@ -111,7 +112,7 @@ def _dataset(name: str, examples: tuple[Example, ...], fingerprint: str) -> Data
 def _folder(path: Path) -> Dataset:
     files = sorted(file for file in path.glob("*/*") if file.suffix.lower() in PICTURES)
     if not files:
-        raise InputError(f"{path} holds no pictures: expected a folder for each class, as {path.name}/cat/1.jpg")
+        raise InputError(f"{path} holds no pictures: expected one folder per class, e.g. {path.name}/cat/1.jpg")
     told = "\n".join(f"{file.parent.name}/{file.name} {file.stat().st_size}" for file in files)
     fingerprint = hashlib.sha256(told.encode()).hexdigest()
     return _dataset(path.name, tuple(Example(file, file.parent.name) for file in files), fingerprint)
@@ -120,7 +121,7 @@ def _folder(path: Path) -> Dataset:
 def _table(path: Path, columns: Columns) -> Iterator[Example]:
     tabs = path.suffix.lower() == ".tsv"
     with path.open(encoding="utf-8-sig", newline="") as file:
-        # In a .tsv a quotation mark is a character like any other.
+        # In a .tsv, a quotation mark is an ordinary character.
         rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(file))
     rows = [row for row in rows if any(field.strip() for field in row)]
     if not rows:
@@ -147,7 +148,7 @@ def _table(path: Path, columns: Columns) -> Iterator[Example]:
 def _json_lines(path: Path, columns: Columns) -> Iterator[Example]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path.name}: expected an object per line")
+        raise InputError(f"{path.name}: expected one object per line")
     yield from _examples(rows, list(rows[0]) if rows else [], columns, path.name)
 
 
@@ -156,12 +157,12 @@ def _hub(source: str, columns: Columns, split: str) -> Dataset:
         import datasets
     except ImportError as error:
         raise OptionError(
-            f"no file or folder {source!r} here; a dataset of the hub needs datasets: pip install 'attcat[datasets]'"
+            f"no file or folder {source!r} here; a dataset from the hub needs datasets: pip install 'attcat[datasets]'"
         ) from error
     name, _, configuration = source.partition(":")
     try:
         table = datasets.load_dataset(name, configuration or None, split=split)
-    except Exception as error:  # it raises whatever its many parts raise
+    except Exception as error:  # datasets raises whatever its many parts raise
         raise InputError(f"the dataset {source!r} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
     label = columns.label or _usual(list(table.column_names), LABEL)
     names = getattr(table.features.get(label), "names", None) if label else None
@@ -186,7 +187,7 @@ def _examples(
     )
     if text is None:
         raise InputError(
-            f"{source} has no column for the text among {', '.join(names) or 'none'}: name it, or say which"
+            f"{source} has no column for the text among {', '.join(names) or 'none'}: rename it, or say which one it is"
         )
     for number, row in enumerate(rows):
         value = str(row[text]) if pair is None else (str(row[text]), str(row[pair]))
@@ -223,5 +224,5 @@ def _spans(value: Any, where: str) -> tuple[tuple[int, ...], ...] | None:
         return tuple(tuple(int(number) for number in span) for span in value or ()) or None
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{where}: {given!r} are no spans: write [[start, end], ...] or start:end start:end"
+            f"{where}: {given!r} are not spans: write [[start, end], ...] or start:end start:end"
         ) from error

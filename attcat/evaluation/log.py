@@ -1,4 +1,4 @@
-"""`records.jsonl`: what a run has found so far, so that an interrupted one goes on."""
+"""`records.jsonl`: what a run has found so far, so that an interrupted run is resumable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RECORDS = "records.jsonl"
 
 
 class Log:
-    """`records.jsonl`: a line of settings, then a line per method and part. A line that was cut off is not there."""
+    """`records.jsonl`: a line of settings, then one line per method and part. A truncated last line is discarded."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
@@ -37,7 +37,7 @@ class Log:
         return (method, tuple(examples)) in self._known
 
     def add(self, method: str, examples: Sequence[int], records: list[dict[str, Any]]) -> None:
-        """Append a line, and see it on the disk."""
+        """Append a line, and make sure that it is on disk."""
         line = json.dumps({"method": method, "examples": list(examples), "records": records}, allow_nan=False)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -51,7 +51,7 @@ class Log:
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """What was written completely; a last line without its end is cut off, so that the next starts afresh."""
+    """The lines that were written completely; an unfinished last line is removed, so that the next one starts afresh."""
     if not path.exists():
         return []
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What a run found, for people and for programs: table cells, `table.md`, `results.json`, a page with the curves."""
+"""The results of a run, for people and for programs: table cells, `table.md`, `results.json`, a page with the curves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DASHES = ("", "6 3", "2 2", "9 3 2 3")  # with eight colours, 32 lines that diff
 
 
 def table(results: Results) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
-    """The summary: names of the columns, a row per method, and which cells are the best of their column."""
+    """The summary: column names, one row per method, and which cells are the best in their column."""
     metrics = results.plan.metrics
     names = ["method", *(heading(name, results) for name in metrics), "s/example", "forwards"]
     rows, bold = [], set()
@@ -34,14 +34,14 @@ def table(results: Results) -> tuple[list[str], list[list[str]], set[tuple[int, 
 
 
 def heading(name: str, results: Results) -> str:
-    """Of a metric's column, as `aopc ↑`; in a regression as `aopc of value ↑`, where others are of probabilities."""
+    """A metric's column heading, e.g. `aopc ↑`; for a regression `aopc of value ↑`, where others are of probabilities."""
     metric = find_metric(name)
     of = " of value" if results.watched == "value" and metric.reads in ("curves", "passes") else ""
     return f"{name}{of} {ARROWS[metric.better]}"
 
 
 def number_with_interval(value: Estimate) -> str:
-    """As `0.573 [0.540, 0.606]`."""
+    """E.g. `0.573 [0.540, 0.606]`."""
     return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]" if value.count else "-"
 
 
@@ -105,7 +105,7 @@ def to_json(results: Results, sanity: Mapping[str, Any] | None = None) -> bytes:
 
 
 def _without_nan(value: Any) -> Any:
-    """The same with null in place of what JSON cannot say."""
+    """The same, with null in place of what JSON cannot express."""
     if isinstance(value, Mapping):
         return {name: _without_nan(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -134,14 +134,14 @@ def page(results: Results, sanity: Mapping[str, Mapping[str, str]] | None = None
     accuracy = "" if results.accuracy is None else f" The model predicts {results.accuracy:.1%} of the labels."
     body = [
         f"<p>{escape(str(settings['model']))} on {count} examples of {escape(str(settings['data']))}; tokens are removed by "
-        f"<b>{escape(str(settings['removal']))}</b>; watched is the {_watched(results)}; means with 95 % bootstrap intervals, "
+        f"<b>{escape(str(settings['removal']))}</b>, watching the {_watched(results)}; means with 95 % bootstrap intervals, "
         f"the best in bold.{accuracy} A forward is the time of one plain forward pass.</p>",
         _table(names, rows, bold),
         _chart(results, "morf", "most relevant first: the lower the better"),
         _chart(results, "lerf", "least relevant first: the higher the better"),
         "<h2>The best against the others</h2>",
-        "<p>Difference of means on the same examples, 95 % bootstrap interval, and p (two-sided, not corrected for the "
-        "number of comparisons).</p>",
+        "<p>Difference of means on the same examples, 95 % bootstrap interval, and p-value (two-sided, not corrected for "
+        "the number of comparisons).</p>",
         _table(["metric", "best", "other", "difference", "p"], _paired(results), set()),
     ]
     if sanity:
@@ -164,7 +164,7 @@ def _paired(results: Results) -> list[list[str]]:
 
 
 def _oriented(pairs: Mapping[tuple[str, str], Comparison], first: str, second: str) -> Comparison | None:
-    """`first` minus `second`; a pair is kept in one order only."""
+    """`first` minus `second`; each pair is stored in one order only."""
     if (first, second) in pairs:
         return pairs[first, second]
     turned = pairs.get((second, first))
@@ -172,7 +172,7 @@ def _oriented(pairs: Mapping[tuple[str, str], Comparison], first: str, second: s
 
 
 def _difference(pairs: Mapping[tuple[str, str], Comparison], first: str, second: str) -> str:
-    """As `+0.109 [+0.082, +0.135]`."""
+    """E.g. `+0.109 [+0.082, +0.135]`."""
     pair = _oriented(pairs, first, second)
     return "-" if pair is None else f"{pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}]"
 
@@ -190,12 +190,12 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]], bold: set[tuple[
 
 
 def _watched(results: Results) -> str:
-    """What the curves are of, in words."""
+    """What the curves show, in words."""
     return "value that the model measures" if results.watched == "value" else "probability of the predicted class"
 
 
 def _ticks(results: Results) -> list[float]:
-    """Of the vertical axis: 0 to 1 for a probability, around all curves for a value."""
+    """Range of the vertical axis: 0 to 1 for a probability, around all curves for a value."""
     if results.watched == "probability":
         return [0, 0.25, 0.5, 0.75, 1]
     points = [point for by_side in results.curves.values() for curve in by_side.values() for point in curve]
@@ -205,7 +205,7 @@ def _ticks(results: Results) -> list[float]:
 
 
 def _chart(results: Results, side: str, caption: str) -> str:
-    """The mean probability (or value) over the share removed, a line per method."""
+    """The mean probability (or value) over the share removed, one line per method."""
     left, top, width, height = 44, 12, 330, 230
     methods, ticks = results.plan.methods, _ticks(results)
 

@@ -1,8 +1,8 @@
 """The run: every method explains the same examples, and each explanation is measured.
 
-Examples are shuffled by the seed and go through in parts; a part's results are one line of `records.jsonl`, so that an
-interrupted run loses one part of one method at most. The examples of a smaller limit are the first of a larger one, and
-methods can be added later: only what is missing is computed.
+Examples are shuffled with the seed and processed in parts. A part's results are one line of `records.jsonl`: an interrupted
+run loses at most one part of one method. A smaller limit takes the first examples of a larger one, and methods can be added
+later: only what is missing is computed.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from .log import RECORDS, Log
 from .statistics import Comparison, Estimate, compare, estimate
 
 PART = {False: 64, True: 16}
-"""Texts, or pictures, that go through together."""
+"""How many texts, or pictures, are processed together."""
 MOSAICS = 50
 
 Make = Callable[[str], Explainer]
-"""From a method's name, as `attcat+libra`, to its Explainer."""
+"""From a method's name, e.g. `attcat+libra`, to its Explainer."""
 Tick = Callable[[int], None]
-"""Told how many examples of one method are done."""
+"""Receives how many examples of one method are done."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Plan:
         model: the model's name, for the report.
         methods: names, as an Explainer takes them; `random` is added.
         metrics: names, see `attcat.metrics.METRICS`.
-        removal: how tokens are taken out; None for the adapter's first.
+        removal: how tokens are removed; None for the adapter's first way.
         limit: how many examples; None for all.
         seed: of the choice of examples, of `random`, of mosaics and of the bootstrap.
-        truncation: accept that texts are cut.
-        conditions: what else the numbers depend on, by name, as the size of the model's input.
+        truncation: truncate texts that are too long.
+        conditions: what else the numbers depend on, by name, e.g. the size of the model's input.
 
     Raises:
-        OptionError: if a metric does not exist, or nothing is asked for.
+        OptionError: if a metric does not exist, or there is nothing to evaluate.
     """
 
     model: str
@@ -89,13 +89,13 @@ class Results:
 
     Args:
         plan: what was evaluated.
-        settings: what made the numbers what they are.
+        settings: everything that the numbers depend on.
         accuracy: share of the examples whose gold label the model predicts; None without labels.
         values: method, metric, value per example (NaN where a metric is not defined).
         curves: method, `morf` or `lerf`, mean probability (of a regression: value) at `STEPS`.
         seconds: method, seconds per example.
-        forward: seconds of a plain forward pass per example, batched alike.
-        records: method, the examples' own lines.
+        forward: seconds of a plain forward pass per example, in the same batches.
+        records: method, the records of its examples.
     """
 
     plan: Plan
@@ -123,7 +123,7 @@ class Results:
         return str(self.settings.get("watched", "probability"))
 
     def best(self, metric: str) -> str | None:
-        """The method with the best mean, `random` aside; None if no method has a value."""
+        """The method with the best mean, except `random`; None if no method has a value."""
         sign = 1 if find_metric(metric).better == "higher" else -1
         means = {m: sign * e[metric].mean for m, e in self.estimates.items() if metric in e and e[metric].count}
         means.pop("random", None)
@@ -131,14 +131,14 @@ class Results:
 
 
 def run(plan: Plan, data: Dataset, make: Make, folder: Path, tick: Tick = lambda done: None) -> Results:
-    """Evaluate every method, taking up what the folder already holds.
+    """Evaluate every method, resuming from what the folder already holds.
 
     Args:
         plan: what to evaluate.
         data: the examples.
-        make: gives the Explainer of a method's name; called with options of the run's own as well.
+        make: returns the Explainer for a method's name; also called with options that the run sets.
         folder: where `records.jsonl` is kept.
-        tick: told of progress.
+        tick: called with the progress.
 
     Raises:
         OptionError: if the folder holds an evaluation with other settings, or a metric does not fit the data.
@@ -213,7 +213,7 @@ class Part:
         return {name: column.tolist() for name, column in found.items()}
 
     def _of_gold(self, explainer: Explainer, explanations: list[Explanation], gold: list[int]) -> list[Explanation]:
-        """Explanations of the gold label, which the published forms watch: new ones where another class was predicted."""
+        """Explanations of the gold label, which the published metrics watch: new ones where another class was predicted."""
         wrong = [row for row, label in enumerate(gold) if label != int(self.predicted[row])]
         told = list(explanations)
         if wrong:
@@ -245,7 +245,7 @@ class Part:
         return dict(found)
 
     def _gold(self, row: int, spans: Any) -> torch.Tensor:
-        """bool `[n]`: gold tokens among those that can be removed, which are all but the explained one."""
+        """bool `[n]`: gold tokens among those that can be removed, i.e. all but the explained one."""
         inner = ~torch.tensor(self.ablation.tokens[row].special)
         return gold_tokens(self.ablation.tokens[row], spans)[self.ablation.content[row][inner]]
 
@@ -333,17 +333,17 @@ def versions() -> dict[str, str]:
 
 
 def choose(seed: int, count: int) -> list[int]:
-    """The examples' numbers, shuffled by the seed; a limit takes the first of them."""
+    """The examples' indices, shuffled with the seed; a limit takes the first of them."""
     order = list(range(count))
     random.Random(seed).shuffle(order)
     return order
 
 
 def _check(plan: Plan, data: Dataset, examples: Sequence[Example]) -> None:
-    """What the metrics need has to be in the data.
+    """Check that the data has what the metrics need.
 
     Raises:
-        OptionError: if it is not.
+        OptionError: if it does not.
     """
     for kind, fits, needed in (
         ("published", all(e.label is not None for e in examples), "a gold label for each example"),
@@ -356,7 +356,7 @@ def _check(plan: Plan, data: Dataset, examples: Sequence[Example]) -> None:
 
 
 def _labels(data: Dataset, chosen: list[int], explainer: Explainer) -> list[int | None]:
-    """Class numbers. A label that is a number is an index, unless a class is called so.
+    """Class indices. A label that is a number is an index, unless a class has that name.
 
     Raises:
         InputError: if the model has no such class.

@@ -1,4 +1,4 @@
-"""Intervals and paired comparisons by the bootstrap: examples are drawn again, the same ones for every method."""
+"""Bootstrap intervals and paired comparisons: examples are resampled, the same ones for every method."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Comparison:
 
 
 def estimate(values: Sequence[float], seed: int, resamples: int = RESAMPLES) -> Estimate:
-    """Mean and percentile interval (Efron & Tibshirani 1993, chapter 13); what is not finite does not count."""
+    """Mean and percentile interval (Efron & Tibshirani 1993, chapter 13); values that are not finite do not count."""
     array = np.asarray(values, dtype=np.float64)
     array = array[np.isfinite(array)]
     if not len(array):

@@ -1,4 +1,4 @@
-"""Ties model, trace and methods together: settings, the grammar of a call, batches, and long texts in windows."""
+"""Connects model, trace and methods: settings, the grammar of a call, batches, and long texts in windows."""
 
 from ..targets import Target
 from .explainer import Explainer

@@ -1,4 +1,4 @@
-"""One batch, one forward pass, many targets: for each of a row's targets one backward pass and one Explanation."""
+"""One batch, one forward pass, many targets: one backward pass and one Explanation per target of a row."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from .settings import Settings
 
 @dataclass(frozen=True)
 class BatchExplainer:
-    """Explains batches of one model, or of one side of a model that has two.
+    """Explains batches for one model, or for one side of a model that has two.
 
     Args:
-        adapter: of the model, or of the side.
-        settings: how.
+        adapter: the adapter of the model, or of the side.
+        settings: how to explain.
     """
 
     adapter: Adapter
     settings: Settings
 
     def explain(self, encoding: Encoding, targets: Sequence[Sequence[Target]]) -> list[list[Explanation]]:
-        """One forward pass; for each target of an input one backward pass and one Explanation."""
+        """One forward pass; one backward pass and one Explanation per target of an input."""
         encoding = replace(encoding, sources=tuple(map(read_only, encoding.sources)))  # copied once for all targets
         recording, head = self.record(encoding), self.adapter.head
         rows, count = range(len(encoding.tokens)), recording.logits.shape[1]
@@ -57,14 +57,16 @@ class BatchExplainer:
         if targets is ALL:
             if head.kept is not None:
                 raise TargetError(
-                    f"{count} are too many to explain all of them: use ", Option("top_k", 3), ", or a list of targets"
+                    f"{count} classes are too many to explain all of them: use ",
+                    Option("top_k", 3),
+                    ", or a list of targets",
                 )
             return list(range(count))
         if head.activation == "none" and count > 1 and any(one is None or isinstance(one, Rank) for one in targets):
             raise TargetError(
-                f"the {count} outputs are measured values, of which none is the predicted one: name the one to explain, e.g. ",
+                f"the {count} outputs are measured values, none of which is predicted over the others: name one, e.g. ",
                 Option("target", 0),
-                "; or all, by ",
+                "; or all, with ",
                 Option("target", "all"),
             )
         return [one for one in targets if not isinstance(one, Rank) or one.place < count]
@@ -179,7 +181,7 @@ class Chosen:
 
     @classmethod
     def of(cls, logits: Tensor, named: Sequence[int], kept: int | None) -> Chosen:
-        """All classes in order; or the best `kept` and those that are named (not negative), the best first."""
+        """All classes in order; or the best `kept` and those that are named (not negative), in descending order."""
         if kept is None or kept >= len(logits):
             return cls(list(range(len(logits))), logits)
         best = {*logits.topk(kept).indices.tolist(), *(index for index in named if index >= 0)}
@@ -190,5 +192,5 @@ class Chosen:
         return cls(classes, logits[classes], rest if rest > -float("inf") else None)
 
     def place(self, index: int) -> int | None:
-        """Where a class is among those that are kept; None for -1."""
+        """The place of a class among those that are kept; None for -1."""
         return None if index < 0 else self.classes.index(index)

@@ -34,21 +34,21 @@ class CallOptions(TypedDict, total=False):
 
 
 class Explainer:
-    """Explains the predictions of one model.
+    """Explain the predictions of one model.
 
         explainer = attcat.Explainer(model, tokenizer)
         explainer("A gripping, beautifully acted film.").show()
 
     Args:
-        model: a classifier of a supported family, or another transformer, which is then looked at in a few forward passes;
-            it is left exactly as it is. Also a transformers pipeline or a cross-encoder, which bring their processor; or
-            the `adapter` of another Explainer, which then is not looked for again.
+        model: a classifier of a supported family, or another transformer, which is then inspected in a few forward passes;
+            it is left exactly as it is. Also a transformers pipeline or a cross-encoder, which bring their own processor;
+            or the `adapter` of another Explainer, which saves finding it again.
         processor: its tokenizer, image processor or transform. None for a timm model (its data configuration is used), or
             if inputs are ready-made model arguments.
         method: name of the attribution method, see `attcat.METHODS`; `name+rule` names the rule as well, and options may
             follow, as in `oddscat:samples=8`.
         rule: gradient rule, one of `attcat.RULES`. By default that of the method: libra for AttCAT and CAT (`plain` gives the
-            published scores), plain for the methods of others.
+            published scores), plain for most other methods.
         hidden: read the blocks' `input` (the authors' code) or `output` (the paper's figure).
         queries: a token's weight is the attention that it receives from all queries (`mean`) or from the tokens that the
             head reads (`pooled`).
@@ -94,7 +94,7 @@ class Explainer:
         """The same adapter, method and options for another model of the same class, or with other settings.
 
         Args:
-            model: as a copy with other weights; by default the same model.
+            model: e.g. a copy with other weights; by default the same model.
             **changes: fields of `Settings`.
         """
         other = copy(self)
@@ -108,9 +108,9 @@ class Explainer:
 
     @property
     def sides(self) -> tuple[Explainer, ...]:
-        """One Explainer for each Explanation that an input gets, as metrics want them.
+        """One Explainer for each Explanation that an input gets, as metrics expect.
 
-        Of a model that compares a picture with a text, one explains the picture and one the text; otherwise it is this one.
+        For a model that compares a picture with a text, one explains the picture and one the text; otherwise it is this one.
         """
         if len(self._towers) == 1:
             return (self,)
@@ -122,7 +122,7 @@ class Explainer:
         return other
 
     def describe(self) -> str:
-        """What is known about the model, and what was found by looking at it: blocks, width, tokens, what the head reads."""
+        """What is known about the model, or was found by inspecting it: blocks, width, tokens, what the head reads."""
         return self.adapter.describe()
 
     def __repr__(self) -> str:
@@ -292,7 +292,7 @@ def _windowed(
     truncation: bool,
     size: int | None,
 ) -> Any:
-    """Each text by itself, in windows."""
+    """Each text on its own, in windows."""
     windows.check(side.adapter, inputs, token, truncation)
     targets, several = targets_by_row(target, len(inputs), many, top_k)
     found = [windows.explain(side, value, wanted, size) for value, wanted in zip(inputs, targets, strict=True)]
@@ -300,14 +300,14 @@ def _windowed(
 
 
 def _batches(side: BatchExplainer, inputs: list[Any], truncation: bool) -> Iterator[tuple[list[int], Encoding]]:
-    """Batches, and which rows of the result they hold: inputs of like length together."""
+    """Batches, and which rows of the result they hold: inputs of similar length together."""
     size = 1 if not side.adapter.can_batch else side.settings.batch_size
     for batch in batches([side.adapter.cost(value) for value in inputs], size):
         yield batch, side.adapter.encode([inputs[i] for i in batch], truncation=truncation)
 
 
 def _ready_made(side: BatchExplainer, inputs: list[Any], truncation: bool) -> Iterator[tuple[list[int], Encoding]]:
-    """Model arguments go through as they are, a dict at a time."""
+    """Model arguments are used as they are, one dict at a time."""
     row = 0
     for value in inputs:
         encoding = (

@@ -1,4 +1,4 @@
-"""The grammar of a call: which rows there are, what each is explained for, and in which shape the result is given."""
+"""The grammar of a call: which rows there are, which targets each is explained for, and the shape of the result."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ALL = object()
 
 
 def targets_by_row(target: Any, rows: int, many: bool, top_k: int | None) -> tuple[list[Any], bool]:
-    """For each row the targets that it is explained for, and whether the caller wants a list for each row."""
+    """The targets of each row, and whether the caller wants a list per row."""
     if top_k is not None:
         number = count("top_k", top_k)
         if target is not None:
@@ -54,20 +54,20 @@ def targets_by_row(target: Any, rows: int, many: bool, top_k: int | None) -> tup
 
 
 def shaped(found: list[list[Explanation]], several: bool, many: bool) -> Any:
-    """By row and target, without the lists that were not asked for."""
+    """Results by row and target, without the lists that were not asked for."""
     result = found if several else [explanations[0] for explanations in found]
     return result if many else result[0]
 
 
 def side_by_side(image: Any, text: Any) -> Any:
-    """Two results of like shape as one, of pairs."""
+    """Two results of the same shape as one result of pairs."""
     if isinstance(image, list):
         return [side_by_side(*pair) for pair in zip(image, text, strict=True)]
     return ImageText(image, text)
 
 
 def batches(costs: Sequence[int], size: int | None, budget: int = 4096) -> list[list[int]]:
-    """Group inputs of like length, so that little is padded.
+    """Group inputs of similar length, to pad little.
 
     Args:
         costs: about how many tokens each input has.

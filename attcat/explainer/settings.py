@@ -24,7 +24,7 @@ class Settings:
         rule: name of the gradient rule; None if gradients play no part.
         hidden: which hidden state of a block is read.
         queries: which queries count in the received attention.
-        batch_size: inputs in a forward pass; None for as many as make a few thousand tokens.
+        batch_size: inputs per forward pass; None for as many as make a few thousand tokens.
         completeness: whether the contribution of the bias terms is measured.
         quantity: what is explained of a class; by default what the method explains.
         own: the method's own options.
@@ -75,7 +75,7 @@ class Settings:
                 Option("method", method),
                 " and ",
                 Option("rule", rule),
-                " name two different rules: leave one of them out",
+                " name two different rules: leave out one of them",
             )
         usual = {one.name: one.default for one in dataclass_fields(cls)}
         given = {**own, **{name: value for name, value in others.items() if value != usual[name]}}
@@ -105,7 +105,7 @@ class Settings:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the method runs with, as far as it matters to it, in plain values; what an Explanation records."""
+        """The options that matter to the method, in plain values; what an Explanation records."""
         options: dict[str, Any] = {}
         if self.rule is not None:
             options |= {
@@ -130,7 +130,7 @@ FIELDS = ("hidden", "queries", "batch_size", "completeness", "quantity")
 
 
 def _own(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The method's own options; what is an integer by default stays one.
+    """The method's own options; an option whose default is an integer takes integers.
 
     Raises:
         OptionError: if an option does not exist, or is not an integer where one is expected.

@@ -1,8 +1,8 @@
-"""Long documents: windows that overlap are explained one by one and joined by their characters.
+"""Long documents: overlapping windows are explained one by one and joined by their characters.
 
-The logits of the document are the means of its windows', and so is the value that is explained. The contribution of a token is
-its mean over the windows that it is in, so that a token in an overlap counts like any other; special tokens are in every
-window. Every window is explained towards the same target, the class that the document as a whole is given.
+The document's logits are the means of its windows' logits, and so is the value that is explained. The contribution of a token
+is its mean over the windows that contain it: a token in an overlap counts like any other; special tokens are in every window.
+Every window is explained towards the same target, the class predicted for the document as a whole.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def check(adapter: Adapter, inputs: Sequence[Any], token: Any, truncation: bool)
     """Refuse what cannot be read in windows.
 
     Raises:
-        InputError: if inputs are no texts, or the model predicts something else than classes of the whole text.
+        InputError: if inputs are not texts, or the model predicts something other than classes of the whole text.
         OptionError: if the options contradict each other.
     """
     if truncation:
@@ -49,7 +49,7 @@ def explain(explainer: BatchExplainer, text: Any, targets: Any, size: int | None
     """Explain a text in windows, once for each target.
 
     Args:
-        explainer: of a classifier.
+        explainer: that of a classifier.
         text: a string or a pair.
         targets: as for `BatchExplainer.explain`, of one row.
         size: tokens in a window, or None for as many as the model takes.
@@ -79,7 +79,7 @@ def _fixed(goal: Goal) -> Target:
 
 
 def _join(windows: Sequence[Explanation], places: Sequence[list[int]], whole: Tokens) -> Explanation:
-    """mean over the windows that a token is in."""
+    """The mean over the windows that contain a token."""
     first = windows[0]
     total, count = torch.zeros(len(first.layers), len(whole)), torch.zeros(len(whole))
     for explanation, place in zip(windows, places, strict=True):
@@ -87,7 +87,7 @@ def _join(windows: Sequence[Explanation], places: Sequence[list[int]], whole: To
         count[place] += 1
     if not count.all():
         raise InputError(
-            f"{int((count == 0).sum())} tokens are in no window: the tokenizer cuts in another way; give parts"
+            f"{int((count == 0).sum())} tokens are in no window: the tokenizer splits the text differently; give parts of it"
         )
     biases = [explanation.bias for explanation in windows]
     return replace(
@@ -109,7 +109,7 @@ def _mean(values: Sequence[float | None]) -> float:
 
 
 def _extent(tokens: Tokens) -> tuple[int, int]:
-    """The characters of the text that is cut, from the first to the last of the window."""
+    """The characters of the windowed text, from the first to the last of the window."""
     segments = tokens.segments or ()
     last = max(segment for segment in segments if segment is not None)
     spans = [span for span, segment in zip(tokens.spans or (), segments, strict=True) if segment == last and span]
@@ -117,7 +117,7 @@ def _extent(tokens: Tokens) -> tuple[int, int]:
 
 
 def _places(window: Tokens, whole: Tokens) -> Iterator[int]:
-    """Where the tokens of a window are in the whole text: special ones in their order, the others by their characters."""
+    """Where the tokens of a window are in the whole text: special tokens by order, the others by their characters."""
     ours, theirs = _by_segment(window), _by_segment(whole)
     found: dict[int, int] = {}
     for segment, positions in ours.items():

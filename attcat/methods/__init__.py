@@ -1,7 +1,7 @@
 """Attribution methods: pure functions from a `Trace` to contributions `[L, B, T]`.
 
-A method is a few lines under its formula. What it needs from the forward and backward pass it says in its `Method` entry,
-so that nothing is computed that no one asked for. Methods without contributions per block return one layer.
+A method is a few lines under its formula. Its `Method` entry says what it needs from the forward and backward pass; nothing
+else is computed. Methods without contributions per block return one layer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Function = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Method:
-    """A method, and what has to be known to run and to compare it.
+    """A method, and what is needed to run it and compare it.
 
     Args:
         name: what users type.
@@ -54,7 +54,7 @@ class Method:
         signed: whether scores can be negative.
         class_specific: whether the scores depend on the target.
         passes: how many forward (and backward) passes it takes, in words.
-        required: options of its own without which it cannot run.
+        required: its own options that have to be given.
         silent: options of its own that an Explanation records only where they are not the default.
     """
 
@@ -74,7 +74,7 @@ class Method:
 
     @property
     def demands(self) -> str:
-        """What a model has to give it, in words: gradient, attention, relevance, several passes, options."""
+        """What it requires, in words: gradient, attention, relevance, several passes, options."""
         wanted = {
             "gradient": self.needs.gradient or ("backward" in self.passes and not self.needs.relevance),
             "received attention": self.needs.received,
@@ -97,15 +97,15 @@ class Method:
         return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
     def with_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The method's own options, with what the user gave.
+        """The method's own options, updated with what the user gave.
 
         Raises:
             OptionError: if there is no such option.
         """
         unknown = set(given) - set(self.defaults)
         if unknown:
-            known = ", ".join(self.defaults) or "none of its own"
-            raise OptionError(f"{self.name} has no option {', '.join(sorted(unknown))}; it has {known}")
+            known = f"it has {', '.join(self.defaults)}" if self.defaults else "it has no options of its own"
+            raise OptionError(f"{self.name} has no option {', '.join(sorted(unknown))}; {known}")
         return {**self.defaults, **given}
 
 
@@ -244,14 +244,14 @@ def _value(text: str) -> Any:
 
 
 def register_method(method: Method) -> Method:
-    """Add a method of your own, to be used by its name like the built-in ones.
+    """Add your own method, to be used by name like the built-in ones.
 
     Raises:
         OptionError: if a built-in or registered method has this name.
     """
     if METHODS.get(method.name, method) != method:
         raise OptionError(
-            f"there is a method {method.name!r} already: choose another name; taken are {', '.join(METHODS)}"
+            f"there is already a method {method.name!r}: choose another name; taken are {', '.join(METHODS)}"
         )
     METHODS[method.name] = method
     return method

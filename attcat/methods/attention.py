@@ -1,8 +1,8 @@
 """Attention as explanation, alone and weighted by its gradient.
 
-Written with E_h for the mean over heads, + for ReLU, and one row of a matrix for the token that the head reads (the mean
-of the rows, where it reads several). Of a product of matrices only that row is computed, from the last block to the first,
-so that one block's matrices are held at a time.
+Notation: E_h is the mean over heads, + is ReLU, and "its row" is the row of the token that the head reads (the mean of the
+rows, where it reads several). Only that row of a matrix product is computed, from the last block to the first, which holds
+one block's matrices at a time.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def genatt(trace: Trace) -> Tensor:
 
         A^l = E_h (grad a^l * a^l)+;    R = R + A^l R, from R = I;    the row of R - I
 
-    The start I, a token's relevance to itself, is taken off again (eq. 8): a head that reads many patches would show little else.
+    The start I, a token's relevance to itself, is subtracted again (eq. 8): for a head that reads many patches it would
+    drown out everything else.
 
     Returns:
         float32 `[1, B, T]`, not negative. Source: Chefer et al., ICCV 2021, eq. 5 and 6.
@@ -88,7 +89,7 @@ def genatt(trace: Trace) -> Tensor:
 
 
 def legrad(trace: Trace, passes: Passes) -> Tensor:
-    """Feature formation sensitivity: each block explains what the head would say of its own output.
+    """Feature formation sensitivity: each block explains the head's prediction from that block's output.
 
         y^l = head(output of block l);    1/L sum_l E_{h, queries} ( dy^l / da^l )+
 
@@ -110,8 +111,8 @@ def tokentm(trace: Trace) -> Tensor:
         w_i = |e'_i| / |e_i| * exp cos(e_i, e'_i) / mean_k exp cos(e_k, e'_k)
         R = (I + A^l diag(w^l)) R, from R = diag |e^1_i|;    the row of R without its start, as in `genatt`
 
-    The paper measures e' behind the value projection of the attention. Here e and e' are a block's input and output, so
-    that nothing of the architecture has to be known.
+    The paper measures e' after the value projection of the attention. Here e and e' are a block's input and output, which
+    needs no knowledge of the architecture.
 
     Returns:
         float32 `[1, B, T]`, not negative. Source: Wu et al., CVPR 2024, eq. 5 to 9.
@@ -135,7 +136,7 @@ def _transformed(trace: Trace) -> Iterator[Tensor]:
 def rolled_relevance(trace: Trace) -> Tensor:
     """`transatt`: attention gradient times attention relevance, rolled out.
 
-        A^l = I + E_h (grad a^l * R^l)+;    A^L ... A^1 - I, its row; what is taken off is as in `genatt`
+        A^l = I + E_h (grad a^l * R^l)+;    A^L ... A^1 - I, its row; I is subtracted as in `genatt`
 
     Returns:
         float32 `[1, B, T]`, not negative. Source: Chefer et al., CVPR 2021, eq. 13 and 14.
@@ -165,7 +166,7 @@ def _residual(matrix: Tensor) -> Tensor:
 def _accumulated(trace: Trace, steps: Iterable[Tensor]) -> Tensor:
     """The row of `(I + A^L) ... (I + A^1) - I`, `[B, T]`, without padding.
 
-    I is never added to a matrix: beside it small relevances would lose their digits.
+    I is never added to a matrix: next to it, small relevances would lose their digits.
 
     Args:
         trace: of the batch.

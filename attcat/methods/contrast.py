@@ -16,7 +16,7 @@ from ..trace.passes import Passes
 def contrast_cat(
     trace: Trace, passes: Passes, *, references: Sequence[Any] = (), select: float | None = None
 ) -> Tensor:
-    """AttCAT of what the input has and inputs of other classes have not.
+    """AttCAT of what the input has and inputs of other classes do not.
 
         w_i^l * sum_d ( dy/dh^l * (h^l - r^l) )_{i,d},    mean over references r
 
@@ -25,10 +25,10 @@ def contrast_cat(
     Args:
         trace: of the batch.
         passes: further passes through the model.
-        references: inputs (texts, pictures, model arguments), as a rule of other classes than the explained one.
+        references: inputs (texts, pictures, model arguments), usually of classes other than the explained one.
         select: keep only this share of the references, those whose map makes the value fall furthest when the tokens that
-            it points at are taken out. This is the published method's last step. It is off by default, because it
-            optimises the score by which explanations are then judged: with it, a deletion test is no longer a test.
+            it points at are removed. This is the published method's last step. It is off by default because it optimises
+            the score by which explanations are then judged: with it, a deletion test is no longer a test.
 
     Returns:
         float32 `[L, B, T]`, signed. Source: Han et al. 2025, eq. 3 to 5.
@@ -61,7 +61,7 @@ def _against(trace: Trace, states: tuple[Tensor, ...]) -> Tensor:
 
 
 def _fall(trace: Trace, passes: Passes, scores: Tensor, share: float = 0.5) -> Tensor:
-    """How far the value falls, `[B]`, when the highest-scored half of the content is taken out."""
+    """How far the value falls, `[B]`, when the highest-scored half of the content is removed."""
     ranked = scores.masked_fill(~passes.content, -torch.inf).argsort(-1, descending=True).argsort(-1)
     removed = passes.content & (ranked < share * passes.content.sum(-1, keepdim=True))
     before, after = (passes.values_without(some[None])[0] for some in (torch.zeros_like(removed), removed))

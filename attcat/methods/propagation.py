@@ -29,19 +29,21 @@ def lrp(trace: Trace) -> Tensor:
         float32 `[1, B, T]`, signed. Source: Chefer et al., CVPR 2021, baseline "LRP".
     """
     if trace.relevance is None:
-        raise OptionError("lrp reads the trace's relevance, which was not asked for")
+        raise OptionError(
+            "lrp reads the trace's relevance, which was not requested: add relevance to the method's needs"
+        )
     return (trace.relevance.float().sum(-1) * trace.mask)[None]
 
 
 def integrated_gradients(trace: Trace, passes: Passes, *, steps: int = 50) -> Tensor:
-    """Integrated gradients at the first block's input, from the input without its content (mask tokens, mean picture).
+    """Integrated gradients at the first block's input; the baseline is the input without its content (mask, mean picture).
 
         sum_d (h - h0)_{i,d} * integral over t in [0, 1] of dy/dh_{i,d} at h0 + t (h - h0)
 
     Gauss-Legendre quadrature in batched steps, by captum.
 
     Returns:
-        float32 `[1, B, T]`, signed; its sum approaches y(h) - y(h0), how nearly is `Explanation.measured`.
+        float32 `[1, B, T]`, signed; its sum approaches y(h) - y(h0), and `Explanation.measured` has the difference.
         Source: Sundararajan et al., ICML 2017, eq. 1.
 
     Raises:

@@ -1,10 +1,10 @@
-"""Is an explanation faithful? Metrics that take scores from anywhere: ours, another library's, a file.
+"""Is an explanation faithful? Metrics that take scores from anywhere: our own, another library's, a file.
 
     ablation = Ablation(explainer, texts, how="pad")
     scores = explainer(texts)                     # or one array per text, from elsewhere
     evaluate(ablation, scores, ["aopc", "abpc"])  # {"aopc": one value per text, ...}
 
-`METRICS` lists those that the command `attcat evaluate` knows, and what each needs; `register_metric` adds one.
+`METRICS` lists the metrics of the command `attcat evaluate`, and what each needs; `register_metric` adds one.
 """
 
 from __future__ import annotations
@@ -62,18 +62,18 @@ Reads = Literal["curves", "published", "passes", "two classes", "spans", "mosaic
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, and what has to be known to compute it and to read it.
+    """A metric, and what is needed to compute it and to read it.
 
     Args:
         name: what users type.
-        function: of what it reads, to one value per example.
+        function: from what it reads to one value per example.
         reads: `curves` (MoRF and LeRF), `published` (the authors' curve, with gold labels), `passes` (the model again, with
             the scores), `two classes` (the explanations of two classes), `spans` (scores and gold tokens), `mosaics`.
         paper: where it is defined.
         better: `higher` or `lower`.
         fractions: the shares at which it reads the curves.
         side: pictures in a row of its mosaics.
-        classes_only: whether it is defined for classes alone, and not for a measured value (regression): log-odds, accuracy,
+        classes_only: whether it is defined only for classes, not for a measured value (regression): log-odds, accuracy,
             gold labels.
     """
 
@@ -142,21 +142,21 @@ def find_metric(name: str) -> Metric:
 
 
 def register_metric(metric: Metric) -> Metric:
-    """Add a metric of your own, to be used by its name like the built-in ones, also by `attcat evaluate`.
+    """Add your own metric, to be used by name like the built-in ones, also by `attcat evaluate`.
 
     Raises:
         OptionError: if a built-in or registered metric has this name.
     """
     if METRICS.get(metric.name, metric) != metric:
         raise OptionError(
-            f"there is a metric {metric.name!r} already: choose another name; taken are {', '.join(METRICS)}"
+            f"there is already a metric {metric.name!r}: choose another name; taken are {', '.join(METRICS)}"
         )
     METRICS[metric.name] = metric
     return metric
 
 
 def for_values(metrics: Sequence[Metric]) -> None:
-    """Refuse what is defined for classes alone, when the model measures a value.
+    """Refuse metrics that are defined only for classes, when the model measures a value.
 
     Raises:
         OptionError: if there is such a metric.
@@ -185,7 +185,7 @@ def evaluate(
         scores: one entry per input, from here or elsewhere, see `content_scores`.
         metrics: names.
         classes: the class that the scores explain, `[N]`; by default the predicted one.
-        labels: gold labels, which the published forms watch.
+        labels: gold labels, which the published metrics watch.
 
     Returns:
         float64 `[N]` per metric.
@@ -208,7 +208,7 @@ def evaluate(
     published = None
     if any(metric.reads == "published" for metric in wanted):
         if labels is None:
-            raise InputError("the published forms watch the gold label: give labels=")
+            raise InputError("the published metrics watch the gold label: give labels=")
         published = published_curve(ablation, scores, labels)
     given = {"curves": (curves,), "published": (published,), "passes": (ablation, scores, classes)}
     for metric in wanted:

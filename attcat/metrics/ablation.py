@@ -1,8 +1,8 @@
-"""Inputs from which tokens are removed, and what the model then says: what every faithfulness metric is made of.
+"""Inputs from which tokens are removed, and what the model then predicts: the basis of every faithfulness metric.
 
-An evaluation asks for thousands of predictions on copies of a few inputs. They are sorted by length and batched across
-examples and fractions, the same copy is run once, and the passes are plain ones, so that the model's own time is most of
-what an evaluation takes.
+An evaluation asks for thousands of predictions on copies of a few inputs. The copies are sorted by length and batched across
+examples and fractions, identical copies are run once, and the passes are plain forward passes: most of the time of an
+evaluation is the model's own.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Ablation:
         ablation.logits([(0, removed), ...])  # logits [J, C] without some tokens
 
     Args:
-        model: an Explainer, whose method plays no part, or an Adapter.
+        model: an Explainer, whose method does not matter, or an Adapter.
         inputs: texts, pairs of texts, pictures, or model arguments of one example each.
         how: one of the adapter's `removals`: for a text `mask`, `pad` or `delete`, for a picture `zero`, `mean`, `blur`
-            or `drop` (patch tokens are taken out before the first block); by default the first of these.
+            or `drop` (patch tokens are removed before the first block); by default the first of these.
         budget: about how many tokens share a forward pass.
-        truncation: accept that a text is cut to what the model takes.
+        truncation: truncate a text that is longer than the model takes.
         token: whose prediction is watched, for taggers and language models: one, or one per input; see `Explainer`. It is
             found in the intact input, is never removed, and is followed when deletion moves it.
 
@@ -86,7 +86,7 @@ class Ablation:
             )
         if self.how == "delete" and isinstance(self.adapter.head, SpanHead):
             raise OptionError(
-                "an answer is a stretch of the text, which delete takes apart: use the removal mask or pad"
+                "an answer is a stretch of the text, which delete would break apart: use the removal mask or pad"
             )
         self.encodings = tuple(_pointed(self.adapter, encodings, token, len(inputs)))
         self.content = tuple(content for e in self.encodings for content in _removable(self.adapter, e))
@@ -108,7 +108,7 @@ class Ablation:
 
     @property
     def activation(self) -> Activation:
-        """How the logits become probabilities; `none` for measured values (regression), which have none."""
+        """How logits become probabilities; `none` for measured values (regression), which have none."""
         return settled(self.adapter.head.activation, self.intact.shape[1])
 
     @property
@@ -120,8 +120,8 @@ class Ablation:
         """
         if self.activation == "none" and self.intact.shape[1] > 1:
             raise InputError(
-                f"the {self.intact.shape[1]} outputs are measured values, of which none is the predicted one: say which to "
-                "watch, as classes=[0, ...]"
+                f"the {self.intact.shape[1]} outputs are measured values, none of which is predicted over the others: say "
+                "which to watch, e.g. classes=[0, ...]"
             )
         return self.intact.argmax(-1)
 
@@ -136,10 +136,10 @@ class Ablation:
         return (time.perf_counter() - start) / len(jobs)
 
     def logits(self, jobs: Sequence[Job]) -> Tensor:
-        """What the model says without some tokens.
+        """The model's output without some tokens.
 
         Returns:
-            float32 `[J, C]` on the CPU. `passes` counts how many rows were run: what was asked before is remembered.
+            float32 `[J, C]` on the CPU. `passes` counts how many rows were run: earlier results are remembered.
 
         Raises:
             UnsupportedModelError: if tokens cannot be dropped inside this model.
@@ -176,9 +176,9 @@ class Ablation:
         return self.logits(jobs).double().gather(1, classes[:, None]).squeeze(1)
 
     def predicts(self, jobs: Sequence[Job], classes: Tensor) -> Tensor:
-        """Whether the class is (still) predicted, bool `[J]`: the first of several, or by itself more probable than not.
+        """Whether the class is (still) predicted, bool `[J]`: the first of several, or on its own more probable than not.
 
-        A measured value always is, as there is no other in its place.
+        True for a measured value, which has no competitor.
         """
         logits = self.logits(jobs)
         if self.activation == "sigmoid":
@@ -186,7 +186,7 @@ class Ablation:
         return torch.ones_like(classes).bool() if self.activation == "none" else logits.argmax(-1) == classes
 
     def _batches(self, jobs: Sequence[Job]) -> Iterator[list[int]]:
-        """Positions of jobs that can share a forward pass, and are of like length."""
+        """Positions of jobs that can share a forward pass and are of similar length."""
         shrinks = self.how in ("delete", "drop")
         left = [len(removed) - shrinks * int(removed.sum()) for _, removed in jobs]
         apart: dict[tuple[int, int], list[int]] = {}
@@ -208,7 +208,7 @@ class Ablation:
             if self.how != "drop" and removed.any():
                 batch = self.adapter.remove(batch, removed, self.how)
             found = own.predict(batch)[1].float().cpu()
-        # Of very many classes some may be ruled out with -inf, as the spans that are no answer.
+        # Of very many classes some may be ruled out with -inf, e.g. the spans that are not an answer.
         if not (found if self.adapter.head.kept is None else found.max(-1).values).isfinite().all():
             raise InputError(
                 f"the model's logits are not finite when tokens are removed by {self.how}: use another removal"
@@ -217,7 +217,7 @@ class Ablation:
 
     @contextmanager
     def _dropping(self, own: Adapter, batch: Encoding, removed: Tensor) -> Iterator[None]:
-        """Take tokens out of the first block's input while the model runs."""
+        """Remove tokens from the first block's input while the model runs."""
         hook = _without(removed, content_of(batch))
         handle = own.blocks[0].register_forward_pre_hook(hook, with_kwargs=True)
         try:
@@ -237,7 +237,7 @@ Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, .
 def _without(removed: Tensor, content: Tensor) -> Hook:
     """A hook that hands a block its hidden state `[B, T, D]` without removed tokens, as many in each row.
 
-    Where no content would be left, over which a head may take the mean, one token with the mean state stays.
+    Where no content would be left (a head may average over it), one token with the mean state stays.
     """
     empty = bool((removed | ~content).all())
     first = first_of(content)
@@ -265,7 +265,7 @@ def _encode(adapter: Adapter, inputs: Sequence[Any], truncation: bool) -> Iterat
 
 
 def _pointed(adapter: Adapter, encodings: Sequence[Encoding], token: Any, count: int) -> Iterator[Encoding]:
-    """With the position whose prediction is watched, as the intact inputs show it."""
+    """The encoding with the position whose prediction is watched, as in the intact inputs."""
     tokens = token if isinstance(token, list) else [token] * count
     if len(tokens) != count:
         raise InputError(f"{len(tokens)} tokens for {count} inputs: give one, or one per input")
@@ -275,13 +275,13 @@ def _pointed(adapter: Adapter, encodings: Sequence[Encoding], token: Any, count:
 
 
 def _removable(adapter: Adapter, encoding: Encoding) -> Iterator[Tensor]:
-    """For each example of a batch its tokens that may be removed, bool `[T]` without padding."""
+    """For each example of a batch, the tokens that may be removed, bool `[T]` without padding."""
     content = content_of(encoding) & ~adapter.head.pinned(encoding)
     yield from (row[real].cpu() for row, real in zip(content, encoding.mask, strict=True))
 
 
 def _aligned(removed: Sequence[Tensor], batch: Encoding) -> Tensor:
-    """Which positions of a padded batch are taken out, bool `[B, T]`."""
+    """Which positions of a padded batch are removed, bool `[B, T]`."""
     found = torch.zeros_like(batch.mask)
     found[batch.mask] = torch.cat(list(removed)).to(found.device)
     return found

@@ -1,4 +1,4 @@
-"""Do two explanations agree? Rank correlation between those of two classes tells how class-specific a method is."""
+"""Do two explanations agree? The rank correlation between those of two classes shows how class-specific a method is."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .ablation import Scores, as_tensor
 
 
 def kendall_tau(first: Sequence[Scores], second: Sequence[Scores]) -> Tensor:
-    """Kendall's tau-b between the scores of two explanations of each input, as of two classes.
+    """Kendall's tau-b between the scores of two explanations of each input, e.g. of two classes.
 
     Returns:
-        float64 `[N]`: 1 for the same order, -1 for the reverse, NaN where one of them is constant. For two classes of a
-        class-specific method it is low. Source: Kendall 1945; used so by Adebayo et al. 2018.
+        float64 `[N]`: 1 for the same order, -1 for the reverse, NaN where one of them is constant. For two classes and a
+        class-specific method it is low. Source: Kendall 1945; used this way by Adebayo et al. 2018.
 
     Raises:
         InputError: if the numbers of inputs or of tokens differ, or there are fewer than two tokens.
@@ -35,7 +35,7 @@ def kendall_tau_of_argsort(first: Sequence[Scores], second: Sequence[Scores]) ->
         float64 `[N]`, -1 to 1. Source: Qiang et al. 2022, section 4, `cal_kendaltau`.
 
     Raises:
-        InputError: as `kendall_tau`.
+        InputError: as for `kendall_tau`.
     """
     return _correlate(first, second, lambda values: np.argsort(-values, kind="stable"))
 
@@ -46,7 +46,7 @@ def _correlate(
     from scipy.stats import kendalltau
 
     if len(first) != len(second):
-        raise InputError(f"{len(first)} and {len(second)} explanations: two of each input are compared")
+        raise InputError(f"{len(first)} and {len(second)} explanations: expected two of each input")
     found = []
     for number, pair in enumerate(zip(first, second, strict=True)):
         one, other = (as_tensor(values).numpy() for values in pair)

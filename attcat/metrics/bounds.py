@@ -26,8 +26,8 @@ def naopc(
 
         AOPC = 1/n sum_{k=1..n} p(x) - p(x without the k most relevant);    NAOPC = (AOPC - lower) / (upper - lower)
 
-    Models differ in how much AOPC they allow at all; this makes them comparable. The bounds are found by beam search, so
-    that a better order may exist, and the result may lie slightly outside of [0, 1].
+    Models differ in how much AOPC they allow at all; this makes them comparable. The bounds are found by beam search: a
+    better order may exist, and the result may lie slightly outside [0, 1].
 
     Args:
         ablation: the inputs.
@@ -77,7 +77,7 @@ def _search(ablation: Ablation, classes: Tensor, sizes: list[int], width: int, s
             for gone, total in beams[number].items():
                 for token in range(size) if step < size else ():
                     if token not in gone:
-                        key = gone | {token}  # orders that meet in one set go on as one, the better
+                        key = gone | {token}  # orders that lead to the same set are merged into the better one
                         found[key] = max(found.get(key, -torch.inf), total)
             grown.append(found)
         jobs = [
@@ -109,12 +109,12 @@ def saco(
 ) -> Tensor:
     """Salience-guided faithfulness coefficient: do groups of tokens matter in the order, and as much, as they score?
 
-    The tokens, sorted by score, are cut into groups of like size G_1, ..., G_K; each is removed alone. With s(G) the sum
+    The tokens, sorted by score, are split into groups of similar size G_1, ..., G_K; each is removed alone. With s(G) the sum
     of its scores and d(G) = p(x) - p(x without G), over all pairs i < j
 
         F = sum w_ij / sum |w_ij|,    w_ij = s(G_i) - s(G_j) if d(G_i) >= d(G_j), else -(s(G_i) - s(G_j))
 
-    The groups' sizes differ by one token at most, as a token cannot be cut; their mean scores take the place of sums.
+    The groups' sizes differ by one token at most, as a token cannot be split; their mean scores replace the sums.
 
     Args:
         ablation: the inputs.

@@ -47,7 +47,7 @@ def mosaics(
 
     Args:
         pictures: those that the model gets right, in any form that an Explainer takes.
-        classes: of each.
+        classes: the class of each.
         side: pictures in a row and in a column.
         count: how many mosaics.
         pixels: side of a cell; each picture's largest centred square is scaled to it.
@@ -86,12 +86,12 @@ def _lay(pictures: Sequence[Any], side: int, pixels: int) -> Image.Image:
 
 
 def relevance_in_box(explanation: Explanation, box: tuple[float, float, float, float]) -> float:
-    """Share of the positive relevance that lies in a box; a patch counts with the part of its area that does.
+    """Share of the positive relevance that lies in a box; a patch counts by the part of its area in the box.
 
         sum over the box of max(s, 0) / sum of max(s, 0)
 
     Args:
-        explanation: of a picture.
+        explanation: that of a picture.
         box: left, top, right, bottom in the picture's pixels.
 
     Returns:
@@ -126,7 +126,7 @@ def grid_pointing(mosaic: Mosaic, explanations: Sequence[Explanation]) -> list[f
 def against_mask(explanation: Explanation, mask: np.ndarray) -> dict[str, float]:
     """A heatmap against a segmentation mask, on the pixels that the model saw.
 
-    The heatmap is cut at its mean for the first two.
+    For the first two figures the heatmap is thresholded at its mean.
 
     Args:
         explanation: of a picture of `[H, W]` pixels.
@@ -138,7 +138,7 @@ def against_mask(explanation: Explanation, mask: np.ndarray) -> dict[str, float]
         is better. Source: Chefer et al., CVPR 2021, section 4 (segmentation); Zhang et al., ECCV 2016 (pointing game).
 
     Raises:
-        InputError: if the mask does not fit, or is all object or all background where the model looked.
+        InputError: if the mask does not fit, or is all object or all background where the model sees the picture.
     """
     heatmap = explanation.heatmap()
     if mask.shape != heatmap.shape or mask.dtype != bool:
@@ -148,7 +148,7 @@ def against_mask(explanation: Explanation, mask: np.ndarray) -> dict[str, float]
     seen = np.isfinite(heatmap)
     values, gold = heatmap[seen].astype(np.float64), mask[seen]
     if gold.all() or not gold.any():
-        raise InputError("the mask is all object or all background where the model looked: there is nothing to find")
+        raise InputError("the mask is all object or all background where the model sees the picture: nothing to find")
     cut = values > values.mean()
     scores, flags = torch.from_numpy(values), torch.from_numpy(gold)
     return {

@@ -1,10 +1,9 @@
 """Perturbation curves, and the metrics that are read off them.
 
 Content tokens are removed in the order of their scores, most relevant first (MoRF) and least relevant first (LeRF), and
-the probability of one class is watched; of a regression, the value itself. The curves are made once; each metric is a pure
-function of them. A metric is a mean over the curve, so that it is a difference of probabilities (or of their logarithms, or
-of values) per step, whatever the length. Below, p is that probability; for a regression read "the value", whose range is its
-own.
+the probability of one class is watched; for a regression, the value itself. The curves are made once; each metric is a pure
+function of them. A metric is a mean over the curve: a difference of probabilities (or of their logarithms, or of values) per
+step, whatever the length. Below, p is that probability; for a regression read "the value", whose range is its own.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Watched = Literal["probability", "value"]
 TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Shares of the content tokens that AOPC and its relatives remove."""
 STEPS = (0.0, *TENTHS, 1.0)
-"""Of RISE's curves, which go all the way."""
+"""Shares of RISE's curves, which go all the way."""
 BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Shares of ERASER's rationales."""
 KEPT = tuple(round(1 - share, 2) for share in BINS)
@@ -61,7 +60,7 @@ class Curve:
         """
         if self.of == "value":
             raise OptionError(
-                "the output is a measured value, which has no probability: read .level, and use no log-odds"
+                "the output is a measured value, which has no probability: read .level, and do not use log-odds"
             )
         return self.raw
 
@@ -70,16 +69,16 @@ class Curve:
         """float64 `[N, K]`: 1 where the class is still the predicted one, else 0.
 
         Raises:
-            OptionError: if a measured value is watched, which is not predicted instead of others.
+            OptionError: if a measured value is watched, which has no accuracy.
         """
         if self.of == "value":
-            raise OptionError("the output is a measured value, of which there is no accuracy: read .level")
+            raise OptionError("the output is a measured value, which has no accuracy: read .level")
         return self.kept.double()
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """What the model says of one class per example while tokens are removed.
+    """What the model predicts for one class per example while tokens are removed.
 
     Args:
         fractions: the shares of content tokens removed, ascending, the first is 0.
@@ -118,7 +117,7 @@ class Curves:
 def removal_count(share: float, tokens: int) -> int:
     """How many of `tokens` a share stands for: the nearest number, but neither none nor all, unless it is 0 or 1.
 
-    Of a single token every share but 0 takes that one.
+    If there is a single token, every share but 0 stands for that one.
     """
     if share in (0, 1) or tokens == 1:
         return math.ceil(share) * tokens
@@ -208,7 +207,7 @@ def aopc(curves: Curves) -> Tensor:
 
 
 def lodds(curves: Curves) -> Tensor:
-    """Log-odds, in the form that the field calls so: the natural logarithm of the ratio of probabilities.
+    """Log-odds, as the term is used in this field: the natural logarithm of the ratio of probabilities.
 
         mean over k in {10..90 %} of ln p(x without the k most relevant tokens) - ln p(x)
 
@@ -235,7 +234,7 @@ def comprehensiveness(curves: Curves) -> Tensor:
 
 
 def sufficiency(curves: Curves) -> Tensor:
-    """How far the probability falls when the rationale alone stays.
+    """How far the probability falls when only the rationale stays.
 
         mean over k of p(x) - p(r_k)
 
@@ -247,7 +246,7 @@ def sufficiency(curves: Curves) -> Tensor:
 
 
 def deletion(curves: Curves) -> Tensor:
-    """Area under the deletion curve: the probability while the most relevant tokens go, from none to all, by tenths.
+    """Area under the deletion curve: the probability while tokens are removed, most relevant first, by tenths.
 
     Returns:
         float64 `[N]`, 0 to 1 (trapezoids); lower is better. Source: Petsiuk et al., RISE, BMVC 2018, section 4.2.
@@ -256,10 +255,10 @@ def deletion(curves: Curves) -> Tensor:
 
 
 def insertion(curves: Curves) -> Tensor:
-    """Area under the insertion curve: the probability while the most relevant tokens come, from none to all, by tenths.
+    """Area under the insertion curve: the probability while tokens are inserted, most relevant first, by tenths.
 
-    The input without k least relevant tokens is the empty input with the others put in, so this is the area under the
-    LeRF curve. RISE starts from a blurred picture: use the removal `blur`.
+    The input without its k least relevant tokens is the empty input with the others inserted, so this is the area under
+    the LeRF curve. RISE starts from a blurred picture: use the removal `blur`.
 
     Returns:
         float64 `[N]`, 0 to 1 (trapezoids); higher is better. Source: Petsiuk et al., RISE, BMVC 2018, section 4.2.
@@ -268,7 +267,7 @@ def insertion(curves: Curves) -> Tensor:
 
 
 def positive_perturbation(curves: Curves) -> Tensor:
-    """Area under the accuracy while the most relevant 10 to 90 % go: is the class still the predicted one?
+    """Area under the accuracy while the most relevant 10 to 90 % are removed: is the class still the predicted one?
 
     Returns:
         float64 `[N]`, 0 to 1 (trapezoids over the range, divided by its width); lower is better.
@@ -278,7 +277,7 @@ def positive_perturbation(curves: Curves) -> Tensor:
 
 
 def negative_perturbation(curves: Curves) -> Tensor:
-    """Area under the accuracy while the least relevant 10 to 90 % go: is the class still the predicted one?
+    """Area under the accuracy while the least relevant 10 to 90 % are removed: is the class still the predicted one?
 
     Returns:
         float64 `[N]`, 0 to 1 (trapezoids over the range, divided by its width); higher is better.
@@ -292,7 +291,7 @@ def abpc(curves: Curves) -> Tensor:
 
         mean over k in {10..90 %} of p(x without the k least relevant) - p(x without the k most relevant)
 
-    How sensitive the model is to removal as such cancels, so the mean of random orders is 0.
+    The model's sensitivity to removal as such cancels out, so the mean over random orders is 0.
 
     Returns:
         float64 `[N]`, -1 to 1; higher is better. Source: Schulz et al., ICLR 2020, section 4.4 (LeRF - MoRF).
@@ -302,6 +301,6 @@ def abpc(curves: Curves) -> Tensor:
 
 
 def _area(values: Tensor, curves: Curves, shares: Sequence[float]) -> Tensor:
-    """Trapezoids below `values` between the first and the last share, divided by the width."""
+    """Area under `values` between the first and the last share, by trapezoids, divided by the width."""
     at = torch.tensor(shares, dtype=torch.float64)
     return torch.trapezoid(values[:, curves.columns(shares)], at) / (at[-1] - at[0])

@@ -1,6 +1,6 @@
 """Does an explanation point at what people point at? Scores against gold spans and human rationales.
 
-This measures agreement with people, not with the model: a faithful explanation of a model that is right for wrong reasons
+This measures agreement with people, not with the model: a faithful explanation of a model that is right for the wrong reasons
 is not plausible. Scores and gold are per content token; the highest scores are the explanation's own rationale.
 """
 
@@ -19,7 +19,7 @@ def gold_tokens(tokens: Tokens, spans: Sequence[Sequence[int]]) -> Tensor:
     """Which content tokens lie in a gold span.
 
     Args:
-        tokens: of one text, with character offsets.
+        tokens: those of one text, with character offsets.
         spans: `(start, end)`, half-open characters of the text, or `(start, end, segment)` for one of a pair.
 
     Returns:
@@ -53,7 +53,7 @@ def precision_at_k(scores: Tensor, gold: Tensor, k: int | None = None) -> float:
     Args:
         scores: `[n]`, of the content tokens.
         gold: bool `[n]`.
-        k: how many; at most all are taken.
+        k: how many tokens; at most all.
 
     Returns:
         0 to 1; higher is better. Source: Qiang et al. 2022, section 4.3 (SQuAD, k = 20).
@@ -66,13 +66,13 @@ def precision_at_k(scores: Tensor, gold: Tensor, k: int | None = None) -> float:
 
 
 def recall_at_k(scores: Tensor, gold: Tensor, k: int | None = None) -> float:
-    """Share of the gold tokens that are among the k highest-scored ones; arguments as `precision_at_k`."""
+    """Share of the gold tokens that are among the k highest-scored ones; arguments as for `precision_at_k`."""
     chosen = _chosen(scores, gold, k)
     return float((chosen & gold).sum() / gold.sum())
 
 
 def token_f1(scores: Tensor, gold: Tensor, k: int | None = None) -> float:
-    """Harmonic mean of `precision_at_k` and `recall_at_k`; arguments as there.
+    """Harmonic mean of `precision_at_k` and `recall_at_k`; arguments as for these.
 
     Source: DeYoung et al., ERASER, ACL 2020, section 4, "token-level" agreement.
     """
@@ -81,9 +81,9 @@ def token_f1(scores: Tensor, gold: Tensor, k: int | None = None) -> float:
 
 
 def iou_f1(scores: Tensor, gold: Tensor, k: int | None = None, threshold: float = 0.5) -> float:
-    """F1 over spans: runs of chosen tokens, and runs of gold ones, match if their intersection over union is enough.
+    """F1 over spans: runs of chosen and of gold tokens match if their intersection over union is high enough.
 
-    Arguments as `precision_at_k`. Source: DeYoung et al., ERASER, ACL 2020, section 4, "IOU F1" (threshold 0.5).
+    Arguments as for `precision_at_k`. Source: DeYoung et al., ERASER, ACL 2020, section 4, "IOU F1" (threshold 0.5).
     """
     ours, theirs = _runs(_chosen(scores, gold, k)), _runs(gold)
 
@@ -99,7 +99,7 @@ def auprc(scores: Tensor, gold: Tensor) -> float:
 
         sum over thresholds of (R_n - R_(n-1)) * P_n;    equal scores are one threshold
 
-    Arguments as `precision_at_k`. Chance gives the share of gold tokens. Source: DeYoung et al., ERASER, ACL 2020,
+    Arguments as for `precision_at_k`. Chance level is the share of gold tokens. Source: DeYoung et al., ERASER, ACL 2020,
     section 4, for soft rationales.
     """
     _check(scores, gold)
@@ -112,7 +112,7 @@ def auprc(scores: Tensor, gold: Tensor) -> float:
 
 
 def _chosen(scores: Tensor, gold: Tensor, k: int | None) -> Tensor:
-    """bool `[n]`: the k highest-scored tokens, of equal ones the first."""
+    """bool `[n]`: the k highest-scored tokens; of equal ones, the first."""
     _check(scores, gold)
     count = int(gold.sum()) if k is None else k
     if count < 1:
@@ -131,7 +131,7 @@ def _check(scores: Tensor, gold: Tensor) -> None:
 
 
 def _runs(flags: Tensor) -> list[range]:
-    """The stretches of True."""
+    """The runs of True."""
     edges = torch.cat([torch.zeros(1), flags.float(), torch.zeros(1)]).diff()
     starts, stops = (edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist()
     return [range(start, stop) for start, stop in zip(starts, stops, strict=True)]

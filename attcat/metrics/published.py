@@ -1,9 +1,9 @@
-"""AOPC and LOdds exactly as AttCAT's authors compute them, under names of their own.
+"""AOPC and LOdds exactly as AttCAT's authors compute them, under separate names.
 
-Their notebooks (github.com/qiangyao1988/AttCAT, SST-2_Test.ipynb) differ from the form that later papers use in every
-respect but the idea: the gold label is watched, not the predicted class; 1/9, 2/9, ... 9/9 of all tokens are removed,
-special ones counted but never taken, so the last steps remove all content; the token that ranks last is never removed;
-AOPC takes the absolute difference; texts of fewer than ten tokens are left out.
+Their notebooks (github.com/qiangyao1988/AttCAT, SST-2_Test.ipynb) share only the idea with the form that later papers use: the
+gold label is watched, not the predicted class; 1/9, 2/9, ... 9/9 of all tokens are removed, special ones counted but never
+removed, so the last steps remove all content; the token that ranks last is never removed; AOPC takes the absolute difference;
+texts of fewer than ten tokens are left out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sanity checks: what any explanation has to pass before it is compared with others.
 
-An explanation that does not change when the model's weights do, or when another class is asked for, explains neither; one
-that changes with its neighbours in a batch, or with noise that leaves the prediction alone, cannot be relied upon.
+An explanation that does not change when the model's weights do, or when another class is explained, explains neither. One that
+changes with its neighbours in a batch, or with noise that leaves the prediction unchanged, is not reliable.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from .agreement import kendall_tau
 
 @dataclass(frozen=True)
 class Randomised:
-    """What is left of the explanations when a part of the parameters is drawn anew.
+    """What is left of the explanations when some of the parameters are randomised.
 
     Args:
-        stages: what was drawn anew: `head`, `block 12`, ..., `block 1`, `embeddings`; in a cascade also all before it.
+        stages: what was randomised: `head`, `block 12`, ..., `block 1`, `embeddings`; in a cascade also all stages before it.
         similarity: Spearman's rank correlation of content scores with those of the trained model, float64 `[S, N]`.
     """
 
@@ -39,11 +39,11 @@ class Randomised:
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked of each input, so that the same can be asked again of a changed model, or alone.
+    """What was explained for each input, to explain the same again with a changed model, or alone.
 
     Args:
         inputs: a list of inputs.
-        target: as for an Explainer: one for all, or a list with one each; None for the predicted class.
+        target: as for an Explainer: one for all, or a list with one per input; None for the predicted class.
         token: whose prediction is explained, likewise.
     """
 
@@ -65,7 +65,7 @@ class Asked:
         return found
 
     def again(self, explainer: Explainer, found: Sequence[Explanation]) -> list[Explanation]:
-        """The same classes of the same inputs, by number; of a function, the function."""
+        """The same classes of the same inputs, by index; for a function, the function."""
         return explainer(self.inputs, self._targets(found), token=self.token)
 
     def alone(self, explainer: Explainer, found: Sequence[Explanation], number: int) -> Explanation:
@@ -74,7 +74,7 @@ class Asked:
         return explainer(self.inputs[number], self._targets(found)[number], token=token)
 
     def alone_first(self, explainer: Explainer, number: int) -> Explanation:
-        """As `first`, for one of the inputs by itself."""
+        """As `first`, for one of the inputs on its own."""
         target, token = (one[number] if isinstance(one, list) else one for one in (self.target, self.token))
         (found,) = Asked([self.inputs[number]], target, token).first(explainer)
         return found
@@ -93,17 +93,17 @@ def parameter_randomisation(
     cascading: bool = True,
     seed: int = 0,
 ) -> Randomised:
-    """Draw parameters anew from the head down to the embeddings, and explain the same classes again.
+    """Randomise parameters from the head down to the embeddings, and explain the same classes again.
 
-    Works on copies; the user's model is not touched. A parameter is replaced by normal noise of its own mean and standard
-    deviation, so that activations keep their order of magnitude.
+    Works on copies; the user's model is not touched. A parameter is replaced by normal noise with its own mean and standard
+    deviation, which keeps the order of magnitude of activations.
 
     Args:
         explainer: whose method is checked.
         inputs: a list of inputs.
         target: what is explained, as an Explainer takes it; by default the class that the trained model predicts.
         token: whose prediction is explained, in models that have one for each token.
-        cascading: add up the stages, or draw each alone.
+        cascading: accumulate the stages, or randomise each alone.
         seed: of the noise.
 
     Returns:
@@ -134,7 +134,7 @@ def _redraw(parameter: nn.Parameter, generator: torch.Generator) -> None:
 
 
 def _stages(explainer: Explainer, run: Callable[[Explainer], object]) -> dict[str, list[str]]:
-    """Names of parameters from top to bottom: what runs behind the blocks, each block, everything else."""
+    """Names of parameters from top to bottom: what runs after the blocks, each block, everything else."""
     adapter = explainer.adapter
     model, blocks = adapter.model, dict.fromkeys(adapter.blocks)
     inside = {id(p): number for number, block in enumerate(blocks) for p in block.parameters()}
@@ -181,7 +181,7 @@ def label_flip(explainer: Explainer, inputs: Sequence[Any]) -> Tensor:
     """Kendall's tau between the explanations of the predicted class and of the runner-up, on content tokens.
 
     Returns:
-        float64 `[N]`, -1 to 1: 1 means that the method does not see the class. A model with two classes whose logits
+        float64 `[N]`, -1 to 1: 1 means that the method ignores the class. A model with two classes whose logits
         mirror each other should give -1.
 
     Raises:
@@ -202,7 +202,7 @@ def explain_two(
     """
     pairs = explainer(list(inputs), top_k=2, truncation=truncation)
     if any(len(pair) < 2 for pair in pairs):
-        raise InputError("the model has one class: there is no other to explain")
+        raise InputError("the model has one class: there is no second one to explain")
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
@@ -212,8 +212,7 @@ def completeness_gap(explainer: Explainer, inputs: Sequence[Any]) -> Tensor:
         |y - sum_i s_i - b| / |y|
 
     Returns:
-        float64 `[N]`, 0 for a complete method; NaN where the value is 0, of which there is no share. See
-        `Explanation.completeness`.
+        float64 `[N]`, 0 for a complete method; NaN where the value is 0. See `Explanation.completeness`.
 
     Raises:
         InputError: if the explainer was made without `completeness=True`.
@@ -232,12 +231,12 @@ def max_sensitivity(
     samples: int = 10,
     seed: int = 0,
 ) -> Tensor:
-    """The greatest relative change of the scores under small noise at the first block's input.
+    """The largest relative change of the scores under small noise at the first block's input.
 
         max over noise d of |S(h + d) - S(h)| / |S(h)|,    d uniform in [-radius, radius] times the deviation of h
 
-    There, because words have no small changes; the classes stay those that were explained without noise. `target` and `token`
-    are as for an Explainer.
+    The noise is added there because words cannot change a little; the classes stay those that were explained without noise.
+    `target` and `token` are as for an Explainer.
 
     Returns:
         float64 `[N]`; lower is better. Source: Yeh et al., NeurIPS 2019, definition 2 (on the input), by sampling.
@@ -281,7 +280,7 @@ def _noise(explainer: Explainer, radius: float, seed: int) -> Iterator[Explainer
 
 
 def batch_invariance(explainer: Explainer, inputs: Sequence[Any], *, target: Any = None, token: Any = None) -> Tensor:
-    """The greatest relative difference between the scores of an input alone and among the others.
+    """The largest relative difference between the scores of an input alone and in a batch with the others.
 
     `target` and `token` are as for an Explainer.
 

@@ -24,16 +24,16 @@ class Adapter(ABC):
 
     Args:
         model: the model, left exactly as it is.
-        processor: tokenizer, image processor or transform; None if inputs come as model arguments.
+        processor: tokenizer, image processor or transform; None if inputs are model arguments.
     """
 
     family: ClassVar[str]
-    """Name for people, as `BERT`."""
+    """A name for people, e.g. `BERT`."""
     block_paths: ClassVar[tuple[str, ...]] = ()
-    """Where the list of blocks is, as `bert.encoder.layer`; the first that exists is taken (names change between releases)."""
+    """Where the list of blocks is, e.g. `bert.encoder.layer`; the first that exists is used (names change between releases)."""
 
     classes_with_head: ClassVar[str] = "a class that has a head"
-    """What loads such a model with a head, for an error."""
+    """What loads such a model with a head; named in an error."""
 
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         self.model = model
@@ -102,14 +102,14 @@ class Adapter(ABC):
 
     @abstractmethod
     def read(self, encoding: Encoding) -> Tensor:
-        """Which tokens a classifier's head reads, bool `[B, T]`; other heads know it themselves, see `attcat.model.heads`."""
+        """Which tokens a classifier's head reads, bool `[B, T]`; other heads decide this themselves, see `attcat.model.heads`."""
 
     def samples(self) -> Any:
         """Inputs to check the model with, of different lengths; None if the adapter brings none."""
         return None
 
     def cost(self, value: Any) -> int:
-        """About how many tokens an input has, without encoding it; inputs of like cost share a batch."""
+        """About how many tokens an input has, without encoding it; inputs of similar cost share a batch."""
         return 256
 
     def describe(self) -> str:
@@ -117,10 +117,10 @@ class Adapter(ABC):
         return f"{type(self.model).__name__}: {self.family} ({type(self).__name__}), {len(self.blocks)} blocks"
 
     removals: ClassVar[tuple[str, ...]] = ()
-    """The ways in which `remove` takes tokens out; the first is used when none is named."""
+    """The ways in which `remove` removes tokens; the first is the default."""
 
     def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
-        """The batch with tokens taken out.
+        """The batch with tokens removed.
 
         Args:
             encoding: the batch.
@@ -129,12 +129,12 @@ class Adapter(ABC):
 
         Raises:
             OptionError: if there is no such way.
-            UnsupportedModelError: if this adapter cannot.
+            UnsupportedModelError: if this adapter cannot remove tokens.
         """
-        raise UnsupportedModelError(f"{type(self).__name__} does not say how to take tokens out: override remove()")
+        raise UnsupportedModelError(f"{type(self).__name__} does not say how to remove tokens: override remove()")
 
     def removal(self, how: str | None) -> str:
-        """The name of a way to take tokens out, checked.
+        """The name of a way to remove tokens, checked.
 
         Raises:
             OptionError: if there is no such way.
@@ -158,7 +158,7 @@ class Adapter(ABC):
         """Run the model.
 
         Returns:
-            Its output, and the rows `[B, C]` of which one number each is explained.
+            Its output, and the rows `[B, C]`; one number of each row is explained.
 
         Raises:
             UnsupportedModelError: if the output has no logits of the head's kind.
@@ -187,21 +187,21 @@ class Adapter(ABC):
 
     @cached_property
     def labels(self) -> tuple[str, ...] | None:
-        """The names of the classes, as far as the model knows them."""
+        """The names of the classes, if the model knows them."""
         return config_labels(self.model)
 
     @property
     def can_batch(self) -> bool:
-        """Whether the model takes several examples at once."""
+        """Whether the model accepts several examples at once."""
         return not self.head.one_input
 
     def like(self, model: nn.Module) -> Adapter:
-        """The same adapter for another model of the same class, as a copy in float64."""
+        """The same adapter for another model of the same class, e.g. a copy in float64."""
         return type(self)(model, self.processor)
 
     @property
     def towers(self) -> tuple[Adapter, ...]:
-        """The adapters that explain an input: this one; for a model of pictures and texts, one for each, pictures first."""
+        """The adapters that explain an input: this one; for a model of pictures and texts one per side, pictures first."""
         return (self,)
 
     # -- for adapters ----------------------------------------------------------------------------------------------------

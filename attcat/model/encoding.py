@@ -20,7 +20,7 @@ class Encoding:
         arguments: what the model is called with, on its device.
         mask: bool `[B, T]`, True for real tokens.
         tokens: what the real tokens stand for, one `Tokens` per example.
-        sources: the input to draw on, one per example: a string, a pair, uint8 pixels `[H, W, 3]`, or None.
+        sources: the inputs to draw on, one per example: a string, a pair, uint8 pixels `[H, W, 3]`, or None.
         dropped: how many tokens were cut from each example.
         focus: `[B]`, the position whose prediction is explained, where there is one for each token; see `attcat.model.heads`.
         start: where a prompt ends and the tokens that a model wrote begin, if that is what is explained.
@@ -45,14 +45,14 @@ class Encoding:
                 raise ValueError(f"example {row}: {real} positions are real, but {len(tokens)} tokens are named")
 
     def rows(self, rows: Sequence[int]) -> Encoding:
-        """Some examples, in any order and as often as wanted, without the columns that only others need."""
+        """Some examples, in any order and with repeats, without the columns that only others need."""
         index = torch.tensor(rows, device=self.mask.device)
         mask = self.mask[index]
         length = int(mask.any(0).nonzero().max()) + 1
         return self._picked(rows, {"mask": mask[:, :length]}, slice(length))
 
     def alone(self, row: int) -> Encoding:
-        """One example without its padding, wherever that is."""
+        """One example without its padding, on whichever side that is."""
         real = self.mask[row]
         changes: dict[str, Any] = {"mask": self.mask[row : row + 1, real]}
         if self.focus is not None:
@@ -60,7 +60,7 @@ class Encoding:
         return self._picked([row], changes, real)
 
     def _picked(self, rows: Sequence[int], changes: dict[str, Any], columns: slice | Tensor) -> Encoding:
-        """What belongs to some rows in every field, also those of a subclass."""
+        """The entries of some rows in every field, also the fields of a subclass."""
         index = torch.tensor(rows, device=self.mask.device)
         for each in fields(self):
             value = getattr(self, each.name)
@@ -72,7 +72,7 @@ class Encoding:
                 changes[each.name] = tuple(value[row] for row in rows)
         shape = self.mask.shape
         changes["arguments"] = {
-            # An argument with a column for each token is cut, others stay as they are.
+            # An argument with a column per token is cut; others stay as they are.
             name: value[index][:, columns] if value.dim() in (2, 3) and value.shape[:2] == shape else value[index]
             for name, value in self.arguments.items()
         }

@@ -1,8 +1,8 @@
 """What the numbers in a model's output stand for, and at which tokens they are read: the task.
 
-The core explains one number out of a row of logits `[B, C]`. A head makes that row from what the model gives: as it is, for
-a classifier; the row of one token, for a tagger or a language model; all candidate answers, for question answering. From
-there on every task is a classification, with predicted classes, contrasts and probabilities.
+The core explains one number out of a row of logits `[B, C]`. A head makes that row from the model's output: unchanged for a
+classifier; the row of one token for a tagger or a language model; all candidate answers for question answering. From there
+on every task is a classification, with predicted classes, contrasts and probabilities.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Token = str | int | slice | None
 
 
 class Head:
-    """A classifier's head: a row of class logits for each input. Other heads derive from it.
+    """A classifier's head: one row of class logits per input. Other heads derive from it.
 
     Args:
         model: the model.
         processor: its tokenizer, if the task needs one.
-        labels: the names of the classes, as far as they are known.
+        labels: the names of the classes, if they are known.
         readout: which tokens a classifier reads, bool `[B, T]`, of a batch; by default the first token.
     """
 
@@ -42,9 +42,9 @@ class Head:
     kept: ClassVar[int | None] = None
     """How many of the best classes an Explanation keeps; None for all."""
     reads_tokens: ClassVar[bool] = False
-    """Whether the head itself says which tokens are read, of the prediction that is explained."""
+    """Whether the head itself says which tokens the explained prediction reads."""
     one_input: ClassVar[bool] = False
-    """Whether all rows of a batch stand for one input: its candidates, of which one is explained."""
+    """Whether all rows of a batch stand for one input: its candidates, one of which is explained."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Head:
         return ["A gripping, very long film!", "It rained."]
 
     def texts(self, value: Any) -> list[Any]:
-        """The texts, one per row, that an input is given to the model as.
+        """The texts, one per row, that represent an input to the model.
 
         Raises:
             InputError: if the task needs another kind of input.
@@ -80,11 +80,11 @@ class Head:
         return [value]
 
     def arguments(self, encoding: Encoding) -> Mapping[str, Tensor]:
-        """What the model is called with."""
+        """The arguments that the model is called with."""
         return encoding.arguments
 
     def shown(self, encoding: Encoding, classes: Tensor) -> list[int]:
-        """For each input the row whose tokens explain these classes `[B]` (-1 for a function)."""
+        """For each input, the row whose tokens explain these classes `[B]` (-1 for a function)."""
         return list(range(len(encoding.tokens)))
 
     def trial(self, encoding: Encoding, row: int) -> Token:
@@ -92,18 +92,18 @@ class Head:
         return None
 
     def reading(self, encoding: Encoding) -> AbstractContextManager[None]:
-        """What has to hold while the model runs, so that it computes no more than what is explained."""
+        """A context for running the model in which it computes no more than is needed for the explanation."""
         return nullcontext()
 
     def logits(self, output: Any) -> Any:
-        """The logits in a model's output, in whatever shape the model gives them; None if there are none."""
+        """The logits in a model's output, in the model's own shape; None if there are none."""
         return output if isinstance(output, Tensor) else getattr(output, "logits", None)
 
     def rows(self, logits: Any, encoding: Encoding) -> Tensor:
-        """The rows `[B, C]`, of which one number each is explained, in what `logits` gives.
+        """The rows `[B, C]`, of which one number each is explained, from what `logits` returns.
 
         Raises:
-            UnsupportedModelError: if the model gives something else than this task's logits.
+            UnsupportedModelError: if the model's output is not this task's logits.
         """
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise UnsupportedModelError(
@@ -130,7 +130,7 @@ class Head:
         return self.readout(encoding)
 
     def reads_alike(self, before: Encoding, after: Encoding) -> bool:
-        """Whether the same positions are read after other tokens were put in place of some: not if the head looks for one."""
+        """Whether the same positions are read after some tokens were replaced: not if the head searches for one."""
         return torch.equal(self.readout(before), self.readout(after))
 
     def pinned(self, encoding: Encoding) -> Tensor:
@@ -147,12 +147,12 @@ class Head:
         return None
 
     def answers(self, encoding: Encoding, row: int, classes: Sequence[int]) -> tuple[Span | None, ...] | None:
-        """The characters that the classes stand for; None if they are no stretches of text."""
+        """The characters that the classes stand for; None if they are not stretches of text."""
         return None
 
 
 class TokenHead(Head):
-    """A prediction for each token: tagging. The row of one token is explained, and only that token is read."""
+    """One prediction per token: tagging. The row of one token is explained, and only that token is read."""
 
     task = "token classification"
     reads_tokens = True
@@ -182,7 +182,7 @@ class TokenHead(Head):
     def choose(self, encoding: Encoding, row: int) -> int:
         """The position when the user names none."""
         raise InputError(
-            f"{type(self.model).__name__} gives a prediction for each token: say which one by ",
+            f"{type(self.model).__name__} gives one prediction per token: say which one with ",
             Option("token", "word"),
             listed_words(encoding.tokens[row], encoding.sources[row]),
         )
@@ -193,7 +193,7 @@ class TokenHead(Head):
         if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] != encoding.mask.shape[1]:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} has no logits [B, T, C], one row for each of its {encoding.mask.shape[1]} "
-                f"tokens: it gives {_shape(logits)}"
+                f"tokens: its output has {_shape(logits)}"
             )
         return logits[torch.arange(len(focus), device=focus.device), focus]
 
@@ -202,7 +202,7 @@ class TokenHead(Head):
         return F.one_hot(self._focus(encoding), encoding.mask.shape[1]).bool()
 
     def reads_alike(self, before: Encoding, after: Encoding) -> bool:
-        """The position is told, not looked for."""
+        """The position is given, not searched for."""
         return True
 
     def pinned(self, encoding: Encoding) -> Tensor:
@@ -235,7 +235,8 @@ class NextTokenHead(TokenHead):
         """The position before the token, which predicts it."""
         position = super().find(encoding, row, token)
         if position == 0:
-            raise InputError(f"nothing comes before {encoding.tokens[row].labels[0]!r}: there is no prediction of it")
+            first = encoding.tokens[row].labels[0]
+            raise InputError(f"nothing comes before {first!r}, so it is not predicted: choose a later token")
         return position - 1
 
     def choose(self, encoding: Encoding, row: int) -> int:
@@ -243,7 +244,7 @@ class NextTokenHead(TokenHead):
         return len(encoding.tokens[row]) - 1
 
     def reading(self, encoding: Encoding) -> AbstractContextManager[None]:
-        """Logits of one position are computed instead of those of all, `[B, T, V]`, if the model says which layer makes them."""
+        """Compute the logits of one position instead of all, `[B, T, V]`, if the model says which layer makes them."""
         focus = self._focus(encoding)
         return self._narrowing(lambda state: state[torch.arange(len(focus)), focus.to(state.device)][:, None])
 
@@ -258,12 +259,12 @@ class NextTokenHead(TokenHead):
         last = (self._focus(encoding) == encoding.mask.shape[1] - 1).all()
         if not last and output_embeddings(self.model) is None:
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} gives logits of the last position alone: only what follows a text can be explained"
+                f"{type(self.model).__name__} gives logits of the last position only: only what follows a text can be explained"
             )
         return logits.squeeze(1)
 
     def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
-        """The vocabulary, spelled out when asked for."""
+        """The vocabulary; names are made on demand."""
         return Vocabulary(self.processor, count)
 
 
@@ -314,12 +315,12 @@ class MaskedTokenHead(NextTokenHead):
         return None if ids.count(mask_id) == 1 else 1
 
     def choose(self, encoding: Encoding, row: int) -> int:
-        """The mask token, if there is just one."""
+        """The mask token, if there is exactly one."""
         processor = self.processor
         mask_id, name = getattr(processor, "mask_token_id", None), getattr(processor, "mask_token", None)
         if mask_id is None:
             raise ProcessorError(
-                "the tokenizer has no mask token: say which token to explain by ", Option("token", "word")
+                "the tokenizer has no mask token: say which token to explain with ", Option("token", "word")
             )
         ids = encoding.arguments["input_ids"][row, encoding.mask[row]]
         places = (ids == mask_id).nonzero().flatten().tolist()
@@ -327,7 +328,7 @@ class MaskedTokenHead(NextTokenHead):
             return int(places[0])
         if places:
             raise InputError(
-                f"{name} stands {len(places)} times in the text: say which one by the number of the word, e.g. ",
+                f"{name} occurs {len(places)} times in the text: say which one by the number of the word, e.g. ",
                 Option("token", 2),
                 listed_words(encoding.tokens[row], encoding.sources[row]),
             )
@@ -340,9 +341,9 @@ class MaskedTokenHead(NextTokenHead):
 class SpanHead(Head):
     """Extractive question answering: the classes are the candidate answers, and `(no answer)`.
 
-    The logit of an answer is start logit + end logit, that of no answer both at the first token (Devlin et al., BERT,
-    NAACL 2019, sections 4.2 and 4.3). Softmax over the candidates is the product of both probabilities, among the valid
-    spans: `start <= end` in the context, at most `LONGEST` tokens.
+    The logit of an answer is start logit + end logit; that of no answer, both at the first token (Devlin et al., BERT,
+    NAACL 2019, sections 4.2 and 4.3). Softmax over the candidates is the product of both probabilities, restricted to the
+    valid spans: `start <= end` in the context, at most `LONGEST` tokens.
     """
 
     task = "question answering"
@@ -387,11 +388,11 @@ class SpanHead(Head):
         return read
 
     def reads_alike(self, before: Encoding, after: Encoding) -> bool:
-        """Answers are counted by position, and no answer is read at the first token."""
+        """Answers are numbered by position, and no answer is read at the first token."""
         return True
 
     def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
-        """The candidates' texts, cut out when asked for."""
+        """The candidates' texts, made on demand."""
         return Answers(encoding.tokens[row], encoding.sources[row][1], count, self.LONGEST)
 
     def answers(self, encoding: Encoding, row: int, classes: Sequence[int]) -> tuple[Span | None, ...]:
@@ -403,8 +404,8 @@ class SpanHead(Head):
 class ChoiceHead(Head):
     """Multiple choice: `(prompt, [choice, choice, ...])`, where each choice is read together with the prompt.
 
-    The model scores each pair `(prompt, choice)` by itself, one row of the batch each; the scores of a prompt's choices are the
-    classes. An explanation is that of the pair whose choice is explained.
+    The model scores each pair `(prompt, choice)` on its own, one row of the batch each; the scores of a prompt's choices are the
+    classes. An explanation shows the pair whose choice is explained.
     """
 
     task = "multiple choice"
@@ -445,7 +446,7 @@ class ChoiceHead(Head):
         """
         choice = int(classes[0])
         if choice < 0:
-            raise TargetError("of several choices the one to explain is named by its text or number, not by a function")
+            raise TargetError("name the choice to explain by its text or number, not by a function")
         return [choice]
 
     def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
@@ -552,7 +553,7 @@ def _context(encoding: Encoding) -> Tensor:
     """bool `[B, T]`: tokens of the second text.
 
     Raises:
-        InputError: if an input is no question with a context.
+        InputError: if an input is not a question with a context.
     """
     context = torch.zeros_like(encoding.mask)
     for row, tokens in enumerate(encoding.tokens):
@@ -564,5 +565,5 @@ def _context(encoding: Encoding) -> Tensor:
         inside = [segment == 1 and span is not None and span[0] < span[1] for segment, span in pairs]
         context[row, encoding.mask[row]] = torch.tensor(inside, device=context.device)
         if not any(inside):
-            raise InputError("the context has no tokens: there is nothing to find an answer in")
+            raise InputError("the context has no tokens: give a text to find an answer in")
     return context

@@ -1,4 +1,4 @@
-"""The names of very many classes: a vocabulary, or every stretch of a text. Each is made when it is asked for."""
+"""The names of very many classes: a vocabulary, or every stretch of a text. Each name is made on demand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .locate import characters, occurrences, overlaps
 
 
 class _Listing(Lookup):
-    """A sequence of names that are made when they are asked for."""
+    """A sequence of names that are made on demand."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -47,7 +47,7 @@ class Vocabulary(_Listing):
         self.tokenizer = tokenizer
 
     def name(self, index: int) -> str:
-        """The token's text; its raw form where it is no text of its own (half of an emoji)."""
+        """The token's text; its raw form where it is not text on its own (half of an emoji)."""
         raw = None if self.tokenizer is None else self.tokenizer.convert_ids_to_tokens(index)
         if raw is None:
             return f"#{index}"
@@ -58,7 +58,7 @@ class Vocabulary(_Listing):
         """The number of a token: by number, by text that is one token (` Paris`), or by its raw form (`##ing`).
 
         Raises:
-            TargetError: if it is none.
+            TargetError: if it is not a token.
         """
         index = integer(target)
         if index is not None:
@@ -68,9 +68,7 @@ class Vocabulary(_Listing):
         if not isinstance(target, str) or not target:
             raise TargetError(f"a target is a token's text or number, not {target!r}")
         if self.tokenizer is None:
-            raise TargetError(
-                f"to find {target!r} in the vocabulary a tokenizer is needed: Explainer(model, tokenizer)"
-            )
+            raise TargetError(f"finding {target!r} in the vocabulary needs a tokenizer: Explainer(model, tokenizer)")
         vocabulary: dict[str, int] = self.tokenizer.get_vocab()
         ids = self.tokenizer.encode(target, add_special_tokens=False)
         unknown = getattr(self.tokenizer, "unk_token_id", None)
@@ -79,7 +77,7 @@ class Vocabulary(_Listing):
         if len(ids) == 1 and (ids[0] != unknown or target == self.tokenizer.unk_token):
             return int(ids[0])
         if len(ids) <= 1:
-            raise TargetError(f"{target!r} is not in the vocabulary: give a token of it, or its number")
+            raise TargetError(f"{target!r} is not in the vocabulary: give one of its tokens, or a token's number")
         pieces = ", ".join(repr(self.name(i)) for i in ids[:8])
         raise TargetError(f"{target!r} is {len(ids)} tokens ({pieces}): give one of them")
 
@@ -88,7 +86,7 @@ class Answers(_Listing):
     """Candidate answers: number 0 is `(no answer)`, number 1 + s * longest + l the tokens s to s + l.
 
     Args:
-        tokens: of the question and the context.
+        tokens: those of the question and the context.
         context: the text that holds the answers.
         count: how many candidates there are.
         longest: the most tokens of an answer.
@@ -119,7 +117,7 @@ class Answers(_Listing):
         """A candidate by its text, which must occur once, by a slice of the context's characters, or by its number.
 
         Raises:
-            TargetError: if it is no candidate.
+            TargetError: if it is not a candidate.
         """
         if isinstance(target, str) and target == self.NONE:
             return 0
@@ -130,14 +128,14 @@ class Answers(_Listing):
             if len(found) != 1:
                 places = ", ".join(f"slice({start}, {start + len(target)})" for start in found[:5])
                 raise TargetError(
-                    f"{target!r} occurs {len(found)} times in the context: give one by its characters, as {places}"
+                    f"{target!r} occurs {len(found)} times in the context: give one by its characters, e.g. {places}"
                     if found
                     else f"{target!r} is not in the context: an answer is a part of it, or {self.NONE!r}"
                 )
             target = slice(found[0], found[0] + len(target))
         if not isinstance(target, slice):
             raise TargetError(
-                f"an answer is given by its text or as slice(start, end) of the context, not {target!r}; ",
+                f"give an answer by its text or as slice(start, end) of the context, not {target!r}; ",
                 Option("top_k", 3),
                 " explains the best three",
             )
@@ -157,7 +155,7 @@ class Answers(_Listing):
 
 
 def bounds(answer: int, longest: int) -> tuple[int, int]:
-    """First and last token of a candidate; both are the first token of all for no answer."""
+    """First and last token of a candidate; for no answer, both are the very first token."""
     if answer == 0:
         return 0, 0
     first, more = divmod(answer - 1, longest)

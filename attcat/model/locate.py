@@ -11,10 +11,10 @@ from ..tokens import Span, Tokens, group_words
 
 
 def find_token(tokens: Tokens, source: Any, token: str | int | slice) -> int:
-    """The position of a token: of a word, its first piece, which carries a word's tag by convention.
+    """The position of a token; for a word, that of its first piece, which carries the word's tag by convention.
 
     Args:
-        tokens: of the example.
+        tokens: those of the example.
         source: the text or pair; None for ready-made model arguments.
         token: a word, or another piece of the text that occurs once; the number of a word in reading order (without a
             text, of a token); or a slice of the text's characters.
@@ -33,7 +33,7 @@ def find_token(tokens: Tokens, source: Any, token: str | int | slice) -> int:
         return words[number][-1][0]
     if isinstance(token, slice):
         if len(texts) > 1:
-            raise InputError("a slice of characters could be of either text: name the word, or give its number")
+            raise InputError("a slice of characters could refer to either text: name the word, or give its number")
         found = [(0, characters(token, texts[0], InputError))]
     elif isinstance(token, str):
         found = _places(texts, words, token)
@@ -82,7 +82,7 @@ _UNKNOWN = "a token is a word, its number or a slice of characters, not {}"
 def _places(
     texts: Sequence[str], words: Sequence[tuple[int, int, int, list[int]]], wanted: str
 ) -> list[tuple[int, Span]]:
-    """(text, characters) of the words that are called so; else of every place where the string occurs."""
+    """(text, characters) of the words that match; else of every place where the string occurs."""
     exact = [(segment, (start, end)) for segment, start, end, _ in words if texts[segment][start:end] == wanted]
     return exact or [
         (segment, (start, start + len(wanted)))
@@ -92,20 +92,20 @@ def _places(
 
 
 def occurrences(text: str, wanted: str) -> list[int]:
-    """Where a string begins in a text; nowhere if it is empty."""
+    """Where a string starts in a text; nowhere if it is empty."""
     return [start for start in range(len(text)) if text.startswith(wanted, start)] if wanted else []
 
 
 def overlaps(span: Span, place: Span) -> bool:
-    """Whether two stretches of characters have one in common."""
+    """Whether two stretches of characters overlap."""
     return span[0] < place[1] and span[1] > place[0]
 
 
 def characters(place: slice, text: str, error: type[AttCATError]) -> Span:
-    """The characters that a slice of a text stands for, as Python reads it: `slice(-6, None)` is the last six.
+    """The characters that a slice of a text stands for, as in Python: `slice(-6, None)` is the last six.
 
     Raises:
-        AttCATError: of the kind `error`, if it has a step, is empty, or its bounds are not integers.
+        AttCATError: of class `error`, if the slice has a step, is empty, or its bounds are not integers.
     """
     try:
         start, stop, step = place.indices(len(text))

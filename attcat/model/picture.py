@@ -1,7 +1,7 @@
-"""Pictures in: read what users have, and observe what a processor does to it.
+"""Pictures as input: read what users have, and observe what a processor does to it.
 
 Processors differ in their resize, crop, rounding and padding, and each release brings new ones. Rather than read their
-settings, `Observer` sends pictures of known position through the processor and reads the answer off its output: the
+settings, `Observer` sends pictures that encode positions through the processor and reads the answer off its output: the
 same idea as capturing attention where it is computed.
 """
 
@@ -49,7 +49,8 @@ def read_picture(source: Any) -> Image.Image:
         The picture with its EXIF rotation applied; grey, palette, RGBA, CMYK and 16-bit pictures are converted.
 
     Raises:
-        InputError: if there is no such file, it is no picture, is truncated, empty or too large, or the array is not as above.
+        InputError: if there is no such file, it is not a picture, is truncated, empty or too large, or the array is not as
+            above.
     """
     if isinstance(source, (str, os.PathLike)):
         return _open(Path(source))
@@ -95,18 +96,18 @@ def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
 
 
 def _to_uint8(array: np.ndarray) -> np.ndarray:
-    """uint8 `[H, W, 3]` from any array that can be meant as a picture."""
+    """uint8 `[H, W, 3]` from any array that can be a picture."""
     if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
         array = array.transpose(1, 2, 0)
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or array.size == 0:
-        raise InputError(f"an array of shape {array.shape} is no picture: give [H, W], [H, W, 3] or [3, H, W]")
+        raise InputError(f"an array of shape {array.shape} is not a picture: give [H, W], [H, W, 3] or [3, H, W]")
     array = np.broadcast_to(array[..., :3], (*array.shape[:2], 3)) if array.shape[-1] == 1 else array[..., :3]
     low, high = float(array.min()), float(array.max())
     if not np.isfinite(low) or not np.isfinite(high) or low < 0:
         raise InputError(
-            f"pixel values reach from {low:.3g} to {high:.3g}: give integers 0 to 255 or floats 0 to 1; "
+            f"pixel values range from {low:.3g} to {high:.3g}: give integers 0 to 255 or floats 0 to 1; "
             'a picture that is already normalised is a model argument: {"pixel_values": ...}'
         )
     if np.issubdtype(array.dtype, np.floating):
@@ -210,7 +211,7 @@ class Observer:
         positive, negative = (self.preprocess(Image.fromarray(v)) for v in (ramps, 255 - ramps))
         if positive.shape != negative.shape:
             raise ProcessorError(
-                f"two pictures of {width} x {height} come out in different sizes: no random augmentation, please"
+                f"two pictures of {width} x {height} come out in different sizes: give a processor without random augmentation"
             )
         difference = (positive.double() - negative.double()).numpy() / self._contrast  # -1 black to 1 white
         seen = difference[2] > 0.5
@@ -240,18 +241,18 @@ def _edges(lines: np.ndarray, seen: np.ndarray, pixels: int) -> tuple[float, flo
     """Where the model's pixels begin and end along one axis, in the picture's pixels.
 
     Args:
-        lines: where the centres of the model's pixels lie along this axis, 0 to 1, for those that show the picture: many
-            times the same line, one below the other.
+        lines: where the centres of the model's pixels lie along this axis, 0 to 1, for those that show the picture: the
+            same line many times, one below the other.
         seen: which of the model's pixels show the picture at all.
         pixels: the picture's size.
     """
     index = np.flatnonzero(seen)
     position = np.median(lines, axis=0)
     same = np.quantile(np.abs(lines - position), 0.9) < 0.03
-    # A resize repeats the outermost pixels beyond their centres: the line is read off the inside.
+    # A resize repeats the outermost pixels beyond their centres, so the line is read off the inside.
     inside = (position > 0.02) & (position < 0.98)
     if pixels == 1 or inside.sum() < 2:
-        size = pixels / len(index)  # no line to read: the picture is as good as one pixel wide
+        size = pixels / len(index)  # no line to read: the picture is in effect one pixel wide
         return float(-index[0] * size), float((len(seen) - index[0]) * size)
     slope, offset = np.polyfit(index[inside], position[inside], 1)
     error = np.abs(position[inside] - (slope * index[inside] + offset)).max()

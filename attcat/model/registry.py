@@ -23,12 +23,12 @@ def register(*names: str) -> Callable[[AdapterType], AdapterType]:
     """Class decorator: this adapter serves the models whose class, or a base class, has one of these names.
 
     Args:
-        names: `package.ClassName`, the top-level package and the class, as `transformers.BertPreTrainedModel`. A name that
-            an installed package announces can be given to an adapter of your own, which then comes first.
+        names: `package.ClassName`, the top-level package and the class, e.g. `transformers.BertPreTrainedModel`. You can
+            register your own adapter under a name that an installed package announces; yours then comes first.
 
     Raises:
-        OptionError: if another adapter was registered for one of the names. The same class may come again, also when the
-            notebook cell that defines it is run again.
+        OptionError: if another adapter was registered for one of the names. The same class may be registered again, also
+            by running the notebook cell that defines it again.
     """
     if not names or not all(isinstance(name, str) and "." in name for name in names):
         raise TypeError('register takes names like "my_package.MyModel": the top-level package and the class')
@@ -39,7 +39,7 @@ def register(*names: str) -> Callable[[AdapterType], AdapterType]:
         taken = [name for name in names if _source(_registered.get(name, adapter)) != _source(adapter)]
         if taken:
             raise OptionError(
-                f"there is an adapter for {taken[0]} already, {_source(_registered[taken[0]])}: give the name of another model "
+                f"there is already an adapter for {taken[0]}, {_source(_registered[taken[0]])}: give the name of another model "
                 f"class; registered are {', '.join(sorted(_registered))}"
             )
         _registered.update(dict.fromkeys(names, adapter))
@@ -49,7 +49,7 @@ def register(*names: str) -> Callable[[AdapterType], AdapterType]:
 
 
 def supported_models() -> dict[str, str]:
-    """The model classes that are served, and where the adapter is: `{"transformers.BertPreTrainedModel": "..."}`."""
+    """The supported model classes, and where the adapter of each is: `{"transformers.BertPreTrainedModel": "..."}`."""
     found = {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
     found.update({name: _source(cls) for name, cls in _registered.items()})
     return found
@@ -63,7 +63,7 @@ def _source(adapter: type[Adapter]) -> str:
 def known_adapter(model: nn.Module) -> type[Adapter] | None:
     """The adapter for a model, by the names in its class's ancestry; what the user registered comes first.
 
-    `package.*` is served after all of the names: it stands for every class of a package.
+    `package.*` is tried after all of the names: it stands for every class of a package.
     """
     installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     names = names_of(model)
@@ -89,9 +89,9 @@ def find_adapter(model: nn.Module) -> type[Adapter]:
 
 
 def no_adapter(model: nn.Module, reason: str) -> UnsupportedModelError:
-    """The error for a model that no adapter serves, and why it cannot be explained without."""
+    """The error for a model that no adapter serves, and why it cannot be explained without one."""
     supported = ", ".join(sorted(supported_models()))
     return UnsupportedModelError(
-        f"no adapter for {names_of(model)[0]}{reason and ', and '}{reason}. Supported without a look at the model: "
+        f"no adapter for {names_of(model)[0]}{reason and ', and '}{reason}. Supported by an adapter: "
         f"{supported or 'none (is AttCAT installed?)'}. An adapter is a few lines: {GUIDE}"
     )

@@ -26,7 +26,7 @@ class TextAdapter(Adapter):
         "MaskedLM, CausalLM)"
     )
     ignored_arguments: ClassVar[tuple[str, ...]] = ()
-    """What the tokenizer makes but the model must not be given."""
+    """What the tokenizer makes but the model does not accept."""
     positions_lost: ClassVar[int] = 0
     """How many of the position embeddings cannot be used."""
 
@@ -80,10 +80,10 @@ class TextAdapter(Adapter):
         return self._encoding(batch, tuple(texts), dropped)
 
     def encode_windows(self, text: Any, size: int | None = None) -> tuple[Encoding, Tokens]:
-        """Cut a text that is too long into windows that overlap by about a quarter.
+        """Split a text that is too long into windows that overlap by about a quarter.
 
         Args:
-            text: a string; or a pair, of which the second text is cut, and the first stands in front of every window.
+            text: a string; or a pair, whose second text is split, while the first is repeated in every window.
             size: tokens in a window, specials included; by default as many as the model takes.
 
         Returns:
@@ -91,13 +91,13 @@ class TextAdapter(Adapter):
 
         Raises:
             InputError: if the first text of a pair leaves no room, or the model has no limit and no size is given.
-            ProcessorError: if the tokenizer does not tell characters.
+            ProcessorError: if the tokenizer gives no character offsets.
         """
         self._check_tokenizer()
         checked = _checked_text(text)
         first, second = ([checked], []) if isinstance(checked, str) else ([checked[0]], [checked[1]])
         if not getattr(self.processor, "is_fast", False):
-            raise ProcessorError("windows are joined by characters, which only a fast tokenizer tells: load that one")
+            raise ProcessorError("windows are joined by characters, which needs a fast tokenizer: load that one")
         limit = self.max_length
         size = limit if size is None else size if limit is None else min(size, limit)
         whole = self._tokenize(first, second, truncation=False)
@@ -108,7 +108,7 @@ class TextAdapter(Adapter):
         room = size - (len(tokens) - cut)
         if room < 2:
             raise InputError(
-                f"of a window of {size} tokens {max(0, room)} are left for the text that is cut: expected at least 2"
+                f"a window of {size} tokens leaves {max(0, room)} for the text that is split: expected at least 2"
                 + (", shorten the first text" if second else ", make the window larger")
             )
         batch = self._tokenize(
@@ -196,11 +196,11 @@ class TextAdapter(Adapter):
     def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
         """Mask tokens (or unknown ones) or padding tokens in place of what is removed, or a shorter text.
 
-        `[PAD]` in the middle of a text is seen by the model: the attention mask stays. Of a text of which nothing is left
-        after deletion one mask token stays. See `Adapter.remove`.
+        `[PAD]` in the middle of a text is seen by the model: the attention mask stays. If deletion leaves nothing of a text,
+        one mask token stays. See `Adapter.remove`.
 
         Raises:
-            OptionError: if the head would read another token, because it looks for the last that is not padding; or if the
+            OptionError: if the head would read another token, because it reads the last that is not padding; or if the
                 token whose prediction is explained would be deleted.
         """
         how = self.removal(how)
@@ -219,7 +219,7 @@ class TextAdapter(Adapter):
         return found
 
     def _delete(self, encoding: Encoding, removed: Tensor) -> Encoding:
-        """A shorter batch: what stays moves to the left, in its order, and with it the position that is explained."""
+        """A shorter batch: what stays moves to the left, in order, and with it the position that is explained."""
         empty = (encoding.mask & ~removed).sum(-1, keepdim=True) == 0
         first = first_of(encoding.mask)
         ids = encoding.arguments["input_ids"].masked_fill(empty & first, self.blank_token)
@@ -259,7 +259,7 @@ class TextAdapter(Adapter):
 
     @cached_property
     def blank_token(self) -> int:
-        """The token that says least: `[MASK]`, else the unknown token; never the padding token, which may move the head."""
+        """The least informative token: `[MASK]`, else the unknown token; never padding, which may move the head."""
         names = ("mask_token_id", "unk_token_id", "eos_token_id", "bos_token_id")
         known = (getattr(self.processor, name, None) for name in names)
         return next(token for token in (*known, 0, 1) if isinstance(token, int) and token != self.pad_id)
@@ -295,7 +295,7 @@ class TextAdapter(Adapter):
         size = getattr(input_embeddings(self.reader), "num_embeddings", None)
         if size is not None and ids.numel() and int(ids.max()) >= size:
             raise ProcessorError(
-                f"token number {int(ids.max())} is outside of the model's vocabulary of {size}: "
+                f"token number {int(ids.max())} is outside the model's vocabulary of {size}: "
                 "this tokenizer belongs to another model"
             )
 
@@ -312,7 +312,7 @@ class TextAdapter(Adapter):
                     f"the text beginning {text[:30]!r} has {length} tokens, the model takes at most {self.max_length}: "
                     "read it in windows with ",
                     Option("window", True),
-                    ", shorten it, or accept a cut with ",
+                    ", shorten it, or truncate it with ",
                     Option("truncation", True),
                 )
         return (0,) * len(lengths)

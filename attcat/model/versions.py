@@ -1,4 +1,4 @@
-"""Whether the library that a model comes from is one that its adapters were tested with."""
+"""Whether a model comes from a version of its library that the adapters were tested with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from .wrappers import names_of
 
 ENTRY_POINTS = "attcat.tested"
-"""Entry points called like a library, that hold the oldest and the newest version tested."""
+"""Entry points named after a library; each holds the oldest and the newest version tested."""
 
 
 def warn_if_untested(model: nn.Module) -> None:
@@ -33,7 +33,7 @@ def _warn_once(package: str) -> None:
         if not _release(oldest) <= _release(installed) <= _release(newest):
             warnings.warn(
                 f"{package} {installed} was not tested with this AttCAT ({oldest} to {newest} were): "
-                "attcat check tells whether your model works",
+                "attcat check shows whether your model works",
                 stacklevel=5,
             )
 

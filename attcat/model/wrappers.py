@@ -1,6 +1,6 @@
-"""What people put around a model: the one place that takes it off again.
+"""What people put around a model: the one place that unwraps it.
 
-A wrapper is only ever looked through, never changed: the model inside is the same object, with the same weights.
+A wrapper is only unwrapped, never changed: the model inside is the same object, with the same weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def names_of(model: nn.Module) -> list[str]:
 
 
 def unwrap(model: Any, processor: Any = None) -> tuple[nn.Module, Any]:
-    """The model inside of pipelines, data parallelism, `torch.compile`, low-rank adapters and cross-encoders.
+    """The model inside a pipeline, data parallelism, `torch.compile`, low-rank adapters or a cross-encoder.
 
     Args:
         model: a model, or something that holds one.
@@ -29,7 +29,7 @@ def unwrap(model: Any, processor: Any = None) -> tuple[nn.Module, Any]:
         The model and its processor.
 
     Raises:
-        UnsupportedModelError: if there is no torch model inside, or the wrapper adds tokens of its own.
+        UnsupportedModelError: if there is no torch model inside, or the wrapper adds its own tokens.
     """
     while (inner := _inside(model)) is not None:
         if processor is None:
@@ -38,8 +38,8 @@ def unwrap(model: Any, processor: Any = None) -> tuple[nn.Module, Any]:
         model = inner
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(
-            f"expected a torch model or a pipeline that holds one, got {type(model).__name__}: load the model first, for "
-            "instance with AutoModelForSequenceClassification.from_pretrained"
+            f"expected a torch model or a pipeline that holds one, got {type(model).__name__}: load the model first, "
+            "e.g. with AutoModelForSequenceClassification.from_pretrained"
         )
     return model, processor
 
@@ -64,7 +64,7 @@ def _inside(model: Any) -> Any:
 
 
 def main_device(model: nn.Module) -> torch.device:
-    """Where inputs go: the device of the first parameter, or where offloaded weights are brought to."""
+    """Where inputs go: the device of the first parameter, or the one that offloaded weights are moved to."""
     first = next(model.parameters(), None)
     if first is not None and first.device.type != "meta":
         return first.device
@@ -91,5 +91,5 @@ def _said(model: Any, name: str) -> Any:
     get = getattr(model, name, None)
     try:
         return None if get is None else get()
-    except (NotImplementedError, AttributeError):  # what transformers' models raise that have none
+    except (NotImplementedError, AttributeError):  # raised by transformers' models that have none
         return None

@@ -46,11 +46,11 @@ class Passes:
 
     @property
     def tokens(self) -> tuple[Tokens, ...]:
-        """What the positions of each example stand for."""
+        """What each example's positions stand for."""
         return self.encoding.tokens
 
     def record(self, early: int | None = None) -> Recording:
-        """Once more with plain gradients and attention matrices; `early` is the block whose output the head reads."""
+        """Another trace with plain gradients and attention matrices; `early` is the block whose output the head reads."""
         return record(self.adapter, self.encoding, Rule(), attention=True, early=early)
 
     def value(self, recording: Recording) -> Tensor:
@@ -113,7 +113,7 @@ class Passes:
     def values_without(self, removed: Tensor) -> Tensor:
         """What is explained, `[K, B]`, without some tokens, bool `[K, B, T]`: K copies of the batch in one pass; no gradient.
 
-        Tokens are removed in the first of the adapter's ways, see `Adapter.remove`.
+        Tokens are removed in the adapter's default way, see `Adapter.remove`.
         """
         encoding = self._repeated(len(removed))
         if removed.any():
@@ -133,7 +133,7 @@ class Passes:
         if encoding.mask.shape != self.encoding.mask.shape:
             raise OptionError(
                 f"the removal {self.adapter.removals[:1]} of {type(self.adapter).__name__} makes inputs shorter, but the method "
-                "needs a blank in place of each token: put one that replaces tokens first among its removals"
+                "needs a blank in place of each token: list one that replaces tokens first among its removals"
             )
         with torch.no_grad():
             return record(self.adapter, encoding, Rule()).blocks[0].input.detach()
@@ -157,7 +157,7 @@ class Passes:
             InputError: if there are none.
         """
         if not inputs:
-            raise InputError("no references: give inputs of another class by ", Option("references"))
+            raise InputError("no references: give inputs of another class with ", Option("references"))
         found = []
         for value in inputs:
             encode = self.adapter.encode_arguments if isinstance(value, Mapping) else self._encode_one

@@ -1,4 +1,4 @@
-"""What a forward and a backward pass leave behind, as plain tensors: the values that methods are functions of."""
+"""The result of a forward and a backward pass, as plain tensors: the values that methods are functions of."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ RECEIVED = Needs(received=True)
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward and one backward pass left behind, for a batch of `B` examples and `L` blocks.
+    """The result of one forward and one backward pass, for a batch of `B` examples and `L` blocks.
 
     Args:
         hidden: per block, the hidden state `[B, T, D]`.
         gradient: per block, the gradient of the target's logit with respect to it, `[B, T, D]`.
         received: per block, the attention that each token receives, `[B, T]`; padding receives none.
-        attention: per block, the attention matrix `[B, H, T, T]`, rows are queries; made anew whenever it is read.
-        attention_gradient: per block, the gradient of the target with respect to it, `[B, H, T, T]`; made anew likewise.
-        attention_relevance: per block, the relevance of it, `[B, H, T, T]`.
-        relevance: the relevance of the first block's input, `[B, T, D]`; None if not asked for.
+        attention: per block, the attention matrix `[B, H, T, T]`, rows are queries; recomputed whenever it is read.
+        attention_gradient: per block, the gradient of the target with respect to it, `[B, H, T, T]`; recomputed likewise.
+        attention_relevance: per block, its relevance, `[B, H, T, T]`.
+        relevance: the relevance of the first block's input, `[B, T, D]`; None if not requested.
         last: the last block's output, `[B, T, D]`.
-        bias: what the bias terms contribute to the target under the gradient rule, `[B]`; None if not asked for.
+        bias: what the bias terms contribute to the target under the gradient rule, `[B]`; None if not requested.
         logits: `[B, C]`.
         target: the class explained, `[B]`; None if the target was a function of the output.
-        value: what is explained, `[B]`: the target's logit, or what the function gave.
+        value: what is explained, `[B]`: the target's logit, or what the function returned.
         mask: True for real tokens, `[B, T]`.
         read: the tokens that the model's head reads, bool `[B, T]`.
 
-    What the method did not ask for is empty.
+    Fields that the method does not need are empty.
     """
 
     hidden: tuple[Tensor, ...]

@@ -38,7 +38,7 @@ LIBRARIES = ("torch", "transformers", "timm", "torchvision")
 INTRODUCTION = """# Architectures
 
 What `attcat check` measured on small models of each architecture: few and narrow blocks, random parameters. "Served by"
-names the adapter, or says that there is none and the model was looked at. "Checked" counts the promises that passed, of
+names the adapter, or says that there is none and the model was inspected. "Checked" counts the promises that passed, of
 those that can be asked of the model. Made by
 
     python tests/benchmarks/architectures.py --write
