@@ -67,7 +67,7 @@ class Adapter(ABC):
         )
 
     trial: Encoding | None = None
-    """An input that the model was looked at with; None for an adapter that someone wrote."""
+    """An input that the model was inspected with; None for an adapter that someone wrote."""
 
     @cached_property
     def proven(self) -> dict[str, str]:

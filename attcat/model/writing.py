@@ -238,7 +238,7 @@ def _chat(adapter: TextAdapter, messages: Sequence[Mapping[str, Any]]) -> Prompt
     ids, tokens = adapter.tokens_of(text, specials=False)
     if tokens.spans is None:
         raise ProcessorError(
-            "which tokens are the template's is known by characters, as a fast tokenizer tells: load that"
+            "the template's tokens are located by their characters, which takes a fast tokenizer: load that one"
         )
     special = tuple(
         span is None or not any(span[0] < end and span[1] > start for start, end in said) for span in tokens.spans

@@ -40,7 +40,7 @@ TOP = 0.2
 """Share of the picture that the contour encloses."""
 
 MEASURED = 1000
-"""Characters of a label that are looked at: no line is as long, and measuring is slow."""
+"""How many characters of a label are measured: no line is longer, and measuring is slow."""
 
 PAPER: RGB = (255, 255, 255)
 INK: RGB = (26, 26, 26)

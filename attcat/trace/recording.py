@@ -248,7 +248,7 @@ def _differentiate_each(values: Tensor, places: Sequence[int], wanted: Sequence[
 def _takes_several(values: Tensor) -> bool:
     """Whether the graph has a backward pass for several gradients at once.
 
-    Functions of other people may not be able to, which are told from ours by their module.
+    Functions of other people may not be able to, which are recognised by their module.
     """
     waiting, known = [values.grad_fn], set()
     while waiting:
@@ -420,7 +420,7 @@ def one_attention(index: int, block: Block) -> Call | Tensor:
 def _has_sink(attention: Call | Tensor, length: int) -> bool:
     """Whether a causal matrix has one more column behind the tokens: a sink, which takes what no token gets (GPT-OSS).
 
-    The first query sees itself and the sink alone; by this a sink in front, or another key, is told from it.
+    The first query sees itself and the sink alone; this distinguishes it from a sink in front or another key.
     """
     if not isinstance(attention, Tensor) or attention.shape[2:] != (length, length + 1):
         return False

@@ -55,7 +55,7 @@ def served_by(model: nn.Module) -> str:
     """The adapter's name, or how the model was found out."""
     known = known_adapter(model)
     looked = known is None or issubclass(known, (DiscoveredText, DiscoveredVision))
-    return "a look at the model" if looked else str(known.__name__)
+    return "inspection" if looked else str(known.__name__)
 
 
 def row(family: Family) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ def rounding(like: Tensor) -> float:
 
 
 def accepted(function: Callable[..., Any]) -> frozenset[str] | None:
-    """The names of a function's parameters; None if it takes any name and tells none."""
+    """The names of a function's parameters; None if it takes any name and names none."""
     parameters = inspect.signature(function).parameters.values()
     open_ended = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     names = frozenset(p.name for p in parameters if p.kind not in open_ended)

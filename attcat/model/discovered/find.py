@@ -1,4 +1,4 @@
-"""The door: from a model to its adapter. Wrappers are taken off, registered adapters come first, then experiments."""
+"""The door: from a model to its adapter. Wrappers are removed, registered adapters come first, then experiments."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .vision import DiscoveredVision
 
 
 def adapter_of(model: Any, processor: Any = None) -> Adapter:
-    """The registered adapter for a model, or one that is made by looking at it; wrappers are taken off first.
+    """The registered adapter for a model, or one that is made by inspecting it; wrappers are removed first.
 
     An adapter is returned as it is, with its own processor.
 
     Raises:
-        UnsupportedModelError: if there is none and the model does not tell what is needed.
+        UnsupportedModelError: if there is none and the model does not show what is needed.
     """
     if isinstance(model, Adapter):
         return model

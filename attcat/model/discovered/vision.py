@@ -94,7 +94,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
             rows, columns = self._grids[height, width]
             if rows * columns + len(self.prefix) != states.shape[1]:
                 raise ProcessorError(
-                    f"the model makes {states.shape[1]} tokens of a picture of {height} x {width} pixels, which are no grid of "
+                    f"the model makes {states.shape[1]} tokens of a picture of {height} x {width} pixels, which do not form a grid of "
                     f"{rows} x {columns}"
                 )
         return self._grids[height, width]
