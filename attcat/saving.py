@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FORMAT = "attcat-explanation-1"
 
 Kind = TypeVar("Kind", bound=Attribution)
+Read = TypeVar("Read")
+Made = TypeVar("Made")
 
 
 def load(path: Path, kind: type[Kind]) -> Kind:
@@ -36,14 +38,21 @@ def load(path: Path, kind: type[Kind]) -> Kind:
         FileNotFoundError: if there is no such file.
     """
     readers = {".json": _from_json, ".safetensors": _from_safetensors}
+    return _loaded(path, readers, "an explanation", lambda fields: kind(**fields))
+
+
+def _loaded(
+    path: Path, readers: Mapping[str, Callable[[bytes], Read]], what: str, made: Callable[[Read], Made]
+) -> Made:
+    """What is made of a file's content, whatever a damaged one fails with."""
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"cannot load {path.name!r}: only {' and '.join(readers)} can be read back")
     data = path.read_bytes()
     try:
-        return kind(**reader(data))
+        return made(reader(data))
     except Exception as error:  # a damaged file can fail in every way that JSON, safetensors, PNG and our checks know
-        raise InputError(f"{path} is not an explanation that was saved by AttCAT: {error}") from error
+        raise InputError(f"{path} is not {what} that was saved by AttCAT: {error}") from error
 
 
 # -- the content -------------------------------------------------------------------------------------------------------
@@ -238,23 +247,19 @@ def load_written(path: Path, kind: type[Kind]) -> Written[Kind]:
         FileNotFoundError: if there is no such file.
     """
     readers = {".json": _written_from_json, ".safetensors": _written_from_safetensors}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"cannot load {path.name!r}: only {' and '.join(readers)} can be read back")
-    data = path.read_bytes()
-    try:
-        record, layers, logits = reader(data)
-        if record.get("format") != GENERATION:
-            raise ValueError(f"format {record.get('format')!r}, expected {GENERATION!r}")
-        each = zip(record["explanations"], layers, logits, strict=True)
-        explanations = tuple(kind(**_from_record(*parts, None)) for parts in each)
-        tokens, start = _tokens(record["tokens"]), record["start"]
-        lengths = [len(explanation.tokens) for explanation in explanations]
-        if lengths != list(range(start, len(tokens))):
-            raise ValueError(f"{len(tokens)} tokens, {start} of the prompt, but explanations of {lengths}")
-        return Written(record["text"], tokens, start, record["prompt"], explanations)
-    except Exception as error:  # as in `load`
-        raise InputError(f"{path} is not a generation that was saved by AttCAT: {error}") from error
+    return _loaded(path, readers, "a generation", lambda parts: _written_of(kind, *parts))
+
+
+def _written_of(kind: type[Kind], record: dict[str, Any], layers: list[Tensor], logits: list[Tensor]) -> Written[Kind]:
+    if record.get("format") != GENERATION:
+        raise ValueError(f"format {record.get('format')!r}, expected {GENERATION!r}")
+    each = zip(record["explanations"], layers, logits, strict=True)
+    explanations = tuple(kind(**_from_record(*parts, None)) for parts in each)
+    tokens, start = _tokens(record["tokens"]), record["start"]
+    lengths = [len(explanation.tokens) for explanation in explanations]
+    if lengths != list(range(start, len(tokens))):
+        raise ValueError(f"{len(tokens)} tokens, {start} of the prompt, but explanations of {lengths}")
+    return Written(record["text"], tokens, start, record["prompt"], explanations)
 
 
 def _record_of_written(written: Written[Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The first block's input is where differentiation begins. Some models add it again outside of the block (`x = attn(x) + x`), so
 that it is not enough to hand the block another tensor: the model's own tensor has to depend on the leaf.
 
-Mode, hooks, training flags and random state are put back whatever happens.
+The hooks are removed whatever happens.
 """
 
 from __future__ import annotations

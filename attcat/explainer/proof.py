@@ -1,8 +1,8 @@
 """On first use a discovered model is asked whether what was found about it holds; what fails is refused, with the figure.
 
-An adapter that someone wrote has been through `attcat check`. One that was found by experiment has not, so that the two
-checks on which every score rests are done here, on the trial that the model was looked at with, once for each adapter: a few
-passes over a short text or one picture.
+An adapter that someone wrote has been through `attcat check`. One that was found by experiment has not: the two checks on
+which every score rests are made here, on the trial input that the model was inspected with, once per adapter (a few passes
+over a short text or one picture).
 """
 
 from __future__ import annotations

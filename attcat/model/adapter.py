@@ -41,7 +41,7 @@ class Adapter(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the twins of the model, which a copy makes for itself; see `attcat.model.bound`."""
-        return {name: value for name, value in vars(self).items() if name != "_twins"}
+        return {name: value for name, value in vars(self).items() if name not in ("_twins", "_lone")}
 
     # -- asked by the core ---------------------------------------------------------------------------------------------
 

@@ -62,9 +62,12 @@ def _taken(adapter: Adapter, pool: deque[_Bound]) -> _Bound | None:
             break
         if bound.twin.is_current:
             return bound
+    if vars(adapter).get("_lone"):
+        return None
     try:
         return _bind(adapter)
     except NotCopied as reason:
+        vars(adapter)["_lone"] = True  # walking through all of it takes long, and it would fail at every pass
         log.info("%s is explained in one thread at a time: %s", type(adapter.model).__name__, reason)
         return None
 

@@ -58,7 +58,7 @@ background:repeating-linear-gradient(135deg,#7d7d7d 0 2px,#444 2px 8px)}
 """.replace("AGAINST", css(AGAINST)).replace("FOR", css(FOR))
 """Of a fragment. The strength of a word, 0 to 1, is its `--s`."""
 
-PAGE = """<!DOCTYPE html>
+HEAD = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -67,7 +67,12 @@ PAGE = """<!DOCTYPE html>
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
 <style>
-:root{{color-scheme:light dark;background:#fff;color:#111}}
+"""
+"""How every page begins, up to its own style."""
+
+PAGE = (
+    HEAD
+    + """:root{{color-scheme:light dark;background:#fff;color:#111}}
 @media (prefers-color-scheme:dark){{:root{{background:#111;color:#f4f4f4}}}}
 body{{margin:0 auto;max-width:72rem;padding:1rem 1.5rem;font-family:system-ui,sans-serif}}
 article+article{{border-top:1px solid rgba(128,128,128,.4);padding-top:.5em}}
@@ -81,6 +86,7 @@ article+article{{border-top:1px solid rgba(128,128,128,.4);padding-top:.5em}}
 </body>
 </html>
 """
+)
 
 
 def policy(script: str) -> str:

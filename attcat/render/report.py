@@ -25,16 +25,9 @@ from .html import escape
 from .image import BLANK, OPACITY, POWER, STRIPES, THRESHOLD
 from .wording import Piece
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-{policy}
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-{style}</style>
+PAGE = (
+    html.HEAD
+    + """{style}</style>
 </head>
 <body>
 <main class="attcat report">
@@ -46,6 +39,7 @@ PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
+)
 
 CLASSES = 8
 """Classes whose probabilities are drawn, the most probable ones and the one that is explained."""

@@ -94,8 +94,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
             rows, columns = self._grids[height, width]
             if rows * columns + len(self.prefix) != states.shape[1]:
                 raise ProcessorError(
-                    f"the model makes {states.shape[1]} tokens of a picture of {height} x {width} pixels, which do not form a grid of "
-                    f"{rows} x {columns}"
+                    f"the model makes {states.shape[1]} tokens of a picture of {height} x {width} pixels, which do not form "
+                    f"a grid of {rows} x {columns}"
                 )
         return self._grids[height, width]
 
