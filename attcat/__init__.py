@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from .explainer import Explainer
-    from .explanation import Explanation, Generation, ImageText, load
+    from .explanation import Explanation, Generation, ImageText, Summary, aggregate, load
     from .methods import METHODS, Method, register_method
     from .model import Adapter, Encoding, TextAdapter, VisionAdapter, register, register_head, supported_models
     from .tokens import Tokens, View, Word
@@ -50,6 +50,7 @@ __all__ = [
     "Method",
     "OptionError",
     "ProcessorError",
+    "Summary",
     "TargetError",
     "TextAdapter",
     "Tokens",
@@ -59,6 +60,7 @@ __all__ = [
     "VisionAdapter",
     "Window",
     "Word",
+    "aggregate",
     "compare",
     "load",
     "register",
@@ -85,6 +87,7 @@ _PLACES = {
     "OptionError": "errors",
     "ProcessorError": "errors",
     "RULES": "capture.rules",
+    "Summary": "explanation",
     "TargetError": "errors",
     "TextAdapter": "model",
     "Tokens": "tokens",
@@ -94,6 +97,7 @@ _PLACES = {
     "VisionAdapter": "model",
     "Window": "attribution",
     "Word": "tokens",
+    "aggregate": "explanation",
     "compare": "comparison",
     "load": "explanation",
     "register": "model",

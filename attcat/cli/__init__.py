@@ -28,6 +28,7 @@ COMMANDS = {
     "explain": ("explain", "Explain texts and pictures."),
     "compare": ("compare", "Compare methods: how each of them explains the same prediction."),
     "evaluate": ("evaluate", "Measure which explanations are faithful, on your data."),
+    "summary": ("summary", "Which words, or places on pictures, speak for each class over a whole data set."),
     "check": ("check", "Check a model and its adapter: each promise, measured."),
     "adapters": ("listing", "List the supported families: name, model classes, adapter."),
     "methods": ("listing", "List the attribution methods: name, gradient rule, cost, paper."),

@@ -2,5 +2,6 @@
 
 from .explanation import Explanation, ImageText, load
 from .generation import Generation, Source
+from .summary import Summary, aggregate
 
-__all__ = ["Explanation", "Generation", "ImageText", "Source", "load"]
+__all__ = ["Explanation", "Generation", "ImageText", "Source", "Summary", "aggregate", "load"]

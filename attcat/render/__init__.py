@@ -1,6 +1,6 @@
 """Drawing: in the terminal, as HTML, as pictures. Nothing here runs a model."""
 
-from . import comparison, generation, terminal
+from . import comparison, generation, summary, terminal
 from .html import fragment
 from .image import Look, figure, png
 from .notebook import show
@@ -21,6 +21,7 @@ __all__ = [
     "plot",
     "png",
     "show",
+    "summary",
     "svg",
     "terminal",
 ]

@@ -1,0 +1,120 @@
+"""`attcat summary`: what speaks for each class over a whole data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import OptionError
+from ..explainer import Explainer
+from ..explanation import Explanation, Summary, aggregate
+from ..methods import DEFAULT, read_name
+from ..render.summary import strongest
+from ..render.terminal import visible
+from .inputs import Item, check_kind, device_named, load_model
+from .output import console_for_results, counting, one_line, print_table, write_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..evaluation.data import Example
+
+SUFFIXES = (".html", ".csv", ".json")
+TOGETHER = 64
+"""How many inputs are sorted into batches of similar length at a time."""
+
+
+def summary(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A .tsv, .csv or .jsonl file, a folder of pictures by class, or a dataset from the hub.",
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR_OR_HUB_ID", help="A classifier; without it the embedded models are used.")
+    ] = None,
+    method: Annotated[str, typer.Option(metavar="NAME", help="The attribution method, see attcat methods.")] = DEFAULT,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="How many examples, drawn with the seed [default: all].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the draw.")] = 0,
+    minimum: Annotated[int, typer.Option(min=2, help="List a word from so many inputs on.")] = 3,
+    text_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the text.")] = None,
+    pair_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the second text.")] = None,
+    label_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the true class.")] = None,
+    split: Annotated[str, typer.Option(help="The split of a dataset from the hub.")] = "validation",
+    truncation: Annotated[bool, typer.Option("--truncation", help="Truncate texts that are too long.")] = False,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
+    output: Annotated[
+        str | None, typer.Option(metavar="PATH", help=f"A file to write the summary to: {', '.join(SUFFIXES)}.")
+    ] = None,
+) -> None:
+    """Explain every example, and list what speaks for each class: words with counts, means and intervals, or places on pictures.
+
+    Where the data say which class is true, what the model got wrong stands apart: what misled it.
+    """
+    from ..evaluation import read_dataset
+    from ..evaluation.data import Columns
+    from ..evaluation.runner import choose
+
+    if output is not None and Path(output).suffix.lower() not in SUFFIXES:
+        raise OptionError(f"--output {output} cannot be written: use {', '.join(SUFFIXES)}")
+    read_name(method)
+    dataset = read_dataset(data, Columns(text_column, pair_column, label_column), split=split)
+    network, processor = load_model(model, dataset.pictures)
+    explainer = Explainer(network.to(device_named(device)), processor, method=method)
+    check_kind(explainer, Item(Path("picture") if dataset.pictures else "text"))
+    count = len(dataset.examples)
+    chosen = [dataset.examples[at] for at in choose(seed, count)[:limit]] if limit else list(dataset.examples)
+    with counting("explaining", len(chosen)) as tick:
+        found = aggregate(
+            _explained(explainer, chosen, truncation, tick),
+            [example.label for example in chosen],
+            names=[_name(example.value) for example in chosen],
+            minimum=minimum,
+        )
+    _print(found)
+    if output is not None:
+        write_file(Path(output), found.save)
+        print(f"wrote {visible(output)}")
+
+
+def _explained(
+    explainer: Explainer, examples: Sequence[Example], truncation: bool, tick: Callable[[int], None]
+) -> Iterator[Explanation]:
+    for start in range(0, len(examples), TOGETHER):
+        part = examples[start : start + TOGETHER]
+        yield from explainer([example.value for example in part], truncation=truncation)
+        tick(len(part))
+
+
+def _name(value: Any) -> str:
+    """A picture by its folder, which is its class, and its file."""
+    if isinstance(value, Path):
+        return one_line(f"{value.parent.name}/{value.name}")
+    return one_line(" | ".join(value) if isinstance(value, tuple) else str(value))
+
+
+def _print(found: Summary) -> None:
+    """A table for each class on a terminal; in a pipe one line per word, or per class of pictures, columns separated by tabs."""
+    if console_for_results().is_terminal:
+        found.show()
+        return
+    rows = found.records()
+    if any(group.positions is not None for group in found.groups):
+        rows = [
+            {"label": one.label, "mistaken": one.mistaken, "inputs": one.inputs, "strongest": strongest(one.positions)}
+            for one in found.groups
+            if one.positions is not None
+        ]
+    cells = [["" if value is None else _told(value) for value in row.values()] for row in rows]
+    print_table(list(rows[0]) if rows else [], cells, head=True)
+
+
+def _told(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else one_line(str(value))
