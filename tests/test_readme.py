@@ -95,7 +95,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     saved.save_picture(tmp_path / "other.png")
     lines = "a gripping film\t1\na dull film\t0\n"
     Path("reviews.txt").write_text("A gripping film.\nA dull one.\n", encoding="utf-8")
-    Path("data.tsv").write_text(lines, encoding="utf-8")
+    for name in ("data.tsv", "reviews.tsv"):
+        Path(name).write_text(lines, encoding="utf-8")
     Path("DATA/sst2").mkdir(parents=True)
     Path("DATA/sst2/dev.tsv").write_text(lines, encoding="utf-8")
     for name in ("cat", "dog"):
@@ -130,7 +131,7 @@ def test_the_shell_line_runs(
 
 
 def test_every_command_is_shown() -> None:
-    assert {line[1] for line in LINES} == {"explain", "compare", "adapters", "check", "methods", "evaluate"}
+    assert {line[1] for line in LINES} == {"explain", "compare", "adapters", "check", "methods", "evaluate", "summary"}
     assert {word for line in LINES for word in line if word.isupper()} <= {*PLACEHOLDERS, "DATA"}
 
 
