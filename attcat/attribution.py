@@ -246,18 +246,16 @@ class Attribution:
         return torch.tensor(self.tokens.special, dtype=torch.bool)
 
     @property
-    def completeness(self) -> float:
+    def completeness(self) -> float | None:
         """How far the scores and the bias terms are from what they explain: `value - scores.sum() - bias`, in logits.
 
         0 for `input_x_gradient` of the logit under the rule `libra`, which loses nothing. Under `graded` and `attnlrp` softmax
         takes a part that neither has: 0 at a beta of 0 only. Of log-odds the entropy of the other classes is missing. The
-        scores of AttCAT, CAT and OddsCAT are summed over blocks, and do not add up.
-
-        Raises:
-            InputError: if the bias terms were not measured.
+        scores of AttCAT, CAT and OddsCAT are summed over blocks, and do not add up. None where the bias terms were not
+        measured: make the Explainer with `completeness=True`.
         """
         if self.bias is None or self.value is None:
-            raise InputError("the bias terms were not measured: make the Explainer with ", Option("completeness", True))
+            return None
         return self.value - float(self.scores.sum()) - self.bias
 
     @property

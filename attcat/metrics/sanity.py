@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..capture.blocks import hidden_state, with_state
-from ..errors import InputError
+from ..errors import InputError, Option
 from ..explainer import Explainer
 from ..explanation import Explanation
 from ..model import borrowed
@@ -217,8 +217,13 @@ def completeness_gap(explainer: Explainer, inputs: Sequence[Any]) -> Tensor:
     Raises:
         InputError: if the explainer was made without `completeness=True`.
     """
-    found = [(explanation.completeness, explanation.value) for explanation in explainer(list(inputs))]
-    return torch.tensor([abs(gap) / abs(value) if value else math.nan for gap, value in found], dtype=torch.float64)
+    shares = []
+    for explanation in explainer(list(inputs)):
+        gap, value = explanation.completeness, explanation.value
+        if gap is None:
+            raise InputError("the bias terms were not measured: make the Explainer with ", Option("completeness", True))
+        shares.append(abs(gap) / abs(value) if value else math.nan)
+    return torch.tensor(shares, dtype=torch.float64)
 
 
 def max_sensitivity(
