@@ -9,7 +9,7 @@ SENTENCE := A gripping, beautifully acted film, though the ending is a mess.
 DATA ?= data
 PHOTO ?= dog
 
-.PHONY: help demo demo-llm test stress lint format train pictures bench clean
+.PHONY: help demo demo-llm test stress lint format train pictures docs bench package release clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -49,9 +49,21 @@ pictures: $(READY)  ## draw the docs' pictures anew: contact sheets, and screens
 	$(if $(wildcard $(DATA)/photos.zip),$(BIN)/python -m attcat.demos.contact_sheet "$(DATA)/photos.zip" --output docs/contact_photographs.jpg)
 	$(if $(shell command -v chromium),$(BIN)/python tests/screenshots.py docs)
 
+docs: $(READY)  ## build the documentation as a site, after its examples have run
+	$(BIN)/pytest -n auto --maxprocesses 4 tests/test_docs.py tests/test_extending.py tests/test_readme.py
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs $(OUT)/site
+	@echo "Open this in a browser: $(CURDIR)/$(OUT)/site/index.html"
+
 bench: $(READY)  ## measure what an explanation costs: docs/benchmarks.md
 	$(BIN)/python tests/benchmarks/speed.py --write $(if $(wildcard $(DATA)/sst2/dev.tsv),--data "$(DATA)")
 	$(BIN)/python tests/benchmarks/scaling.py --write
+
+package: $(READY)  ## build the package as it is published, and check it
+	rm -rf dist && $(BIN)/python -m build > $(VENV)/build.log || { cat $(VENV)/build.log; exit 1; }
+	$(BIN)/twine check --strict dist/*
+
+release: package  ## the same, and what is missing before it can be published
+	@$(BIN)/python tests/release.py
 
 clean:  ## remove everything that make and pip made
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
