@@ -7,6 +7,7 @@ same idea as capturing attention where it is computed.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Callable
@@ -42,8 +43,8 @@ def read_picture(source: Any) -> Image.Image:
     """Read a picture as 8-bit RGB, upright.
 
     Args:
-        source: a path, a `PIL.Image`, or an array or tensor: `[H, W]`, `[H, W, 1 | 3 | 4]` or `[1 | 3 | 4, H, W]`, of
-            integers 0 to 255 or floats 0 to 1.
+        source: a path, a file opened in binary, a `PIL.Image`, or an array or tensor: `[H, W]`, `[H, W, 1 | 3 | 4]` or
+            `[1 | 3 | 4, H, W]`, of integers 0 to 255 or floats 0 to 1.
 
     Returns:
         The picture with its EXIF rotation applied; grey, palette, RGBA, CMYK and 16-bit pictures are converted.
@@ -54,6 +55,8 @@ def read_picture(source: Any) -> Image.Image:
     """
     if isinstance(source, (str, os.PathLike)):
         return _open(Path(source))
+    if isinstance(source, io.IOBase):
+        return _decoded(source, "the picture")
     if isinstance(source, Image.Image):
         return _to_rgb(source, "the picture")
     if isinstance(source, Tensor):
@@ -70,17 +73,21 @@ def _open(path: Path) -> Image.Image:
         raise InputError(f"{path} is a folder: give the pictures in it")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes)")
+    return _decoded(path, str(path))
+
+
+def _decoded(source: Any, name: str) -> Image.Image:
     try:
-        with Image.open(path) as picture:
-            return _to_rgb(picture, str(path))
+        with Image.open(source) as picture:
+            return _to_rgb(picture, name)
     except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not a picture that Pillow can read") from error
+        raise InputError(f"{name} is not a picture that Pillow can read") from error
     except Image.DecompressionBombError as error:
-        raise InputError(f"{path} is too large to be decoded safely: {error}") from error
+        raise InputError(f"{name} is too large to be decoded safely: {error}") from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise on broken files
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is damaged or truncated: {error}") from error
+        raise InputError(f"{name} is damaged or truncated: {error}") from error
 
 
 def _to_rgb(picture: Image.Image, name: str) -> Image.Image:

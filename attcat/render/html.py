@@ -89,14 +89,19 @@ article+article{{border-top:1px solid rgba(128,128,128,.4);padding-top:.5em}}
 )
 
 
-def policy(script: str) -> str:
+def rules(script: str) -> str:
     """The Content-Security-Policy of a page: nothing from outside, and no script but this one, if it is not empty."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     allowed = f"'sha256-{digest}'" if script else "'none'"
     return (
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src {allowed}; base-uri 'none'; form-action 'none'\">"
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src {allowed}; base-uri 'none'; form-action 'none'"
     )
+
+
+def policy(script: str) -> str:
+    """The same as an element of the page's head."""
+    return f'<meta http-equiv="Content-Security-Policy" content="{rules(script)}">'
 
 
 def framed(body: str, title: str, style: str = STYLE, script: str = "") -> str:

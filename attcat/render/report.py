@@ -76,15 +76,20 @@ def page(explanations: Sequence[Attribution], title: str | None = None, names: S
         else "<p>The layer views are left out of a page this large: save fewer explanations in a file.</p>"
     )
     index = _index(groups, names) + _legends(explanations, fulls) if many else ""
-    style, script = _asset("report.css"), _asset("report.js")
+    style, moves = _asset("report.css"), script()
     return PAGE.format(
         title=escape(title or f"AttCAT: {counted}"),
-        policy=html.policy(script),
+        policy=html.policy(moves),
         style=html.STYLE + style,
         body="\n".join([index, *places, left_out, _origin(explanations)]),
         data=_json(data),
-        script=script,
+        script=moves,
     )
+
+
+def script() -> str:
+    """The script of every report, the only one that a policy has to allow."""
+    return _asset("report.js")
 
 
 @cache
