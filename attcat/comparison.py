@@ -18,6 +18,7 @@ from .methods import read_name
 from .model.discovered import adapter_of
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from PIL import Image
 
 METHODS_COMPARED = (
@@ -81,6 +82,15 @@ class Comparison:
             InputError: if the input was not a picture, or its pixels are not known.
         """
         return render.comparison.figure(self.timed)
+
+    def plot(self) -> Figure:
+        """A figure of matplotlib with one axes per method, for a paper: `comparison.plot().savefig("methods.pdf")`.
+
+        Raises:
+            InputError: if matplotlib is not installed, or a picture's pixels are not known.
+        """
+        names = [render.comparison.name(explanation) for explanation in self.explanations]
+        return render.side_by_side(self.explanations, names)
 
     def _repr_html_(self) -> str:
         return render.comparison.fragment(self.timed)

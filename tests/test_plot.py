@@ -81,3 +81,21 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputError, match=r"attcat\[plot\]"):
         text().save(tmp_path / "a.pdf")
     assert not (tmp_path / "a.pdf").exists()
+
+
+def test_methods_stand_side_by_side() -> None:
+    from attcat.comparison import Comparison
+
+    figure = Comparison((text(), text(), text()), (0.1, 0.2, 0.3)).plot()
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["attcat+libra"] * 3
+    assert all("gripping" in [element.get_text() for element in ax.texts] for ax in figure.axes)
+    pictures = Comparison((picture(),) * 5, (0.1,) * 5).plot()
+    assert sum(bool(ax.images) for ax in pictures.axes) == 5
+
+
+def test_curves_are_the_values() -> None:
+    ax = render.curves({"attcat": [0.9, 0.5, 0.1], "random$": [0.9, 0.8, 0.1]}, [0.0, 0.5, 1.0], "probability")
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
+    assert drawn["attcat"] == [[0.0, 0.9], [50.0, 0.5], [100.0, 0.1]]
+    assert [label.get_text() for label in ax.get_legend().get_texts()] == ["attcat", r"random\$"]
+    assert ax.get_ylabel() == "probability, mean over examples"

@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import render
 from ..errors import InputError, OptionError
 from ..explainer import Explainer
 from ..explanation import Explanation
@@ -32,6 +33,9 @@ from ..targets import find_class
 from .data import Dataset, Example
 from .log import RECORDS, Log
 from .statistics import Comparison, Estimate, compare, estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PART = {False: 64, True: 16}
 """How many texts, or pictures, are processed together."""
@@ -121,6 +125,21 @@ class Results:
     def watched(self) -> str:
         """What falls when tokens are removed: the `probability` of the predicted class, or the `value` of a regression."""
         return str(self.settings.get("watched", "probability"))
+
+    def plot(self, ax: Axes | None = None, curve: str = "morf") -> Axes:
+        """The curves with matplotlib: what becomes of the prediction while tokens are removed, a line for each method.
+
+        Args:
+            ax: where to; by default a new figure of pyplot.
+            curve: `morf` (most relevant first) or `lerf` (least relevant first).
+
+        Raises:
+            InputError: if matplotlib is not installed, or no metric of the run needed the curves.
+        """
+        lines = {method: by[curve] for method, by in self.curves.items() if curve in by}
+        if not lines:
+            raise InputError(f"there are no {curve} curves: evaluate with a metric that removes tokens, e.g. aopc")
+        return render.curves(lines, STEPS, self.watched, ax)
 
     def best(self, metric: str) -> str | None:
         """The method with the best mean, except `random`; None if no method has a value."""

@@ -4,7 +4,7 @@ from . import comparison, generation, summary, terminal
 from .html import fragment
 from .image import Look, figure, png
 from .notebook import show
-from .plot import pdf, plot
+from .plot import curves, pdf, plot, side_by_side
 from .report import page
 from .svg import svg
 from .terminal import highlight
@@ -12,6 +12,7 @@ from .terminal import highlight
 __all__ = [
     "Look",
     "comparison",
+    "curves",
     "figure",
     "fragment",
     "generation",
@@ -21,6 +22,7 @@ __all__ = [
     "plot",
     "png",
     "show",
+    "side_by_side",
     "summary",
     "svg",
     "terminal",

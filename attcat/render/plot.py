@@ -1,4 +1,5 @@
-"""Figures for papers, with matplotlib (extra `plot`): words in place, a picture under its heatmap, contributions by block.
+"""Figures for papers, with matplotlib (extra `plot`): words in place, a picture under its heatmap, contributions by block,
+methods side by side, curves of an evaluation.
 
 Everything that can be is drawn as vectors; the heatmap of a picture has the picture's own pixels.
 """
@@ -6,6 +7,7 @@ Everything that can be is drawn as vectors; the heatmap of a picture has the pic
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,8 +21,12 @@ from .wording import Piece
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PAPER: RGB = (255, 255, 255)
+ACROSS = 4
+"""Pictures in a row."""
+DASHES = ("-", "--", ":", "-.")
 FONTS: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "path"}
 """Fonts are embedded as outlines that stay text (PDF) or as paths (SVG)."""
 
@@ -37,12 +43,8 @@ def plot(explanation: Attribution, ax: Axes | None = None, *, layers: bool = Fal
     Raises:
         InputError: if matplotlib is not installed, or a picture's pixels are not known.
     """
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise InputError("plot() needs matplotlib: pip install 'attcat[plot]'") from error
     if ax is None:
-        _, ax = pyplot.subplots(figsize=_size(explanation, layers), layout=_layout(explanation, layers))
+        _, ax = _pyplot().subplots(figsize=_size(explanation, layers), layout=_layout(explanation, layers))
     if layers:
         (_block_sums if explanation.is_image else _heat_table)(explanation, ax)
     elif explanation.is_image:
@@ -53,6 +55,65 @@ def plot(explanation: Attribution, ax: Axes | None = None, *, layers: bool = Fal
     return ax
 
 
+def _pyplot() -> Any:
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise InputError("plot() needs matplotlib: pip install 'attcat[plot]'") from error
+    return pyplot
+
+
+def side_by_side(explanations: Sequence[Attribution], names: Sequence[str]) -> Figure:
+    """A figure with an axes for each explanation: texts below each other, pictures four in a row.
+
+    Args:
+        explanations: of one input, by several methods.
+        names: what stands above each.
+
+    Raises:
+        InputError: as `plot`.
+    """
+    picture = explanations[0].is_image
+    across = min(ACROSS, len(explanations)) if picture else 1
+    down = -(-len(explanations) // across)
+    width, height = _size(explanations[0], False)
+    size = (2.2 * across, 2.5 * down) if picture else (width, height * down)
+    figure, axes = _pyplot().subplots(
+        down, across, figsize=size, squeeze=False, layout="constrained" if picture else None
+    )
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for explanation, name, ax in zip(explanations, names, axes.flat, strict=False):
+        plot(explanation, ax)
+        ax.set_title(_plain(name), loc="left", fontsize="small")
+    figure.suptitle(_plain(wording.headline(explanations[0])), fontsize="medium")
+    return figure
+
+
+def curves(lines: Mapping[str, Sequence[float]], steps: Sequence[float], watched: str, ax: Axes | None = None) -> Axes:
+    """What becomes of a prediction while tokens are removed, a line for each method.
+
+    Args:
+        lines: from a method to the mean at each step.
+        steps: shares of the tokens that are removed, 0 to 1.
+        watched: what falls, e.g. `probability`.
+        ax: where to; by default a new figure of pyplot.
+
+    Raises:
+        InputError: if matplotlib is not installed.
+    """
+    if ax is None:
+        _, ax = _pyplot().subplots(figsize=(4.0, 3.0), layout="constrained")
+    for number, (name, values) in enumerate(lines.items()):
+        ax.plot(
+            [100 * step for step in steps], values, DASHES[number // 8 % len(DASHES)], label=_plain(name), linewidth=1.2
+        )
+    ax.set_xlabel("tokens removed (%)")
+    ax.set_ylabel(f"{watched}, mean over examples")
+    ax.legend(fontsize="x-small", frameon=False)
+    return ax
+
+
 def pdf(explanation: Attribution, look: Look = PLAIN) -> bytes:
     """The plot as the content of a PDF file with its fonts embedded.
 
@@ -60,11 +121,11 @@ def pdf(explanation: Attribution, look: Look = PLAIN) -> bytes:
         InputError: as `plot`.
     """
     try:
+        from matplotlib import figure as figures
         from matplotlib import rc_context
-        from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError("a .pdf file needs matplotlib: pip install 'attcat[plot]'") from error
-    figure = Figure(figsize=_size(explanation, False), layout=_layout(explanation, False))
+    figure = figures.Figure(figsize=_size(explanation, False), layout=_layout(explanation, False))
     buffer = io.BytesIO()
     with rc_context(FONTS):
         plot(explanation, figure.add_subplot(), look=look)
