@@ -210,7 +210,7 @@ def _attention_calls(bench: _Bench) -> Measured:
 
 
 def _tokens(bench: _Bench) -> Measured:
-    state = bench.adapter.aligned(0, bench.record("plain").blocks[0].input)
+    state = bench.record("plain").inputs[0]
     return abs(state.shape[1] - bench.encoding.mask.shape[1]), 0
 
 
@@ -275,7 +275,8 @@ def _classes(bench: _Bench) -> Measured:
     length = one.encoding.mask.shape[1] - 1
     if length < 1:
         raise _NotAsked("the text has a single token")
-    shorter = {n: v[:, :length] if v.shape[1:] == (length + 1,) else v for n, v in one.encoding.arguments.items()}
+    kept = [place for place in range(length + 1) if place != length // 2]  # some models need the end of the text
+    shorter = {n: v[:, kept] if v.shape[1:] == (length + 1,) else v for n, v in one.encoding.arguments.items()}
     logits = logits_of(one.adapter, one.adapter.encode_arguments(shorter))
     return abs(logits.shape[1] - logits_of(one.adapter, one.encoding).shape[1]), 0
 
@@ -424,6 +425,8 @@ def _matrices(bench: _Bench) -> list[Tensor]:
 
 
 def _attending(bench: _Bench) -> list[int]:
+    if bench.adapter.streams is not None:
+        raise _NotAsked("an encoder and a decoder attend each on its own")
     attending = [index for index, attends in enumerate(bench.adapter.attends) if attends]
     if not attending:
         raise _NotAsked("no block attends over all tokens")

@@ -91,7 +91,7 @@ def slope_error(
             return None
         (up, above), (down, below) = moved
         change = float((combined(up) - combined(down)).sum())
-        expected = float((trace.gradient[0].double() * adapter.aligned(0, above - below).double()).sum())
+        expected = float((trace.gradient[0].double() * (above - below).double()).sum())
         size = max(abs(change), abs(expected))
         if size > 100 * noise:
             errors.append(abs(change - expected) / size)
@@ -119,12 +119,12 @@ def past_the_blocks(adapter: Adapter, encoding: Encoding) -> float | None:
 
 def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | None:
     """The largest gradient at the word embeddings, or the pixels; None if there are none."""
-    arguments, entered = dict(encoding.arguments), False
-    moving = _Moving(0.0, arguments.get("input_ids"))
+    arguments, entered = dict(encoding.arguments), set[nn.Module]()
+    moving = _Moving(0.0, _words(adapter, encoding))
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        nonlocal entered
-        first, entered = not entered, True
+        first = module not in entered
+        entered.add(module)
         if not cut or not first:
             return None
         place, state = hidden_state(module, args, kwargs)
@@ -132,7 +132,8 @@ def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | 
         return None if rebind(state, constant) else with_state(place, constant, args, kwargs)
 
     with borrowed(adapter) as own, torch.enable_grad(), moving, ExitStack() as undo:
-        undo.callback(own.blocks[0].register_forward_pre_hook(enter, with_kwargs=True).remove)
+        for start in (0,) if own.streams is None else own.streams.starts:
+            undo.callback(own.blocks[start].register_forward_pre_hook(enter, with_kwargs=True).remove)
         if isinstance(adapter, VisionAdapter):
             arguments["pixel_values"] = moving.move(arguments["pixel_values"])
         logits = own.predict(replace(encoding, arguments=arguments))[1]
@@ -140,12 +141,12 @@ def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | 
     if not moving.leaves:
         return None
     try:
-        found = torch.autograd.grad(total, moving.leaves, allow_unused=True) if total.requires_grad else (None,)
+        found = torch.autograd.grad(total, moving.leaves, allow_unused=True) if total.requires_grad else ()
     except (
         RuntimeError
     ):  # a model that only runs without gradient, as one that writes over what the backward pass needs
         return None
-    return 0.0 if found[0] is None else float(found[0].abs().max())
+    return max((float(g.abs().max()) for g in found if g is not None), default=0.0)
 
 
 def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:
@@ -177,39 +178,45 @@ def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:
 def _moved(adapter: Adapter, encoding: Encoding, step: float) -> tuple[Tensor, Tensor] | None:
     """The logits and the first block's input when the pixels or the word embeddings are moved; None if there are none."""
     arguments = dict(encoding.arguments)
-    moving = _Moving(step, arguments.get("input_ids"))
+    moving = _Moving(step, _words(adapter, encoding))
     if isinstance(adapter, VisionAdapter):
         arguments["pixel_values"] = moving.move(arguments["pixel_values"])
     with moving:
         recording: Recording = record(adapter, replace(encoding, arguments=arguments), Rule(), gradient=False)
-    return (recording.logits.detach(), recording.blocks[0].input.detach()) if moving.moved else None
+    return (recording.logits.detach(), recording.inputs[0]) if moving.leaves else None
+
+
+def _words(adapter: Adapter, encoding: Encoding) -> tuple[Tensor, ...]:
+    """The token numbers whose embeddings are moved; none where the pixels are."""
+    return () if isinstance(adapter, VisionAdapter) else adapter.words(encoding)
 
 
 class _Moving(TorchFunctionMode):
-    """Adds a fixed random direction to the embeddings of the words when they are first looked up."""
+    """Adds a fixed random direction to the embeddings of the words (of each sequence) when they are first looked up."""
 
-    def __init__(self, step: float, words: Tensor | None) -> None:
+    def __init__(self, step: float, words: Sequence[Tensor]) -> None:
         super().__init__()
-        self.words = words
+        self.words = list(words)
         self.step = step
-        self.moved = False
         self.leaves: list[Tensor] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is F.embedding and not self.moved and self.words is not None and _equal(args[0], self.words):
-            return self.move(result)
+        if func is F.embedding:
+            place = next((index for index, words in enumerate(self.words) if _equal(args[0], words)), None)
+            if place is not None:
+                del self.words[place]
+                return self.move(result)
         return result
 
     def move(self, x: Tensor) -> Tensor:
         """x and a step in a direction that is the same in every pass."""
-        self.moved = True
-        direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(len(self.leaves)), dtype=torch.float64)
         size = float(x.detach().float().std(correction=0)) or 1.0
-        self.leaves = [x.detach() + (self.step * size * direction).to(x)]
-        return self.leaves[0].requires_grad_().clone() if torch.is_grad_enabled() else self.leaves[0]
+        self.leaves.append(x.detach() + (self.step * size * direction).to(x))
+        return self.leaves[-1].requires_grad_().clone() if torch.is_grad_enabled() else self.leaves[-1]
 
 
 def _equal(one: Any, other: Tensor) -> bool:

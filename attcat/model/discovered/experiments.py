@@ -45,7 +45,8 @@ def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int
             return None
         state = (output if isinstance(output, Tensor) else output[0]).clone()
         push = torch.linspace(-3, 3, state.shape[-1], device=state.device, dtype=state.dtype)
-        state[:, list(positions)] += push * state.float().std().clamp(min=1e-3).to(state.dtype)
+        places = [position - encoding.offset for position in positions if position >= encoding.offset]
+        state[:, places] += push * state.float().std().clamp(min=1e-3).to(state.dtype)
         return state if isinstance(output, Tensor) else type(output)((state, *output[1:]))
 
     with borrowed(adapter) as own, ExitStack() as undo:
@@ -157,6 +158,7 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
     """
     ids = encoding.arguments["input_ids"]
     content = [place for place, special in enumerate(encoding.tokens[0].special) if not special]
+    content = [place for place in content if place < ids.shape[1]]  # what a decoder has written is no input of the first block
     content = [place for place in content if int(ids[0, place]) != adapter.pad_id]  # which would move positions
     tried = sorted({content[len(content) // 3], content[2 * len(content) // 3]}) if content else []
     states = []
