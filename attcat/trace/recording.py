@@ -174,15 +174,20 @@ class Recording:
                 attention=Matrices([partial(_matrix, attention, rows) for attention in seen]),
                 attention_gradient=_matrix_gradients(seen, gradient[count:last]),
                 last=None if end is None else _shared(end.detach(), rows),
-                bias=_filled(gradient[last:], () if self.ones is None else (self.ones,))[0].reshape(rows)
-                if gradient[last:]
-                else None,
+                bias=self._bias(gradient[last:]),
                 logits=self.logits.detach(),
                 target=target,
                 value=value.detach(),
                 mask=self.mask,
                 read=self.read,
             )
+
+    def _bias(self, gradient: Sequence[Tensor | None]) -> Tensor | None:
+        """What the biases contribute, `[B]` (0 of a model that has none); None if it was not measured."""
+        if self.ones is None or not gradient:
+            return None
+        rows = len(self.mask)
+        return self.ones.new_zeros(rows) if gradient[0] is None else gradient[0].reshape(rows)
 
     def _joined(self, tensors: Sequence[Tensor], share: bool) -> tuple[Tensor, ...]:
         """The states of the blocks, or their gradients, over the tokens that are named."""

@@ -215,6 +215,16 @@ class DiscoveredStreams(DiscoveredText):
         arguments = {**encoding.arguments, "decoder_input_ids": written}
         return replace(encoding, arguments=arguments, mask=mask, tokens=(tokens,), offset=encoding.mask.shape[1])
 
+    def start_of(self, ids: Sequence[int]) -> int:
+        """The start token before a target, which for some models depends on it."""
+        try:
+            return self.start_token
+        except ProcessorError:
+            prepare = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
+            if prepare is None or not ids:
+                raise
+            return int(prepare(torch.tensor([list(ids)], device=self.device))[0, 0])
+
     def named(self, ids: Sequence[int]) -> Tokens:
         """What the decoder reads, without characters; its start token is special."""
         names = [f"#{number}" for number in ids]
@@ -232,14 +242,22 @@ class DiscoveredStreams(DiscoveredText):
         """As `TextAdapter`; for a model that writes also `decoder_input_ids`, else its start token."""
         if not self.writes:
             return super().encode_arguments(arguments)
-        encoding = super().encode_arguments({n: v for n, v in arguments.items() if n != "decoder_input_ids"})
-        if len(encoding.tokens) != 1 or not bool(encoding.mask.all()):
-            raise InputError("a source is one row of input_ids without padding: explain the rows in separate calls")
-        given = arguments.get("decoder_input_ids")
+        encoding, given = self.encode_source(arguments), arguments.get("decoder_input_ids")
         ids = [self.start_token] if given is None else torch.as_tensor(given).flatten().tolist()
         if not ids:
             raise InputError("decoder_input_ids are empty: they begin with the decoder's start token")
         return self.followed(encoding, [int(number) for number in ids])
+
+    def encode_source(self, arguments: Mapping[str, Tensor]) -> Encoding:
+        """The source alone, one row without padding.
+
+        Raises:
+            InputError: if the arguments are not those of a source, or are several rows.
+        """
+        encoding = super().encode_arguments({n: v for n, v in arguments.items() if n != "decoder_input_ids"})
+        if len(encoding.tokens) != 1 or not bool(encoding.mask.all()):
+            raise InputError("a source is one row of input_ids without padding: explain the rows in separate calls")
+        return encoding
 
     def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
         """As `TextAdapter`, in both sequences; what follows a source is never deleted."""
