@@ -33,7 +33,8 @@ class Streams:
     Args:
         encoder: how many blocks are the encoder's; all others are the decoder's.
         places: for each block of the decoder the argument that is the memory.
-        own: for each block of the decoder which of the attention calls within it is over what was written before.
+        own: for each block of the decoder which of the attention calls within it is over what was written before; empty if they
+            do not attend in two calls.
         cross: the same for the call over the memory.
         shift: where both read the same text, the position of the decoder that reads a token, less the token's own.
     """

@@ -255,7 +255,8 @@ class NextTokenHead(TokenHead):
 
     def _narrowing(self, pick: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
         projection = output_embeddings(self.model)
-        return nullcontext() if projection is None else _narrowed(projection, pick)
+        unknown = projection is None or isinstance(projection, nn.Embedding)  # which is called with token numbers
+        return nullcontext() if unknown else _narrowed(projection, pick)
 
     def rows(self, logits: Any, encoding: Encoding) -> Tensor:
         """The position that is explained: the only one of logits `[B, 1, V]`, or one of `[B, T, V]`."""

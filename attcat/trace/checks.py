@@ -22,6 +22,7 @@ from ..capture.rules import Rule, make_rule
 from ..model import Adapter, Encoding, VisionAdapter
 from ..model.bound import borrowed
 from .recording import Recording, record
+from .values import Needs
 
 STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Finite differences are taken with each: too small a step drowns in rounding (some models compute in float32 inside,
@@ -44,7 +45,7 @@ def incompleteness(adapter: Adapter, encoding: Encoding, rule: str = "libra", ta
     for target in recording.logits[0].topk(count).indices.tolist():
         with torch.enable_grad():
             value = recording.logits[:, target]
-        trace = recording.trace(value, keep=True)
+        trace = recording.trace(value, needs=Needs(), keep=True)
         inputs = float((trace.hidden[0].double() * trace.gradient[0].double()).sum())
         bias = 0.0 if trace.bias is None else float(trace.bias.sum())
         logit = float(trace.value.sum())
@@ -80,7 +81,7 @@ def slope_error(
 
     with torch.enable_grad():
         value = combined(recording.logits)
-    trace = recording.trace(value)
+    trace = recording.trace(value, needs=Needs())
     logits = recording.logits.detach()
     noise = torch.finfo(logits.dtype).eps * float((logits.abs() * share)[finite].sum())
     errors = []
@@ -164,12 +165,19 @@ def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:
 
         return hook
 
-    for index, block in enumerate(recording.blocks):
+    blocks = recording.blocks
+    for index, block in enumerate(blocks):
         block.input.register_hook(closed(index))  # type: ignore[no-untyped-call]
+    begins = [blocks[0].input]
+    if recording.cuts is not None:  # a block of the decoder also takes the memory
+        first = recording.cuts.streams.encoder
+        begins.append(blocks[first].input)
+        for index, memory in enumerate(recording.cuts.memory[:-1], first):
+            memory.register_hook(closed(index))  # type: ignore[no-untyped-call]
     with torch.enable_grad():
         total = recording.logits[recording.logits.isfinite()].sum()
-    torch.autograd.grad(total, recording.blocks[0].input, allow_unused=True)
-    return [index + 1 for index in range(len(recording.blocks) - 1) if arrived.get(index, 0.0) > 0]
+    torch.autograd.grad(total, begins, allow_unused=True)
+    return [index + 1 for index in range(len(blocks) - 1) if arrived.get(index, 0.0) > 0]
 
 
 # -- moving what lies below the first block --------------------------------------------------------------------------

@@ -86,10 +86,11 @@ class Recording:
         """
         with torch.no_grad():
             attends = self.attends or (True,) * len(self.blocks)
-            seen = [
+            every = [
                 one_attention(index, block) if yes else None
                 for index, (block, yes) in enumerate(zip(self.blocks, attends, strict=True))
             ]
+            seen = [_tokens_only(matrix) if isinstance(matrix, Tensor) else matrix for matrix in every]
             if self.cuts is not None:
                 mask = self.mask if len(self.mask) == len(query_weights) else self.mask.expand(len(query_weights), -1)
                 return self.cuts.received(self.blocks, mask, query_weights, seen, _received)
@@ -417,7 +418,7 @@ def _received(attention: Call | Tensor, query_weights: Tensor, counted: Sequence
     """The attention that tokens receive in one block, `[B, T]` float32 or wider."""
     if isinstance(attention, Call):
         return attention.received(query_weights, counted)
-    wide = _tokens_only(attention.detach())
+    wide = attention.detach()
     wide = wide.to(torch.promote_types(wide.dtype, torch.float32)).nan_to_num(0.0)
     weights = query_weights.to(wide.dtype)
     if len(weights) != len(wide):

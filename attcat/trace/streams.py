@@ -60,6 +60,7 @@ class Cuts:
         return tuple(self._together(*pair, mask) for pair in pairs)
 
     def _together(self, source: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        source = source[:, : self.source]  # some encoders pad their sequence, which no one reads
         if self.shared:  # a token's features in both
             return torch.cat([source, self._by_token(target, mask)], -1)
         width = max(source.shape[-1], target.shape[-1])
@@ -106,6 +107,11 @@ class Cuts:
             attention: of each block of the encoder its attention; None if it does not attend over all of the source.
             measured: from an attention, the weights of queries `[B, Q]` and which queries count to `[B, K]`.
         """
+        if len(self.streams.cross) != len(self.streams.places):
+            raise CaptureError(
+                "the attention of the decoder's blocks was not seen as one call over its own tokens and one over the source: use a "
+                "method that weighs by none, as cat or input_x_gradient"
+            )
         weights = _normalised(query_weights if self.shared else query_weights[:, self.source :])
         real = mask[:, : self.source]
         uniform = _normalised(real.to(weights.dtype))

@@ -91,12 +91,13 @@ def vocabulary_size(model: nn.Module) -> int | None:
     return next((int(found.num_embeddings) for found in candidates if hasattr(found, "num_embeddings")), None)
 
 
-def ordinary_tokens(adapter: TextAdapter, count: int) -> Tensor:
+def ordinary_tokens(adapter: TextAdapter, count: int, rows: int | None = None) -> Tensor:
     """Token numbers `[count]` of a text of ordinary tokens, the last one the end of the text if the model has one.
 
-    They count down from the end of the vocabulary, where no special tokens are, so that nothing takes them for positions.
+    They count down from the end of the vocabulary, where no special tokens are, so that nothing takes them for positions. It has
+    `rows` tokens; by default as many as the model has embeddings for.
     """
-    rows = vocabulary_size(adapter.model) or 2
+    rows = rows or vocabulary_size(adapter.model) or 2
     special = {name: special_tokens(adapter.model, name) for name in ("pad", "bos", "eos", "cls", "sep", "mask")}
     every = {token for tokens in special.values() for token in tokens}
     ordinary = [token for token in range(rows - 1, -1, -1) if token not in every] or [0]

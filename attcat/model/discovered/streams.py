@@ -23,6 +23,7 @@ from ...tokens import Tokens
 from ..bound import borrowed
 from ..encoding import Encoding
 from ..heads import Head, NextTokenHead, SpanHead, head_of
+from ..wrappers import output_embeddings
 from ..writing import joined
 from .base import Found
 from .experiments import FAILURES, encoding_of, ordinary_tokens, rounding, special_tokens, stopped_before, until_stopped
@@ -63,7 +64,9 @@ class DiscoveredStreams(DiscoveredText):
 
     def _tried(self, count: int) -> Tensor:
         """The start token and `count` ordinary ones, `[1, 1 + count]`."""
-        words = ordinary_tokens(self, LENGTH + count)[LENGTH - 1 : -1]
+        made = getattr(output_embeddings(self.model), "weight", None)
+        rows = len(made) if isinstance(made, Tensor) else None  # the decoder may have a vocabulary of its own
+        words = ordinary_tokens(self, LENGTH + count, rows)[LENGTH - 1 : -1]
         return torch.cat([torch.tensor([self.start_token]), words[:count]])[None]
 
     def _trial(self) -> Encoding:
@@ -90,8 +93,9 @@ class DiscoveredStreams(DiscoveredText):
         state = lines.encoder[0].state
         assert state is not None
         attends = (*(visit.is_block for visit in lines.encoder), *(False for _ in lines.decoder))
-        self.found = Found(names, kinds, state.shape[2], state.shape[1], (), attends)
-        own, cross = zip(*(lines.calls(visit) for visit in lines.decoder), strict=True)
+        self.found = Found(names, kinds, state.shape[2], lines.memory.shape[1], (), attends)
+        calls = [pair for visit in lines.decoder if (pair := lines.calls(visit)) is not None]
+        own, cross = zip(*calls, strict=True) if len(calls) == len(lines.decoder) else ((), ())
         self.streams = Streams(len(lines.encoder), tuple(lines.places), own, cross)
         if not self.writes:
             self.streams = replace(self.streams, shift=self._shift())
@@ -305,40 +309,30 @@ class Lines:
         lists = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
         listed = {child for module in everything if isinstance(module, lists) for child in module.children()}
         line = _outermost(watched, listed)
-        readers = [visit for visit in line if len(visit.handed) > 1 and len(visit.seen) > 1]
-        memory, places = _common(readers)
+        memory, readers, places = _readers(line)
         if memory is None:
             raise Unclear(
-                "its decoder's blocks were not found: no modules of a list take a hidden state and, all of them, the same second "
-                "one, and attend over both",
+                "its decoder's blocks were not found: no modules of a list take a hidden state and, all of them, the same second one",
                 hopeless=True,
             )
         first = watched.visits.index(readers[0])
         before = [visit for visit in line if watched.visits.index(visit) < first and visit not in readers]
-        encoder = [v for v in before if v.state is not None and v.state.shape[1] == memory.shape[1]]
-        parents = {visit.parent for visit in encoder if visit.seen}
+        encoder = [v for v in before if v.state is not None and v.state.shape[1] >= memory.shape[1]]
+        parents = {visit.parent for visit in encoder if visit.seen} or {visit.parent for visit in encoder}
         encoder = [visit for visit in encoder if visit.parent in parents]
         if not encoder or len(parents) > 1:
             raise Unclear("its encoder's blocks were not found: no one list of modules before the decoder attends", hopeless=True)
         return cls(watched, encoder, readers, places, memory)
 
-    def calls(self, block: Visit) -> tuple[int, int]:
-        """Which of the attention calls in a block of the decoder is over its own tokens, and which over the memory.
-
-        Raises:
-            Unclear: if there are not just these two.
-        """
+    def calls(self, block: Visit) -> tuple[int, int] | None:
+        """Which of the attention calls in a block of the decoder is over its own tokens, and which over the memory; None if there
+        are not just these two."""
         inside = [visit for visit in self.watched.visits if visit is not block and block in _around(visit)]
         reading = [visit for visit in inside if any(value is self.memory for value in visit.handed.values())]
         crossing = [attention for visit in reading for attention in visit.seen]
         cross = [index for index, attention in enumerate(block.attention) if any(attention is one for one in crossing)]
         if len(block.attention) != 2 or len(cross) != 1:
-            shapes = ", ".join(str(attention.shape) for attention in block.attention) or "none"
-            raise Unclear(
-                f"{block.name} does not attend once over its own tokens and once over the encoder's output: attention of shapes "
-                f"{shapes} was seen, {len(cross)} of them over the latter",
-                hopeless=True,
-            )
+            return None
         return 1 - cross[0], cross[0]
 
 
@@ -359,14 +353,14 @@ def _outermost(watched: Survey, listed: set[nn.Module]) -> list[Visit]:
     return list(found)
 
 
-def _common(readers: Sequence[Visit]) -> tuple[Tensor | None, list[Place]]:
-    """The second hidden state that all of these are handed, and the place where each has it."""
-    if not readers:
-        return None, []
-    for memory in readers[0].handed.values():
-        if memory is readers[0].state:
-            continue
-        places = [[place for place, value in visit.handed.items() if value is memory] for visit in readers]
-        if all(places):
-            return memory, [found[0] for found in places]
-    return None, []
+def _readers(line: Sequence[Visit]) -> tuple[Tensor | None, list[Visit], list[Place]]:
+    """The blocks that are handed the same second hidden state, which it is, and the place where each has it."""
+    for visit in line:
+        for memory in visit.handed.values():
+            if memory is visit.state:
+                continue
+            reading = [v for v in line if v.parent is visit.parent]
+            places = [[place for place, value in v.handed.items() if value is memory] for v in reading]
+            if all(places):
+                return memory, reading, [found[0] for found in places]
+    return None, [], []
