@@ -134,12 +134,13 @@ def _default_inputs(adapter: Adapter) -> Any:
     if samples is not None:
         return samples
     if isinstance(adapter, TextAdapter):
-        ids = ordinary_tokens(adapter, 9)
+        if not adapter.can_batch and adapter.streams is not None and adapter.trial is not None:
+            return adapter.trial  # a source and what follows it
         if not adapter.can_batch:
-            return encoding_of(adapter, ids[None], torch.ones(1, 9, dtype=torch.long))
-        mask = torch.ones(2, 9, dtype=torch.long)
-        mask[1, 6:] = 0
-        return encoding_of(adapter, ids.repeat(2, 1).masked_fill(mask == 0, adapter.pad_id or 0), mask)
+            return encoding_of(adapter, ordinary_tokens(adapter, 9)[None], torch.ones(1, 9, dtype=torch.long))
+        ids, mask = ordinary_tokens(adapter, 9).repeat(2, 1), torch.ones(2, 9, dtype=torch.long)
+        ids[1, 5], mask[1, 6:] = ids[0, -1], 0  # each ends as texts of this model do
+        return encoding_of(adapter, ids.masked_fill(mask == 0, adapter.pad_id or 0), mask)
     if isinstance(adapter, VisionAdapter):
         size = (2, 3, *picture_size(adapter))
         return {"pixel_values": torch.randn(size, generator=torch.Generator().manual_seed(0))}
@@ -210,7 +211,7 @@ def _attention_calls(bench: _Bench) -> Measured:
 
 
 def _tokens(bench: _Bench) -> Measured:
-    state = bench.adapter.aligned(0, bench.record("plain").blocks[0].input)
+    state = bench.record("plain").inputs[0]
     return abs(state.shape[1] - bench.encoding.mask.shape[1]), 0
 
 
@@ -264,7 +265,7 @@ def _passed_by(bench: _Bench) -> Measured:
     past = past_the_blocks(one.adapter, one.encoding)
     if past is None:
         raise _NotAsked("neither word embeddings nor pixels can be differentiated by")
-    around = 0 if one.adapter.passes_state else len(passed_by(one.adapter, one.encoding))
+    around = 0 if one.adapter.passes_state and one.adapter.streams is None else len(passed_by(one.adapter, one.encoding))
     return past + around, 0
 
 
@@ -275,7 +276,8 @@ def _classes(bench: _Bench) -> Measured:
     length = one.encoding.mask.shape[1] - 1
     if length < 1:
         raise _NotAsked("the text has a single token")
-    shorter = {n: v[:, :length] if v.shape[1:] == (length + 1,) else v for n, v in one.encoding.arguments.items()}
+    kept = [place for place in range(length + 1) if place != length // 2]  # some models need the end of the text
+    shorter = {n: v[:, kept] if v.shape[1:] == (length + 1,) else v for n, v in one.encoding.arguments.items()}
     logits = logits_of(one.adapter, one.adapter.encode_arguments(shorter))
     return abs(logits.shape[1] - logits_of(one.adapter, one.encoding).shape[1]), 0
 
@@ -424,6 +426,8 @@ def _matrices(bench: _Bench) -> list[Tensor]:
 
 
 def _attending(bench: _Bench) -> list[int]:
+    if bench.adapter.streams is not None:
+        raise _NotAsked("an encoder and a decoder attend each on its own")
     attending = [index for index, attends in enumerate(bench.adapter.attends) if attends]
     if not attending:
         raise _NotAsked("no block attends over all tokens")
@@ -432,12 +436,17 @@ def _attending(bench: _Bench) -> list[int]:
 
 def _trace(bench: _Bench, rule: str) -> Trace:
     recording = bench.record(rule)
-    return recording.trace(recording.logits[:, 0])
+    return recording.trace(recording.logits[:, 0], needs=METHODS[_weighed(bench)].needs)
 
 
 def _scores(bench: _Bench) -> Tensor:
-    method = "attcat" if any(bench.adapter.attends) else "cat"
-    return METHODS[method].function(_trace(bench, "libra"))
+    return METHODS[_weighed(bench)].function(_trace(bench, "libra"))
+
+
+def _weighed(bench: _Bench) -> str:
+    """A method that reads as much attention as there is."""
+    streams = bench.adapter.streams
+    return "attcat" if (streams.cross if streams is not None else any(bench.adapter.attends)) else "cat"
 
 
 def _loose(like: Tensor) -> float:

@@ -52,6 +52,7 @@ def watch(
     early: int | None = None,
     outputs: bool = True,
     lasting: Callable[[], Iterable[Tensor]] = tuple,
+    starts: Sequence[int] = (0,),
 ) -> Iterator[None]:
     """Hook the blocks: note their input and output, and make the first input depend on a leaf that requires a gradient.
 
@@ -64,13 +65,14 @@ def watch(
         early: the block whose output the last one passes on.
         outputs: whether what a block returns is a hidden state; if the sum stands outside of it, it is not.
         lasting: tensors that outlive the pass, as the caller's and the model's: they are not touched.
+        starts: the blocks at which a sequence begins, whose input is made to depend on a leaf: the first; and that of a decoder.
     """
 
     def enter(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         place, state = hidden_state(module, args, kwargs)
-        if not blocks:
+        if len(blocks) in starts:
             torch.set_grad_enabled(True)
             own, state = state, state if before is None else before(state)
             if not state.requires_grad:

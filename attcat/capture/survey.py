@@ -7,7 +7,7 @@ passes on a state of the same shape. Other attention may only pool: fewer querie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -55,6 +55,8 @@ class Visit:
     """The first floating point tensor with three or four axes that came in: a hidden state, perhaps with a grid."""
     given: Tensor | None = None
     """The same of what went out."""
+    handed: Mapping[int | str, Tensor] = field(default_factory=dict)
+    """Every floating point tensor `[B, T, D]` that came in, by its place among the arguments."""
 
     @property
     def attention(self) -> list[Attention]:
@@ -291,6 +293,8 @@ def _visits(model: nn.Module, found: Survey) -> Iterator[list[Visit]]:
     def hooks(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             visit = Visit(name, module, stack[-1] if stack else None, _state((*args, *kwargs.values())))
+            places = [*enumerate(args), *kwargs.items()]
+            visit.handed = {place: value for place, value in places if _state((value,)) is not None}
             visit.taken = visit.state if visit.state is not None else _state((*args, *kwargs.values()), 4)
             found.visits.append(visit)
             stack.append(visit)

@@ -62,7 +62,7 @@ def _gradient(adapter: Adapter) -> str:
             f"({type(adapter.blocks[0]).__name__}) takes: there is a way past the blocks. Name modules that take the whole "
             "hidden state in an adapter, or use method='occlusion'"
         )
-    if not adapter.passes_state and (around := passed_by(adapter, adapter.trial)):
+    if (adapter.streams is not None or not adapter.passes_state) and (around := passed_by(adapter, adapter.trial)):
         return (
             f"what block {around[0]} takes is not the hidden state, for some of the gradient passes it by (a sum outside of the "
             f"blocks, around a norm?). Name modules that take the hidden state in an adapter, or use method='occlusion'"

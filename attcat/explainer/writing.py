@@ -1,8 +1,8 @@
 """What a model wrote: one forward pass over prompt and answer, and backward passes towards any part of it.
 
-A causal model reads no later token, so that one pass over the whole text is the pass over every beginning of it. Each written
-token is a row of a Trace that is cut to what stood before it; the methods see a batch, and need not know that its rows share
-one sequence.
+A causal model (and a decoder) reads no later token, so that one pass over the whole text is the pass over every beginning of it.
+Each written token is a row of a Trace that is cut to what stood before it; the methods see a batch, and need not know that its
+rows share one sequence.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ..errors import InputError, OptionError, TargetError, UnsupportedModelError
 from ..explanation import Explanation, Generation, Source
-from ..model import Encoding
+from ..model import Adapter, Encoding
 from ..model.bound import borrowed
-from ..model.writing import Prompt, is_chat, read_prompt, writer, written
+from ..model.translating import Translator
+from ..model.writing import Prompt, Writer, is_chat
 from ..targets import Goal, Target
 from ..trace import Trace
 from .batch import BatchExplainer, Chosen
@@ -29,30 +30,35 @@ from .rows import batches
 
 def generation(side: BatchExplainer, prompt: Any, answer: Any, target: Any, contrast: bool) -> Generation:
     """One forward pass over prompt and answer; see `Explainer.__call__`."""
-    adapter = writer(side.adapter)
-    return _generation(side, adapter, read_prompt(adapter, prompt), answer, target, contrast)
+    writer = _writer(side.adapter)
+    return _generation(side, writer, writer.prompt(prompt), answer, target, contrast)
+
+
+def _writer(adapter: Adapter) -> Writer:
+    return Writer(adapter) if adapter.streams is None else Translator(adapter)
 
 
 def generate(
     side: BatchExplainer, prompt: Any, new: int, target: Any, contrast: bool, options: Mapping[str, Any]
 ) -> Generation:
     """Let the model write, and explain what it wrote; see `Explainer.generate`."""
-    adapter = writer(side.adapter)
+    writer = _writer(side.adapter)
+    adapter = writer.adapter
     model: Any = adapter.model
     if not callable(getattr(model, "generate", None)):
         raise UnsupportedModelError(
             f"{type(model).__name__} has no generate(): let it write in its own way, then explainer(prompt, answer=text)"
         )
-    read = read_prompt(adapter, prompt)
+    read = writer.prompt(prompt)
     ids = torch.tensor([read.ids], device=adapter.device)
     with borrowed(adapter) as own, torch.no_grad():
-        writing: Any = own.model
-        found = writing.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, **options)
+        running: Any = own.model
+        found = running.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, **options)
     rows = found if isinstance(found, Tensor) else getattr(found, "sequences", None)
     if not isinstance(rows, Tensor) or len(rows) != 1:
         given = "no sequences" if rows is None else f"{len(rows)} sequences"
         raise OptionError(f"generate() gave {given}, expected one: leave out options that ask for several")
-    return _generation(side, adapter, read, rows[0, len(read.ids) :], target, contrast)
+    return _generation(side, writer, read, writer.new(read, rows[0]), target, contrast)
 
 
 def many(prompts: Any, answers: Any) -> list[tuple[Any, Any]] | None:
@@ -69,18 +75,18 @@ def many(prompts: Any, answers: Any) -> list[tuple[Any, Any]] | None:
 
 
 def _generation(
-    plain: BatchExplainer, adapter: Any, prompt: Prompt, answer: Any, target: Any, contrast: bool
+    plain: BatchExplainer, writer: Writer, prompt: Prompt, answer: Any, target: Any, contrast: bool
 ) -> Generation:
-    encoding = written(adapter, prompt, answer)
+    adapter, encoding, lead = writer.adapter, writer.written(prompt, answer), writer.lead(prompt)
     (tokens,), (text,) = encoding.tokens, encoding.sources
-    source = Reading(BatchExplainer(adapter, plain.settings), plain, encoding, target, contrast)
+    source = Reading(BatchExplainer(adapter, plain.settings), plain, writer, encoding, target, contrast)
     if text is not None:
-        said = text[len(prompt.text or "") :]
+        said = text[len(lead or "") :]
     elif adapter.processor is not None:
-        said = adapter.processor.decode(encoding.arguments["input_ids"][0, encoding.start :], skip_special_tokens=True)
+        said = adapter.processor.decode(writer.ids(encoding), skip_special_tokens=True)
     else:
         said = " ".join(tokens.labels[encoding.start :])
-    return Generation(said, tokens, encoding.start, None if text is None else prompt.text, source)
+    return Generation(said, tokens, encoding.start, None if text is None else lead, source)
 
 
 class Reading(Source):
@@ -89,15 +95,22 @@ class Reading(Source):
     Args:
         side: explains the model, which reads all written positions.
         plain: the same for one position at a time.
+        writer: how the model writes.
         encoding: one row, prompt and answer.
         target: what is explained of every written token in its place, or a list of these; None for the token itself.
         contrast: whether each is held against the runner-up.
     """
 
     def __init__(
-        self, side: BatchExplainer, plain: BatchExplainer, encoding: Encoding, target: Any, contrast: bool
+        self,
+        side: BatchExplainer,
+        plain: BatchExplainer,
+        writer: Writer,
+        encoding: Encoding,
+        target: Any,
+        contrast: bool,
     ) -> None:
-        self.side, self.plain, self.encoding = side, plain, encoding
+        self.side, self.plain, self.writer, self.encoding = side, plain, writer, encoding
         self.count = encoding.mask.shape[1] - encoding.start
         self.recording = side.record(encoding)
         targets = target if isinstance(target, list) else [target] * self.count
@@ -110,8 +123,7 @@ class Reading(Source):
     @property
     def ids(self) -> Tensor:
         """The written tokens, `[A]`."""
-        ids: Tensor = self.encoding.arguments["input_ids"][0, self.encoding.start :]
-        return ids
+        return self.writer.ids(self.encoding)
 
     @cached_property
     def runners(self) -> Tensor:
@@ -242,13 +254,9 @@ class Reading(Source):
     def _beginning(self, place: int, goal: Goal, row: int) -> Explanation:
         """By itself, for a method that runs the model again: the text before the token, and what follows it."""
         length = self.encoding.start + place
-        arguments = {
-            name: value[:, :length] if value.dim() > 1 and value.shape[1] == self.encoding.mask.shape[1] else value
-            for name, value in self.encoding.arguments.items()
-        }
         encoding = replace(
             self.encoding,
-            arguments=arguments,
+            arguments=self.writer.beginning(self.encoding, length),
             mask=self.encoding.mask[:, :length],
             tokens=(self._tokens(length),),
             sources=(self._text(length),),

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..capture.streams import Streams
 from ..errors import OptionError, UnsupportedModelError
 from .encoding import Encoding
 from .heads import Head, head_of
@@ -96,6 +97,14 @@ class Adapter(ABC):
 
     passes_state: bool = True
     """Whether what a block returns is a hidden state; not if the sum with its input stands outside of it."""
+
+    streams: Streams | None = None
+    """Of an encoder with a decoder, which blocks are whose, and how the decoder reads; None for one sequence."""
+
+    def words(self, encoding: Encoding) -> tuple[Tensor, ...]:
+        """The token numbers that are looked up in the word embeddings, `[B, T]` for each sequence; none for a picture."""
+        ids = encoding.arguments.get("input_ids")
+        return () if ids is None else (ids,)
 
     @abstractmethod
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:

@@ -24,6 +24,8 @@ class Encoding:
         dropped: how many tokens were cut from each example.
         focus: `[B]`, the position whose prediction is explained, where there is one for each token; see `attcat.model.heads`.
         start: where a prompt ends and the tokens that a model wrote begin, if that is what is explained.
+        offset: how many positions come before those that the model's output has rows for: of an encoder with a decoder those of
+            the source, unless both read the same text.
     """
 
     arguments: Mapping[str, Tensor]
@@ -33,6 +35,7 @@ class Encoding:
     dropped: tuple[int, ...] = field(default=())
     focus: Tensor | None = None
     start: int = 0
+    offset: int = 0
 
     def __post_init__(self) -> None:
         batch = self.mask.shape[0]

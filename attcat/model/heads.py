@@ -190,12 +190,13 @@ class TokenHead(Head):
     def rows(self, logits: Any, encoding: Encoding) -> Tensor:
         """The row of the token that is explained, of logits `[B, T, C]`."""
         focus = self._focus(encoding)
-        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] != encoding.mask.shape[1]:
+        length = encoding.mask.shape[1] - encoding.offset
+        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] != length:
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} has no logits [B, T, C], one row for each of its {encoding.mask.shape[1]} "
-                f"tokens: its output has {_shape(logits)}"
+                f"{type(self.model).__name__} has no logits [B, T, C], one row for each of its {length} tokens: its output has "
+                f"{_shape(logits)}"
             )
-        return logits[torch.arange(len(focus), device=focus.device), focus]
+        return logits[torch.arange(len(focus), device=focus.device), focus - encoding.offset]
 
     def read(self, encoding: Encoding, classes: Tensor) -> Tensor:
         """The token whose prediction is explained."""
@@ -234,9 +235,13 @@ class NextTokenHead(TokenHead):
     def find(self, encoding: Encoding, row: int, token: str | int | slice) -> int:
         """The position before the token, which predicts it."""
         position = super().find(encoding, row, token)
-        if position == 0:
-            first = encoding.tokens[row].labels[0]
-            raise InputError(f"nothing comes before {first!r}, so it is not predicted: choose a later token")
+        if position <= encoding.offset:
+            first = encoding.tokens[row].labels[position]
+            raise InputError(
+                f"nothing comes before {first!r}, so it is not predicted: choose a later token"
+                if not encoding.offset
+                else f"{first!r} belongs to the source, which is not predicted: choose a token that follows it"
+            )
         return position - 1
 
     def choose(self, encoding: Encoding, row: int) -> int:
@@ -245,16 +250,18 @@ class NextTokenHead(TokenHead):
 
     def reading(self, encoding: Encoding) -> AbstractContextManager[None]:
         """Compute the logits of one position instead of all, `[B, T, V]`, if the model says which layer makes them."""
-        focus = self._focus(encoding)
+        focus = self._focus(encoding) - encoding.offset
         return self._narrowing(lambda state: state[torch.arange(len(focus)), focus.to(state.device)][:, None])
 
     def _narrowing(self, pick: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
         projection = output_embeddings(self.model)
-        return nullcontext() if projection is None else _narrowed(projection, pick)
+        unknown = projection is None or isinstance(projection, nn.Embedding)  # which is called with token numbers
+        return nullcontext() if unknown else _narrowed(projection, pick)
 
     def rows(self, logits: Any, encoding: Encoding) -> Tensor:
         """The position that is explained: the only one of logits `[B, 1, V]`, or one of `[B, T, V]`."""
-        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] != 1 or encoding.mask.shape[1] == 1:
+        length = encoding.mask.shape[1] - encoding.offset
+        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] != 1 or length == 1:
             return super().rows(logits, encoding)
         last = (self._focus(encoding) == encoding.mask.shape[1] - 1).all()
         if not last and output_embeddings(self.model) is None:
@@ -273,14 +280,15 @@ class WrittenHead(NextTokenHead):
 
     def reading(self, encoding: Encoding) -> AbstractContextManager[None]:
         """Logits are computed of the positions before the written tokens, which predict them."""
-        return self._narrowing(lambda state: state[:, encoding.start - 1 : encoding.mask.shape[1] - 1])
+        start, length = encoding.start - encoding.offset, encoding.mask.shape[1] - encoding.offset
+        return self._narrowing(lambda state: state[:, start - 1 : length - 1])
 
     def rows(self, logits: Any, encoding: Encoding) -> Tensor:
         """Of logits `[1, A, V]` the rows, one for each of the A written tokens; of `[1, T, V]` theirs."""
-        length = encoding.mask.shape[1]
+        start, length = encoding.start - encoding.offset, encoding.mask.shape[1] - encoding.offset
         if isinstance(logits, Tensor) and logits.dim() == 3 and logits.shape[:2] == (1, length):
-            logits = logits[:, encoding.start - 1 : length - 1]  # of a model that does not say which layer makes them
-        count = length - encoding.start
+            logits = logits[:, start - 1 : length - 1]  # of a model that does not say which layer makes them
+        count = length - start
         if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[:2] != (1, count):
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} gives logits {_shape(logits)}, expected [1, {count}, V]: one row for each of the "

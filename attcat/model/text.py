@@ -121,18 +121,20 @@ class TextAdapter(Adapter):
         )
         return self._encoding(batch, (checked,) * len(batch["input_ids"]), ()), tokens
 
-    def tokens_of(self, text: str, *, specials: bool = True) -> tuple[list[int], Tokens]:
+    def tokens_of(self, text: str, *, specials: bool = True, target: bool = False) -> tuple[list[int], Tokens]:
         """The token numbers of one text of any length, and what they stand for.
 
         Args:
             text: the text.
             specials: whether the tokenizer adds its special tokens.
+            target: whether it is what a translation should be, which some tokenizers mark by other tokens.
 
         Raises:
             ProcessorError: if there is no tokenizer.
         """
         self._check_tokenizer()
-        batch = self._tokenize([text], [], truncation=False, add_special_tokens=specials)
+        options = {"truncation": False, "add_special_tokens": specials}
+        batch = self._tokenize([], [], text_target=[text], **options) if target else self._tokenize([text], [], **options)
         ids = list(batch["input_ids"][0])
         known = batch if "offset_mapping" in batch else None
         return ids, self._tokens(ids, batch["special_tokens_mask"][0], known, 0)
@@ -140,7 +142,7 @@ class TextAdapter(Adapter):
     def _tokenize(self, first: list[str], second: list[str], **options: Any) -> Any:
         with undisturbed(self.processor) as tokenizer:
             return tokenizer(
-                first,
+                first or None,
                 second or None,
                 return_special_tokens_mask=True,
                 return_offsets_mapping=bool(getattr(tokenizer, "is_fast", False)),

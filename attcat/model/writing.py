@@ -45,17 +45,56 @@ def is_chat(value: Any) -> bool:
     )
 
 
-def writer(adapter: Adapter) -> TextAdapter:
-    """The adapter of a model that writes, which reads the predictions of all written tokens.
+class Writer:
+    """How a causal model writes: what it wrote stands behind the prompt, in the same sequence.
+
+    Args:
+        adapter: of the model, with any head.
 
     Raises:
         UnsupportedModelError: if the model does not predict a next token.
     """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = _written_by(adapter)
+
+    def prompt(self, value: Any) -> Prompt:
+        """What a model is given to go on with; see `read_prompt`."""
+        return read_prompt(self.adapter, value)
+
+    def lead(self, prompt: Prompt) -> str | None:
+        """The text before the first character that was written."""
+        return prompt.text
+
+    def new(self, prompt: Prompt, sequence: Tensor) -> Tensor:
+        """Of the token numbers that a model's own `generate` gives those that it wrote."""
+        return sequence[len(prompt.ids) :]
+
+    def written(self, prompt: Prompt, answer: str | Sequence[int] | Tensor) -> Encoding:
+        """Prompt and answer; see `written`."""
+        return written(self.adapter, prompt, answer)
+
+    def ids(self, encoding: Encoding) -> Tensor:
+        """The numbers of the written tokens, `[A]`."""
+        ids: Tensor = encoding.arguments["input_ids"][0, encoding.start :]
+        return ids
+
+    def beginning(self, encoding: Encoding, length: int) -> Mapping[str, Tensor]:
+        """The model's arguments for the first `length` positions."""
+        whole = encoding.mask.shape[1]
+        return {
+            name: value[:, :length] if value.dim() > 1 and value.shape[1] == whole else value
+            for name, value in encoding.arguments.items()
+        }
+
+
+def _written_by(adapter: Adapter) -> TextAdapter:
+    """The adapter of a model that writes, which reads the predictions of all written tokens."""
     head = adapter.head
     if not isinstance(adapter, TextAdapter) or not isinstance(head, NextTokenHead) or isinstance(head, MaskedTokenHead):
         raise UnsupportedModelError(
-            f"{type(adapter.model).__name__} does not write text (its task is {head.task}): load a causal language model, "
-            "as AutoModelForCausalLM does"
+            f"{type(adapter.model).__name__} does not write text (its task is {head.task}): load a causal language model, as "
+            "AutoModelForCausalLM does, or an encoder with a decoder, as AutoModelForSeq2SeqLM does"
         )
     found = adapter.with_head(WrittenHead)
     assert isinstance(found, TextAdapter)
@@ -127,7 +166,7 @@ def _answered(
         return prompt.ids + ids, joined(prompt.tokens, tokens, len(prompt.text)), prompt.text + answer
     numbers = [int(number) for number in (answer.flatten().tolist() if isinstance(answer, Tensor) else answer)]
     if prompt.text is None or not getattr(adapter.processor, "is_fast", False):
-        return prompt.ids + numbers, joined(prompt.tokens, _numbered(adapter, numbers)), None
+        return prompt.ids + numbers, joined(prompt.tokens, numbered(adapter, numbers)), None
     return _decoded(adapter, prompt, numbers)
 
 
@@ -148,14 +187,13 @@ def _decoded(adapter: TextAdapter, prompt: Prompt, numbers: list[int]) -> tuple[
     end = len(numbers)
     while end and numbers[end - 1] in specials:
         end -= 1
-    body, closing = numbers[:end], _numbered(adapter, numbers[end:])
-    reach = _reaches(adapter.processor, prompt.ids[-CONTEXT:], body)
-    text = reach[-1][1]
+    body, closing = numbers[:end], numbered(adapter, numbers[end:])
+    own, text = spelled(adapter, prompt.ids, body)
     together = _together(adapter, prompt, text) if text else None
     if together is not None and together[0] == prompt.ids + body:
         tokens = together[1]
     else:
-        tokens = joined(prompt.tokens, _spelled(adapter, body, text, [end for end, _ in reach]), len(prompt.text))
+        tokens = joined(prompt.tokens, own, len(prompt.text))
     return prompt.ids + numbers, joined(tokens, closing), prompt.text + text
 
 
@@ -171,6 +209,13 @@ def _reaches(tokenizer: Any, context: list[int], body: list[int]) -> list[tuple[
     return list(zip(ends, texts, strict=True))
 
 
+def spelled(adapter: TextAdapter, context: list[int], ids: list[int]) -> tuple[Tokens, str]:
+    """What a model wrote after some tokens: its tokens with their characters, and the text."""
+    reach = _reaches(adapter.processor, context[-CONTEXT:], ids)
+    text = reach[-1][1]
+    return _spelled(adapter, ids, text, [end for end, _ in reach]), text
+
+
 def _spelled(adapter: TextAdapter, ids: list[int], text: str, ends: list[int]) -> Tokens:
     """Tokens with the characters that each completes; the parts of one character (bytes of an emoji) all have it."""
     spans: list[Span] = []
@@ -182,10 +227,10 @@ def _spelled(adapter: TextAdapter, ids: list[int], text: str, ends: list[int]) -
         inside = 0 < start < len(text) and text[start - 1].isalnum() and text[start].isalnum()
         number += not inside
         words.append(number)
-    return replace(_numbered(adapter, ids), spans=tuple(spans), segments=(0,) * len(ids), words=tuple(words))
+    return replace(numbered(adapter, ids), spans=tuple(spans), segments=(0,) * len(ids), words=tuple(words))
 
 
-def _numbered(adapter: TextAdapter, ids: list[int]) -> Tokens:
+def numbered(adapter: TextAdapter, ids: list[int]) -> Tokens:
     """Tokens of which only the numbers are known."""
     tokenizer = adapter.processor
     names = [f"#{number}" for number in ids] if tokenizer is None else tokenizer.convert_ids_to_tokens(ids)

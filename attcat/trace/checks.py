@@ -22,6 +22,7 @@ from ..capture.rules import Rule, make_rule
 from ..model import Adapter, Encoding, VisionAdapter
 from ..model.bound import borrowed
 from .recording import Recording, record
+from .values import Needs
 
 STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Finite differences are taken with each: too small a step drowns in rounding (some models compute in float32 inside,
@@ -44,7 +45,7 @@ def incompleteness(adapter: Adapter, encoding: Encoding, rule: str = "libra", ta
     for target in recording.logits[0].topk(count).indices.tolist():
         with torch.enable_grad():
             value = recording.logits[:, target]
-        trace = recording.trace(value, keep=True)
+        trace = recording.trace(value, needs=Needs(), keep=True)
         inputs = float((trace.hidden[0].double() * trace.gradient[0].double()).sum())
         bias = 0.0 if trace.bias is None else float(trace.bias.sum())
         logit = float(trace.value.sum())
@@ -80,7 +81,7 @@ def slope_error(
 
     with torch.enable_grad():
         value = combined(recording.logits)
-    trace = recording.trace(value)
+    trace = recording.trace(value, needs=Needs())
     logits = recording.logits.detach()
     noise = torch.finfo(logits.dtype).eps * float((logits.abs() * share)[finite].sum())
     errors = []
@@ -91,7 +92,7 @@ def slope_error(
             return None
         (up, above), (down, below) = moved
         change = float((combined(up) - combined(down)).sum())
-        expected = float((trace.gradient[0].double() * adapter.aligned(0, above - below).double()).sum())
+        expected = float((trace.gradient[0].double() * (above - below).double()).sum())
         size = max(abs(change), abs(expected))
         if size > 100 * noise:
             errors.append(abs(change - expected) / size)
@@ -119,12 +120,12 @@ def past_the_blocks(adapter: Adapter, encoding: Encoding) -> float | None:
 
 def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | None:
     """The largest gradient at the word embeddings, or the pixels; None if there are none."""
-    arguments, entered = dict(encoding.arguments), False
-    moving = _Moving(0.0, arguments.get("input_ids"))
+    arguments, entered = dict(encoding.arguments), set[nn.Module]()
+    moving = _Moving(0.0, _words(adapter, encoding))
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        nonlocal entered
-        first, entered = not entered, True
+        first = module not in entered
+        entered.add(module)
         if not cut or not first:
             return None
         place, state = hidden_state(module, args, kwargs)
@@ -132,7 +133,8 @@ def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | 
         return None if rebind(state, constant) else with_state(place, constant, args, kwargs)
 
     with borrowed(adapter) as own, torch.enable_grad(), moving, ExitStack() as undo:
-        undo.callback(own.blocks[0].register_forward_pre_hook(enter, with_kwargs=True).remove)
+        for start in (0,) if own.streams is None else own.streams.starts:
+            undo.callback(own.blocks[start].register_forward_pre_hook(enter, with_kwargs=True).remove)
         if isinstance(adapter, VisionAdapter):
             arguments["pixel_values"] = moving.move(arguments["pixel_values"])
         logits = own.predict(replace(encoding, arguments=arguments))[1]
@@ -140,12 +142,12 @@ def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | 
     if not moving.leaves:
         return None
     try:
-        found = torch.autograd.grad(total, moving.leaves, allow_unused=True) if total.requires_grad else (None,)
+        found = torch.autograd.grad(total, moving.leaves, allow_unused=True) if total.requires_grad else ()
     except (
         RuntimeError
     ):  # a model that only runs without gradient, as one that writes over what the backward pass needs
         return None
-    return 0.0 if found[0] is None else float(found[0].abs().max())
+    return max((float(g.abs().max()) for g in found if g is not None), default=0.0)
 
 
 def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:
@@ -163,12 +165,19 @@ def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:
 
         return hook
 
-    for index, block in enumerate(recording.blocks):
+    blocks = recording.blocks
+    for index, block in enumerate(blocks):
         block.input.register_hook(closed(index))  # type: ignore[no-untyped-call]
+    begins = [blocks[0].input]
+    if recording.cuts is not None:  # a block of the decoder also takes the memory
+        first = recording.cuts.streams.encoder
+        begins.append(blocks[first].input)
+        for index, memory in enumerate(recording.cuts.memory[:-1], first):
+            memory.register_hook(closed(index))  # type: ignore[no-untyped-call]
     with torch.enable_grad():
         total = recording.logits[recording.logits.isfinite()].sum()
-    torch.autograd.grad(total, recording.blocks[0].input, allow_unused=True)
-    return [index + 1 for index in range(len(recording.blocks) - 1) if arrived.get(index, 0.0) > 0]
+    torch.autograd.grad(total, begins, allow_unused=True)
+    return [index + 1 for index in range(len(blocks) - 1) if arrived.get(index, 0.0) > 0]
 
 
 # -- moving what lies below the first block --------------------------------------------------------------------------
@@ -177,39 +186,45 @@ def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:
 def _moved(adapter: Adapter, encoding: Encoding, step: float) -> tuple[Tensor, Tensor] | None:
     """The logits and the first block's input when the pixels or the word embeddings are moved; None if there are none."""
     arguments = dict(encoding.arguments)
-    moving = _Moving(step, arguments.get("input_ids"))
+    moving = _Moving(step, _words(adapter, encoding))
     if isinstance(adapter, VisionAdapter):
         arguments["pixel_values"] = moving.move(arguments["pixel_values"])
     with moving:
         recording: Recording = record(adapter, replace(encoding, arguments=arguments), Rule(), gradient=False)
-    return (recording.logits.detach(), recording.blocks[0].input.detach()) if moving.moved else None
+    return (recording.logits.detach(), recording.inputs[0]) if moving.leaves else None
+
+
+def _words(adapter: Adapter, encoding: Encoding) -> tuple[Tensor, ...]:
+    """The token numbers whose embeddings are moved; none where the pixels are."""
+    return () if isinstance(adapter, VisionAdapter) else adapter.words(encoding)
 
 
 class _Moving(TorchFunctionMode):
-    """Adds a fixed random direction to the embeddings of the words when they are first looked up."""
+    """Adds a fixed random direction to the embeddings of the words (of each sequence) when they are first looked up."""
 
-    def __init__(self, step: float, words: Tensor | None) -> None:
+    def __init__(self, step: float, words: Sequence[Tensor]) -> None:
         super().__init__()
-        self.words = words
+        self.words = list(words)
         self.step = step
-        self.moved = False
         self.leaves: list[Tensor] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is F.embedding and not self.moved and self.words is not None and _equal(args[0], self.words):
-            return self.move(result)
+        if func is F.embedding:
+            place = next((index for index, words in enumerate(self.words) if _equal(args[0], words)), None)
+            if place is not None:
+                del self.words[place]
+                return self.move(result)
         return result
 
     def move(self, x: Tensor) -> Tensor:
         """x and a step in a direction that is the same in every pass."""
-        self.moved = True
-        direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(len(self.leaves)), dtype=torch.float64)
         size = float(x.detach().float().std(correction=0)) or 1.0
-        self.leaves = [x.detach() + (self.step * size * direction).to(x)]
-        return self.leaves[0].requires_grad_().clone() if torch.is_grad_enabled() else self.leaves[0]
+        self.leaves.append(x.detach() + (self.step * size * direction).to(x))
+        return self.leaves[-1].requires_grad_().clone() if torch.is_grad_enabled() else self.leaves[-1]
 
 
 def _equal(one: Any, other: Tensor) -> bool:

@@ -136,7 +136,7 @@ class Passes:
                 "needs a blank in place of each token: list one that replaces tokens first among its removals"
             )
         with torch.no_grad():
-            return record(self.adapter, encoding, Rule()).blocks[0].input.detach()
+            return record(self.adapter, encoding, Rule()).inputs[0]
 
     @cached_property
     def content(self) -> Tensor:
@@ -162,7 +162,7 @@ class Passes:
         for value in inputs:
             encode = self.adapter.encode_arguments if isinstance(value, Mapping) else self._encode_one
             recording = record(self.adapter, encode(value), Rule())
-            found.append((tuple(block.input.detach() for block in recording.blocks), recording.logits.detach()))
+            found.append((recording.inputs, recording.logits.detach()))
         return found
 
     def _encode_one(self, value: Any) -> Encoding:

@@ -18,9 +18,11 @@ from torch import Tensor
 from ..capture.attention import Call, Matrices, counting
 from ..capture.blocks import Block, output_of, watch
 from ..capture.rules import Rule
+from ..capture.streams import remembered
 from ..capture.torch_calls import Interception
 from ..errors import CaptureError, InputError
 from ..model import Adapter, Encoding, borrowed
+from .streams import Cuts
 from .values import RECEIVED, Hidden, Needs, Queries, Trace
 
 
@@ -36,6 +38,13 @@ class Recording:
     ones: Tensor | None = None  # factor of every bias, [B], when their share is measured
     aligned: Callable[[int, Tensor, bool], Tensor] = lambda _block, state, _share: state  # see Adapter
     attends: tuple[bool, ...] = ()  # for each block, whether it does; those that do not receive no weight
+    cuts: Cuts | None = None  # of an encoder with a decoder: what belongs together
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the blocks take, over all tokens that are named, `[B, T, D]` each, without a graph."""
+        taken = [block.input for block in self.blocks] if self.cuts is None else self.cuts.wanted(self.blocks, "input")
+        return self._joined([state.detach() for state in taken], False)
 
     def trace(
         self,
@@ -76,11 +85,19 @@ class Recording:
             Per block, `[B, T]` (or `[N, T]`).
         """
         with torch.no_grad():
-            rows = counting(query_weights)
             attends = self.attends or (True,) * len(self.blocks)
+            every = [
+                one_attention(index, block) if yes else None
+                for index, (block, yes) in enumerate(zip(self.blocks, attends, strict=True))
+            ]
+            seen = [_tokens_only(matrix) if isinstance(matrix, Tensor) else matrix for matrix in every]
+            if self.cuts is not None:
+                mask = self.mask if len(self.mask) == len(query_weights) else self.mask.expand(len(query_weights), -1)
+                return self.cuts.received(self.blocks, mask, query_weights, seen, _received)
+            rows = counting(query_weights)
             return tuple(
-                _received(index, block, query_weights, rows) if attends[index] else torch.zeros_like(query_weights)
-                for index, block in enumerate(self.blocks)
+                torch.zeros_like(query_weights) if attention is None else _received(attention, query_weights, rows)
+                for attention in seen
             )
 
     def traces(
@@ -123,7 +140,10 @@ class Recording:
         self, needs: Needs, hidden: Hidden
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Call | Tensor, ...]]:
         """What is differentiated with respect to; of it the hidden states; and the attention."""
-        states = tuple(block.input if hidden == "input" else output_of(block) for block in self.blocks)
+        if self.cuts is None:
+            states = tuple(block.input if hidden == "input" else output_of(block) for block in self.blocks)
+        else:
+            states = self.cuts.wanted(self.blocks, hidden)
         seen = self._seen() if needs.attention else ()
         mixed = [_mixed(attention) for attention in seen]
         wanted = (*states, *mixed, *(() if self.ones is None else (self.ones,))) if needs.gradient else ()
@@ -141,29 +161,40 @@ class Recording:
     ) -> Trace:
         """What is left, for the B examples; or for N rows of one, which share its hidden states."""
         count, last = len(states), len(states) + len(seen)
-        lost = [str(block) for block, g in enumerate(gradient[:count]) if g is None]
+        lost = [str(block) for block, g in enumerate(gradient[: min(count, len(self.blocks))]) if g is None]
         if lost:
             raise CaptureError(
                 f"the target does not depend on the {hidden} of block {', '.join(lost)}: check the adapter's blocks"
             )
-        rows, end = len(self.mask), self.blocks[-1].output
+        rows, end = len(self.mask), None if self.cuts else self.blocks[-1].output
         with torch.no_grad():
             return Trace(
-                hidden=tuple(self.aligned(i, _shared(state.detach(), rows), False) for i, state in enumerate(states)),
-                gradient=tuple(self.aligned(i, g, True) for i, g in enumerate(_filled(gradient[:count], states))),
+                hidden=self._joined([_shared(state.detach(), rows) for state in states], False),
+                gradient=self._joined(_filled(gradient[:count], states), True) if gradient else (),
                 received=received,
                 attention=Matrices([partial(_matrix, attention, rows) for attention in seen]),
                 attention_gradient=_matrix_gradients(seen, gradient[count:last]),
                 last=None if end is None else _shared(end.detach(), rows),
-                bias=_filled(gradient[last:], () if self.ones is None else (self.ones,))[0].reshape(rows)
-                if gradient[last:]
-                else None,
+                bias=self._bias(gradient[last:]),
                 logits=self.logits.detach(),
                 target=target,
                 value=value.detach(),
                 mask=self.mask,
                 read=self.read,
             )
+
+    def _bias(self, gradient: Sequence[Tensor | None]) -> Tensor | None:
+        """What the biases contribute, `[B]` (0 of a model that has none); None if it was not measured."""
+        if self.ones is None or not gradient:
+            return None
+        rows = len(self.mask)
+        return self.ones.new_zeros(rows) if gradient[0] is None else gradient[0].reshape(rows)
+
+    def _joined(self, tensors: Sequence[Tensor], share: bool) -> tuple[Tensor, ...]:
+        """The states of the blocks, or their gradients, over the tokens that are named."""
+        if self.cuts is not None:
+            return self.cuts.joined(tensors, self.mask)
+        return tuple(self.aligned(index, tensor, share) for index, tensor in enumerate(tensors))
 
     def relevance(self, value: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The relevance of the first block's input, `[B, T, D]`, and of each attention matrix, `[B, H, T, T]`.
@@ -190,6 +221,11 @@ class Recording:
         return _matrix_gradients([attention], _differentiate(value, [_mixed(attention)], keep=False))[0]
 
     def _seen(self) -> tuple[Call | Tensor, ...]:
+        if self.cuts is not None:
+            raise CaptureError(
+                "an encoder and a decoder attend each on its own, so that there is no attention matrix over all tokens: use a "
+                "method that reads none, as attcat, cat or input_x_gradient"
+            )
         if not all(self.attends):
             without = [str(index) for index, attends in enumerate(self.attends) if not attends]
             raise CaptureError(
@@ -312,6 +348,8 @@ def record(
         raise CaptureError(
             "gradients cannot be computed inside torch.inference_mode(): call AttCAT outside of it (torch.no_grad() is fine)"
         )
+    if early is not None and adapter.streams is not None:
+        raise CaptureError("of an encoder with a decoder no earlier block can be read by the head: use another method")
     blocks: list[Block] = []
     open_blocks: list[Block] = []
     ones = torch.ones(len(encoding.tokens), device=adapter.device, requires_grad=True) if biases else None
@@ -319,9 +357,15 @@ def record(
     # An argument may itself be the first block's input, which is written to.
     written = {name: v.clone() for name, v in encoding.arguments.items() if _is_state(v)}
     encoding = replace(encoding, arguments={**encoding.arguments, **written}) if written else encoding
+    streams, memory = adapter.streams, []
+    starts = (0,) if streams is None else streams.starts
+    shared = streams is not None and not encoding.offset
+    if streams is not None and before is not None:
+        before = _either(before, Cuts(streams, (), encoding.offset, shared), encoding.mask, blocks)
     with (
         borrowed(adapter) as own,
-        watch(own.blocks, blocks, open_blocks, gradient, before, early, own.passes_state, own.model.buffers),
+        watch(own.blocks, blocks, open_blocks, gradient, before, early, own.passes_state, own.model.buffers, starts),
+        remembered(own.blocks, streams, memory),
         torch.no_grad(),  # until the first block is reached
         Interception(rule, open_blocks, attention=attention, ones=ones),
     ):
@@ -344,7 +388,23 @@ def record(
             "the model's logits are not finite (NaN or infinity) for this input: there is nothing to explain"
         )
     read = adapter.head.read(encoding, logits.argmax(-1))
-    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones, adapter.aligned, adapter.attends)
+    source = encoding.offset or encoding.mask.shape[1]
+    cuts = None if streams is None else Cuts(streams, tuple(memory), source, shared)
+    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones, adapter.aligned, adapter.attends, cuts)
+
+
+def _either(
+    before: Callable[[Tensor], Tensor], cuts: Cuts, mask: Tensor, blocks: Sequence[Block]
+) -> Callable[[Tensor], Tensor]:
+    """Of states over all tokens those of the sequence that begins."""
+
+    def own(state: Tensor) -> Tensor:
+        states = before(state)
+        if not blocks:
+            return cuts.split(states, mask, (state.shape[-1], 0))[0]
+        return cuts.split(states, mask, (blocks[0].input.shape[-1], state.shape[-1]))[1]
+
+    return own
 
 
 def _is_state(value: Any) -> bool:
@@ -354,12 +414,11 @@ def _is_state(value: Any) -> bool:
 # -- reading a block -------------------------------------------------------------------------------------------------
 
 
-def _received(index: int, block: Block, query_weights: Tensor, counted: Sequence[int]) -> Tensor:
-    """The attention that the tokens of one block receive, `[B, T]` float32 or wider."""
-    attention = one_attention(index, block)
+def _received(attention: Call | Tensor, query_weights: Tensor, counted: Sequence[int]) -> Tensor:
+    """The attention that tokens receive in one block, `[B, T]` float32 or wider."""
     if isinstance(attention, Call):
         return attention.received(query_weights, counted)
-    wide = _tokens_only(attention.detach())
+    wide = attention.detach()
     wide = wide.to(torch.promote_types(wide.dtype, torch.float32)).nan_to_num(0.0)
     weights = query_weights.to(wide.dtype)
     if len(weights) != len(wide):

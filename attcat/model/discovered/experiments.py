@@ -45,7 +45,8 @@ def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int
             return None
         state = (output if isinstance(output, Tensor) else output[0]).clone()
         push = torch.linspace(-3, 3, state.shape[-1], device=state.device, dtype=state.dtype)
-        state[:, list(positions)] += push * state.float().std().clamp(min=1e-3).to(state.dtype)
+        places = [position - encoding.offset for position in positions if position >= encoding.offset]
+        state[:, places] += push * state.float().std().clamp(min=1e-3).to(state.dtype)
         return state if isinstance(output, Tensor) else type(output)((state, *output[1:]))
 
     with borrowed(adapter) as own, ExitStack() as undo:
@@ -90,12 +91,13 @@ def vocabulary_size(model: nn.Module) -> int | None:
     return next((int(found.num_embeddings) for found in candidates if hasattr(found, "num_embeddings")), None)
 
 
-def ordinary_tokens(adapter: TextAdapter, count: int) -> Tensor:
+def ordinary_tokens(adapter: TextAdapter, count: int, rows: int | None = None) -> Tensor:
     """Token numbers `[count]` of a text of ordinary tokens, the last one the end of the text if the model has one.
 
-    They count down from the end of the vocabulary, where no special tokens are, so that nothing takes them for positions.
+    They count down from the end of the vocabulary, where no special tokens are, so that nothing takes them for positions. It has
+    `rows` tokens; by default as many as the model has embeddings for.
     """
-    rows = vocabulary_size(adapter.model) or 2
+    rows = rows or vocabulary_size(adapter.model) or 2
     special = {name: special_tokens(adapter.model, name) for name in ("pad", "bos", "eos", "cls", "sep", "mask")}
     every = {token for tokens in special.values() for token in tokens}
     ordinary = [token for token in range(rows - 1, -1, -1) if token not in every] or [0]
@@ -157,6 +159,7 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
     """
     ids = encoding.arguments["input_ids"]
     content = [place for place, special in enumerate(encoding.tokens[0].special) if not special]
+    content = [place for place in content if place < ids.shape[1]]  # what a decoder has written is no input of the first block
     content = [place for place in content if int(ids[0, place]) != adapter.pad_id]  # which would move positions
     tried = sorted({content[len(content) // 3], content[2 * len(content) // 3]}) if content else []
     states = []

@@ -13,6 +13,7 @@ from ..registry import known_adapter, no_adapter
 from ..versions import warn_if_untested
 from ..wrappers import unwrap
 from .experiments import accepted
+from .streams import DiscoveredStreams
 from .text import DiscoveredText
 from .vision import DiscoveredVision
 
@@ -36,7 +37,14 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
         raise UnsupportedModelError(
             f"{type(model).__name__} is a TorchScript program, which cannot be watched: {GUIDE}"
         )
-    return (DiscoveredVision if _sees_pictures(model, processor) else DiscoveredText)(model, processor)
+    if _sees_pictures(model, processor):
+        return DiscoveredVision(model, processor)
+    return (DiscoveredStreams if _has_a_decoder(model) else DiscoveredText)(model, processor)
+
+
+def _has_a_decoder(model: nn.Module) -> bool:
+    """Whether a model takes a second sequence of tokens."""
+    return {"input_ids", "decoder_input_ids"} <= (accepted(model.forward) or frozenset())
 
 
 def _sees_pictures(model: nn.Module, processor: Any) -> bool:

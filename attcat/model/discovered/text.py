@@ -140,7 +140,8 @@ class DiscoveredText(Discovered, TextAdapter):
         """A number for each token is not a class: of a shorter text there would be fewer."""
         if type(self.head) is not Head:
             return
-        short = self.encode_arguments({name: v[:, : LENGTH - 4] for name, v in trial.arguments.items()})
+        # Without its beginning: some models need the end of the text.
+        short = self.encode_arguments({name: v[:, 4:] for name, v in trial.arguments.items()})
         try:
             whole, part = (logits_of(self, encoding).shape[1] for encoding in (trial, short))
         except FAILURES:
@@ -180,6 +181,7 @@ class DiscoveredText(Discovered, TextAdapter):
         ids = ordinary_tokens(self, LENGTH).repeat(2, 1)
         mask = torch.ones_like(ids)
         mask[1, LENGTH - 4 :] = 0
+        ids[1, LENGTH - 5] = ids[0, -1]  # the end of the text
         batch = self._pointed(encoding_of(self, ids.masked_fill(mask == 0, self.pad_id or 0), mask))
         try:
             together, alone = logits_of(self, batch), [logits_of(self, batch.alone(row)) for row in range(2)]

@@ -1,0 +1,95 @@
+"""An encoder with a decoder: two sequences, and what the decoder reads of the first.
+
+The blocks of the encoder come first, those of the decoder after them. Each block of the decoder reads the encoder's output, its
+memory, once more; so that it is known which part of the gradient reaches the memory through which block, each reads a node of
+its own in a chain:
+
+    memory -> m_1 -> m_2 -> ... -> m_D -> m_{D+1},      block j reads m_j
+
+The gradient at m_j is then what comes through the blocks from j on; at m_{D+1} it is nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CaptureError
+from .blocks import with_state
+
+Place = int | str
+"""An argument of a block: the number of a positional one, or a name."""
+
+
+@dataclass(frozen=True)
+class Streams:
+    """How a model's two sequences go through its blocks.
+
+    Args:
+        encoder: how many blocks are the encoder's; all others are the decoder's.
+        places: for each block of the decoder the argument that is the memory.
+        own: for each block of the decoder which of the attention calls within it is over what was written before; empty if they
+            do not attend in two calls.
+        cross: the same for the call over the memory.
+        shift: where both read the same text, the position of the decoder that reads a token, less the token's own.
+    """
+
+    encoder: int
+    places: tuple[Place, ...]
+    own: tuple[int, ...]
+    cross: tuple[int, ...]
+    shift: int = 0
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The blocks at which a sequence begins."""
+        return (0, self.encoder)
+
+
+@contextmanager
+def remembered(modules: Sequence[nn.Module], streams: Streams | None, memory: list[Tensor]) -> Iterator[None]:
+    """Each block of the decoder reads a node of its own; the D + 1 nodes are put into `memory`.
+
+    Args:
+        modules: all blocks.
+        streams: which are the decoder's; None if there is no decoder.
+        memory: where the nodes are noted.
+    """
+    if streams is None:
+        yield
+        return
+    decoder = list(modules[streams.encoder :])
+    given: list[Tensor] = []
+
+    def enter(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        place = streams.places[len(given)] if len(given) < len(streams.places) else None
+        state = memory_of(args, kwargs, place)
+        if state is None or (given and state is not given[0]):
+            raise CaptureError(
+                f"block {streams.encoder + len(given)} was called without the encoder's output that the decoder's first block reads"
+            )
+        assert place is not None
+        given.append(state)
+        with torch._C.DisableTorchFunction():
+            if not memory:
+                memory.append(state.view_as(state))
+            memory.append(memory[-1].view_as(memory[-1]))
+        return with_state(place, memory[-2], args, kwargs)
+
+    with ExitStack() as hooks:
+        for module in dict.fromkeys(decoder):
+            hooks.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        yield
+
+
+def memory_of(args: tuple[Any, ...], kwargs: dict[str, Any], place: Place | None) -> Tensor | None:
+    """The tensor at a place among a block's arguments; None if there is none."""
+    value = kwargs.get(place) if isinstance(place, str) else args[place] if place is not None and place < len(args) else None
+    return value if isinstance(value, Tensor) else None
