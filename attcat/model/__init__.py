@@ -10,7 +10,9 @@ processor, so that a family is mostly data:
         block_paths = ("encoder.layers",)
 """
 
+from . import moments  # noqa: F401 - registers its head
 from .adapter import GUIDE, Adapter, config_labels
+from .audio import AudioAdapter
 from .bound import borrowed
 from .encoding import Encoding, content_of, first_of, last_of
 from .heads import Head, register_head
@@ -22,6 +24,7 @@ from .wrappers import names_of
 __all__ = [
     "GUIDE",
     "Adapter",
+    "AudioAdapter",
     "Encoding",
     "Head",
     "TextAdapter",

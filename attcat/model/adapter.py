@@ -91,6 +91,9 @@ class Adapter(ABC):
         """
         return state
 
+    continuous: str | None = None
+    """The name of the argument that holds the input as numbers that can be moved a little: pixels, samples; None for words."""
+
     has_stages: bool = False
     """Whether blocks have grids of their own, so that nothing is defined over all tokens but states and gradients."""
 

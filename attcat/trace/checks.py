@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..capture.blocks import hidden_state, rebind, with_state
 from ..capture.rules import Rule, make_rule
-from ..model import Adapter, Encoding, VisionAdapter
+from ..model import Adapter, Encoding
 from ..model.bound import borrowed
 from .recording import Recording, record
 
@@ -133,8 +133,8 @@ def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | 
 
     with borrowed(adapter) as own, torch.enable_grad(), moving, ExitStack() as undo:
         undo.callback(own.blocks[0].register_forward_pre_hook(enter, with_kwargs=True).remove)
-        if isinstance(adapter, VisionAdapter):
-            arguments["pixel_values"] = moving.move(arguments["pixel_values"])
+        if adapter.continuous is not None:
+            arguments[adapter.continuous] = moving.move(arguments[adapter.continuous])
         logits = own.predict(replace(encoding, arguments=arguments))[1]
         total = logits[logits.isfinite()].sum()
     if not moving.leaves:
@@ -178,8 +178,8 @@ def _moved(adapter: Adapter, encoding: Encoding, step: float) -> tuple[Tensor, T
     """The logits and the first block's input when the pixels or the word embeddings are moved; None if there are none."""
     arguments = dict(encoding.arguments)
     moving = _Moving(step, arguments.get("input_ids"))
-    if isinstance(adapter, VisionAdapter):
-        arguments["pixel_values"] = moving.move(arguments["pixel_values"])
+    if adapter.continuous is not None:
+        arguments[adapter.continuous] = moving.move(arguments[adapter.continuous])
     with moving:
         recording: Recording = record(adapter, replace(encoding, arguments=arguments), Rule(), gradient=False)
     return (recording.logits.detach(), recording.blocks[0].input.detach()) if moving.moved else None

@@ -9,9 +9,11 @@ from torch import nn
 
 from ...errors import UnsupportedModelError
 from ..adapter import GUIDE, Adapter
+from ..audio import ARGUMENTS
 from ..registry import known_adapter, no_adapter
 from ..versions import warn_if_untested
 from ..wrappers import unwrap
+from .audio import DiscoveredAudio
 from .experiments import accepted
 from .text import DiscoveredText
 from .vision import DiscoveredVision
@@ -36,7 +38,16 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
         raise UnsupportedModelError(
             f"{type(model).__name__} is a TorchScript program, which cannot be watched: {GUIDE}"
         )
+    if _hears(model):
+        return DiscoveredAudio(model, processor)
     return (DiscoveredVision if _sees_pictures(model, processor) else DiscoveredText)(model, processor)
+
+
+def _hears(model: nn.Module) -> bool:
+    """Whether a model takes sounds, by the name of its main argument."""
+    main = getattr(model, "main_input_name", None)
+    names = accepted(model.forward) or frozenset()
+    return main in ARGUMENTS or (main is None and bool(names & {*ARGUMENTS}) and "input_ids" not in names)
 
 
 def _sees_pictures(model: nn.Module, processor: Any) -> bool:
