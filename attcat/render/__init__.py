@@ -2,7 +2,8 @@
 
 from . import comparison, generation, terminal
 from .html import fragment
-from .image import Look, figure, png
+from .image import Look
+from .media import figure, png
 from .notebook import show
 from .plot import pdf, plot
 from .report import page
