@@ -20,7 +20,7 @@ from .capture.attention import Call
 from .capture.rules import make_rule
 from .errors import CaptureError, InputError
 from .methods import METHODS
-from .model import Adapter, AudioAdapter, Encoding, TextAdapter, VisionAdapter
+from .model import Adapter, Encoding, SignalAdapter, TextAdapter, VisionAdapter
 from .model.bound import borrowed
 from .model.discovered import adapter_of
 from .model.discovered.experiments import (
@@ -141,7 +141,7 @@ def _default_inputs(adapter: Adapter) -> Any:
         mask = torch.ones(2, 9, dtype=torch.long)
         mask[1, 6:] = 0
         return encoding_of(adapter, ids.repeat(2, 1).masked_fill(mask == 0, adapter.pad_id or 0), mask)
-    if isinstance(adapter, AudioAdapter) and adapter.trial is not None:
+    if isinstance(adapter, SignalAdapter) and adapter.trial is not None:
         return adapter.trial
     if isinstance(adapter, VisionAdapter):
         size = (2, 3, *picture_size(adapter))
@@ -328,7 +328,7 @@ def _grid(bench: _Bench) -> Measured:
 
 def _placed(bench: _Bench) -> Measured:
     adapter = bench.adapter
-    if isinstance(adapter, AudioAdapter):
+    if isinstance(adapter, SignalAdapter):
         return _off(bench.row(0), adapter), 1
     if not isinstance(adapter, VisionAdapter):
         raise _NotAsked("the model reads text")
@@ -347,7 +347,7 @@ def _placed(bench: _Bench) -> Measured:
     return found.off, 0 if found.alone else 1
 
 
-def _off(bench: _Bench, adapter: AudioAdapter) -> float:
+def _off(bench: _Bench, adapter: SignalAdapter) -> float:
     """By how many tokens the one that changes most lies from that whose part of the input is replaced, at worst."""
     given = bench.encoding.arguments[adapter.continuous]
     places = adapter.places(tuple(given.shape[1:]))

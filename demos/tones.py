@@ -1,6 +1,6 @@
 """A sound explained: a small Wav2Vec2 learns in seconds to recognise a high tone and a low one, wherever it is in the noise.
 
-    python -m attcat.demos.tones          # trains, prints the explanation, and writes tone.png
+python -m attcat.demos.tones          # trains, prints the explanation, and writes tone.png
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ def made() -> tuple[Any, Any]:
         conv_dim=(16, 24, 32),
         conv_kernel=(16, 4, 4),
         conv_stride=(5, 4, 4),
-        num_feat_extract_layers=3,
         feat_extract_norm="layer",
         num_conv_pos_embeddings=8,
         num_conv_pos_embedding_groups=2,

@@ -17,7 +17,9 @@ from .bound import borrowed
 from .encoding import Encoding, content_of, first_of, last_of
 from .heads import Head, register_head
 from .registry import find_adapter, known_adapter, no_adapter, register, supported_models
+from .signal import SignalAdapter
 from .text import TextAdapter
+from .video import VideoAdapter
 from .vision import VisionAdapter
 from .wrappers import names_of
 
@@ -27,7 +29,9 @@ __all__ = [
     "AudioAdapter",
     "Encoding",
     "Head",
+    "SignalAdapter",
     "TextAdapter",
+    "VideoAdapter",
     "VisionAdapter",
     "borrowed",
     "config_labels",

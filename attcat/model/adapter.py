@@ -125,6 +125,10 @@ class Adapter(ABC):
         """Inputs to check the model with, of different lengths; None if the adapter brings none."""
         return None
 
+    def is_one(self, value: Any) -> bool:
+        """Whether a list is one input, as the frames of a video, and not a list of inputs."""
+        return False
+
     def cost(self, value: Any) -> int:
         """About how many tokens an input has, without encoding it; inputs of similar cost share a batch."""
         return 256

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,57 +12,20 @@ from torch import Tensor
 
 from ..errors import InputError, ProcessorError
 from ..tokens import Span, Time, Tokens, Waveform
-from .adapter import Adapter
-from .encoding import Encoding, content_of
+from .encoding import Encoding
+from .signal import Places, SignalAdapter
 from .sound import Clock, observed_clock, read_sound
 
 ARGUMENTS = ("input_values", "input_features")
 """What models call the sound that they read: samples `[B, N]`, or features of it `[B, A, B]`."""
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where the tokens of an input lie on it.
-
-    Args:
-        boxes: for each token and each axis of the input the stretch that it stands for, float `[T, axes, 2]`; NaN for tokens
-            that stand for no part of the input.
-    """
-
-    boxes: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    @property
-    def special(self) -> np.ndarray:
-        """bool `[T]`: the tokens that stand for no part of the input."""
-        return np.isnan(self.boxes).any((1, 2))
-
-    def area(self, token: int) -> tuple[slice, ...]:
-        """What a token stands for, as slices of the input."""
-        return tuple(slice(max(0, round(low)), max(1, round(high))) for low, high in self.boxes[token])
-
-
-class AudioAdapter(Adapter):
+class AudioAdapter(SignalAdapter):
     """A model that reads `input_values` or `input_features`, with a feature extractor."""
 
     classes_with_head = "AutoModelForAudioClassification"
-
-    @abstractmethod
-    def places(self, shape: tuple[int, ...]) -> Places:
-        """Where the tokens lie on an input of this shape, without the batch."""
-
-    @cached_property
-    def continuous(self) -> str:  # type: ignore[override]
-        """The name of the argument that holds the sound."""
-        main = getattr(self.model, "main_input_name", None)
-        return main if main in ARGUMENTS else ARGUMENTS[0]
-
-    @property
-    def can_batch(self) -> bool:
-        """One sound at a time: in a batch the padding of a shorter one changes its first layers' statistics."""
-        return False
+    arguments = ARGUMENTS
+    axes = "[1, N] or [1, A, B]"
 
     @property
     def rate(self) -> int | None:
@@ -84,10 +45,6 @@ class AudioAdapter(Adapter):
         return observed_clock(
             lambda samples: self.extract(Waveform(samples, self.rate or 1))[self.continuous][0], self.rate
         )
-
-    def cost(self, value: Any) -> int:
-        """About how many tokens a sound has."""
-        return 1024
 
     def extract(self, sound: Waveform) -> dict[str, Tensor]:
         """What the feature extractor makes of a sound: one row.
@@ -119,23 +76,13 @@ class AudioAdapter(Adapter):
         arguments = self.place(self.extract(sound))
         return self.named(arguments, sound)
 
-    def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
-        """Name the moments of `input_values` `[1, N]` or `input_features` `[1, A, B]`; see `Adapter.encode_arguments`."""
-        given = arguments.get(self.continuous)
-        if not isinstance(given, Tensor) or not given.is_floating_point() or len(given) != 1:
-            shown = ", ".join(f"{n}: {tuple(getattr(v, 'shape', ()))}" for n, v in arguments.items())
-            raise InputError(
-                f"model arguments need float {self.continuous!r} of one sound, [1, ...], got {shown or 'none'}"
-            )
-        return self.named(self.place(arguments), None)
-
-    def named(self, arguments: dict[str, Any], sound: Waveform | None) -> Encoding:
+    def named(self, arguments: dict[str, Any], source: Waveform | None) -> Encoding:
         """The tokens of one input, by where they lie; those behind the end of the sound are special."""
         shape = tuple(arguments[self.continuous].shape[1:])
         places = self.places(shape)
-        tokens = self._tokens(places, None if sound is None else sound.seconds)
+        tokens = self._tokens(places, None if source is None else source.seconds)
         mask = torch.ones(1, len(tokens), dtype=torch.bool, device=self.device)
-        return Encoding(arguments, mask, (tokens,), (sound,))
+        return Encoding(arguments, mask, (tokens,), (source,))
 
     def _tokens(self, places: Places, seconds: float | None) -> Tokens:
         """With times where it is known how many positions make a second, and bands where there is an axis of frequencies."""
@@ -163,20 +110,6 @@ class AudioAdapter(Adapter):
             times=None if clock is None else tuple(times),
             bands=tuple(heights) if bands and clock is not None else None,
         )
-
-    removals = ("mean", "zero")
-
-    def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
-        """The mean of the input, or 0, in place of what removed tokens stand for; see `Adapter.remove`."""
-        how = self.removal(how)
-        given = encoding.arguments[self.continuous]
-        places = self.places(tuple(given.shape[1:]))
-        removed = content_of(encoding) if removed is None else removed
-        area = torch.zeros(given.shape, dtype=torch.bool, device=given.device)
-        for token in (removed[0].cpu().numpy() & ~places.special).nonzero()[0]:
-            area[0][places.area(token)] = True
-        instead = torch.zeros_like(given) if how == "zero" else given.mean().expand_as(given)
-        return replace(encoding, arguments={**encoding.arguments, self.continuous: torch.where(area, instead, given)})
 
 
 _THIN = 1e-9

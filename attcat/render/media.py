@@ -61,8 +61,10 @@ def _strip(explanation: Attribution, full: float, look: Look) -> Image.Image:
         parts.append(_coloured(_bands(explanation, seconds), None, full, look))
         parts += [_coloured(np.zeros((TALL, WIDTH)), samples, full, look)] if samples is not None else []
     else:
-        moments = np.tile(_by_time(explanation, explanation.scores.numpy(), seconds), (TALL, 1))
-        parts.append(_coloured(moments, samples, full, look))
+        moments = _by_time(explanation, explanation.scores.numpy(), seconds)
+        parts.append(_coloured(np.tile(moments, (TALL, 1)), samples, full, look))
+        if samples is not None:  # which hides the colours where it is loud
+            parts.append(_coloured(np.tile(moments, (2 * BAND, 1)), None, full, look))
     return image.stack([*parts, _axis(seconds)], gap=3)
 
 
@@ -131,7 +133,8 @@ def _axis(seconds: float) -> Image.Image:
     for tick in range(int(seconds / step + 1e-6) + 1):
         x = round(tick * step / seconds * (WIDTH - 1))
         draw.line([(x, 0), (x, 5)], fill=PALE)
-        text = image.line(f"{tick * step:.4g} s", 70, size=13, ink=PALE, middle=True)
+        ends = {"right": x > WIDTH - 35, "middle": 35 <= x <= WIDTH - 35}
+        text = image.line(f"{tick * step:.4g} s", 70, size=13, ink=PALE, **ends)
         strip.paste(text, (min(max(0, x - 35), WIDTH - 70), 7))
     return strip
 

@@ -46,13 +46,10 @@ def show(explanation: Attribution, console: Console | None = None) -> None:
     if explanation.is_video:
         frame = (explanation.tokens.frames or ())[strongest_group(explanation)][0]
         one = explanation.of_frame(frame)
-        drawn = picture(one, min(console.width, WIDEST)) if colour and _pixels(console) else letters(one)
-        parts += [
-            Text(f"frame {frame}, the strongest; {wording.gist(explanation)}"),
-            drawn,
-            Text(),
-            _key(explanation, colour),
-        ]
+        coloured = colour and _pixels(console)
+        drawn = picture(one, min(console.width, WIDEST)) if coloured else letters(one)
+        parts += [Text(f"frame {frame}, the strongest; {wording.gist(explanation)}"), drawn]
+        parts += [Text(), _key(explanation, colour)] if coloured else []
     elif explanation.is_sound:
         parts += [*strip(explanation, min(console.width, STRIP), colour), Text(), _key(explanation, colour)]
     elif not explanation.is_image:
@@ -269,7 +266,9 @@ def _key(explanation: Attribution, colour: bool, *, pixels: bool = False) -> Tex
     if colour:
         text = Text.assemble((f" {against} ", _style(-1.0) or ""), " ", (f" {supports} ", _style(1.0) or ""))
     else:
-        text = Text(f"(+) {supports}   (-) {against}   words from {TOLD:.0%} of the strongest are marked")
+        text = Text(
+            f"(+) {supports}   (-) {against}   {wording.unit(explanation)[1]} from {TOLD:.0%} of the strongest are marked"
+        )
     if full:
         text.append(f"   full {'colour' if colour else 'strength'} = {wording.number(full)[1:]}")
     if pixels and wording.has_blind_area(explanation):

@@ -12,10 +12,12 @@ from ..adapter import GUIDE, Adapter
 from ..audio import ARGUMENTS
 from ..registry import known_adapter, no_adapter
 from ..versions import warn_if_untested
+from ..video import FRAMES, VideoAdapter
 from ..wrappers import unwrap
 from .audio import DiscoveredAudio
 from .experiments import accepted
 from .text import DiscoveredText
+from .video import DiscoveredVideo
 from .vision import DiscoveredVision
 
 
@@ -40,7 +42,10 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
         )
     if _hears(model):
         return DiscoveredAudio(model, processor)
-    return (DiscoveredVision if _sees_pictures(model, processor) else DiscoveredText)(model, processor)
+    sees = _sees_pictures(model, processor)
+    if sees and any(getattr(getattr(model, "config", None), name, None) is not None for name in FRAMES):
+        return DiscoveredVideo(model, processor)
+    return (DiscoveredVision if sees else DiscoveredText)(model, processor)
 
 
 def _hears(model: nn.Module) -> bool:
@@ -55,8 +60,8 @@ def _sees_pictures(model: nn.Module, processor: Any) -> bool:
     names = accepted(model.forward) or frozenset()
     main = getattr(model, "main_input_name", None)
     for text, picture in (
-        (main == "input_ids", main == "pixel_values"),
-        ("input_ids" in names, "pixel_values" in names),
+        (main == "input_ids", main in VideoAdapter.arguments),
+        ("input_ids" in names, not names.isdisjoint(VideoAdapter.arguments)),
         (hasattr(processor, "convert_ids_to_tokens"), False),
     ):
         if text != picture:
