@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,18 @@ from . import plain
 from .errors import InputError, Option
 from .plain import recorded
 from .probabilities import Activation, probabilities, settled
-from .tokens import Span, Tokens, View, Word, check_size, group_words
+from .tokens import (
+    Segment,
+    Span,
+    Tokens,
+    View,
+    Waveform,
+    Word,
+    check_size,
+    group_of,
+    group_times,
+    group_words,
+)
 
 __all__ = ["Attribution", "Window", "read_only", "recorded"]
 
@@ -61,7 +72,8 @@ class Attribution:
         labels: the names of the `C` classes.
         method: name of the method.
         options: what the method was run with (`rule`, `hidden`, `queries`, ...), as plain JSON values.
-        source: the input: a string, a pair of strings, or a picture as uint8 `[H, W, 3]`; None for model arguments.
+        source: the input: a string, a pair of strings, a picture as uint8 `[H, W, 3]`, a video as uint8 `[F, H, W, 3]`, or a
+            sound as a `Waveform`; None for model arguments.
         model: class name of the model.
         dropped: how many tokens were cut from a text that was too long.
         value: the number that is explained: the target's logit, or what the target function returned.
@@ -90,7 +102,7 @@ class Attribution:
     labels: tuple[str, ...]
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    source: str | tuple[str, str] | np.ndarray | None = None
+    source: str | tuple[str, str] | np.ndarray | Waveform | None = None
     model: str = ""
     dropped: int = 0
     value: float | None = None
@@ -130,6 +142,8 @@ class Attribution:
             raise ValueError(f"{len(set(self.classes))} different class numbers for {len(self.labels)} labels")
         if isinstance(self.source, np.ndarray):
             _check_picture(self.source, self.tokens)
+        elif isinstance(self.source, Waveform):
+            _check_times(self.source, self.tokens)
         elif self.source is not None:
             _check_spans(self.texts, self.tokens)
         _check_extents(self)
@@ -268,7 +282,17 @@ class Attribution:
     @property
     def is_image(self) -> bool:
         """True when the tokens are patches of a picture."""
-        return self.tokens.grid is not None
+        return self.tokens.grid is not None and self.tokens.frames is None
+
+    @property
+    def is_video(self) -> bool:
+        """True when the tokens are patches of groups of frames."""
+        return self.tokens.frames is not None
+
+    @property
+    def is_sound(self) -> bool:
+        """True when the tokens are moments of a sound."""
+        return self.tokens.times is not None
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -303,14 +327,55 @@ class Attribution:
 
     @property
     def grid(self) -> Tensor:
-        """float32 `[rows, columns]`: the scores of the patches.
+        """float32 `[rows, columns]`: the scores of the patches; of a video, `[groups, rows, columns]`.
 
         Raises:
-            InputError: if the input was not a picture.
+            InputError: if the input was neither a picture nor a video.
         """
         if self.tokens.grid is None:
-            raise InputError("this explanation is of a text: use words(), not grid or heatmap()")
-        return self.scores[~self.special].reshape(self.tokens.grid)
+            what, use = ("sound", "segments()") if self.is_sound else ("text", "words()")
+            raise InputError(f"this explanation is of a {what}: use {use}, not grid or heatmap()")
+        groups = () if self.tokens.frames is None else (len(self.tokens.frames),)
+        return self.scores[~self.special].reshape(*groups, *self.tokens.grid)
+
+    def segments(self) -> list[Segment]:
+        """Stretches of the sound in the order of time, each with its start and end in seconds and its score.
+
+        The score is the sum over the tokens of one moment: of a spectrogram, over its bands. Stretches overlap where the
+        model's patches do. A model that pads a short sound has tokens behind its end, which are special and not listed.
+
+        Raises:
+            InputError: if the input was not a sound, or its times are not known.
+        """
+        if self.tokens.times is None:
+            raise InputError(
+                "no times: segments() needs a sound, and the model's feature extractor, which says how many samples make a second"
+            )
+        scores = self.scores
+        return [Segment(*time, float(scores[at].sum())) for time, at in group_times(self.tokens.times)]
+
+    def of_frame(self, number: int) -> Self:
+        """The part of a video's attribution that lies on one frame, as that of a picture.
+
+        Args:
+            number: of the frame, from 0. All frames of a group share their scores.
+
+        Raises:
+            InputError: if the input was not a video, or has no such frame.
+        """
+        tokens = self.tokens
+        if tokens.frames is None or tokens.grid is None:
+            raise InputError("this explanation is not of a video: it has no frames")
+        try:
+            group = group_of(tokens.frames, number)
+        except IndexError as error:
+            raise InputError(str(error)) from error
+        size = tokens.grid[0] * tokens.grid[1]
+        chosen = (~self.special).nonzero().flatten()[group * size : (group + 1) * size]
+        labels = tuple(tokens.labels[place] for place in chosen.tolist())
+        part = Tokens(labels, (False,) * size, grid=tokens.grid, view=tokens.view)
+        picture = self.source[number] if isinstance(self.source, np.ndarray) else None
+        return replace(self, layers=self.layers[:, chosen], tokens=part, source=picture, position=None)
 
     @property
     def view(self) -> View:
@@ -321,7 +386,7 @@ class Attribution:
         Raises:
             InputError: if the input was not a picture.
         """
-        height, width = self.source.shape[:2] if isinstance(self.source, np.ndarray) else self.grid.shape
+        height, width = self.source.shape[-3:-1] if isinstance(self.source, np.ndarray) else self.grid.shape[-2:]
         return self.tokens.view or View(width, height, (0, 0, width, height))
 
     def heatmap(self) -> np.ndarray:
@@ -330,12 +395,17 @@ class Attribution:
         The processor's resize and crop are undone: each value lies over the pixel that it came from.
 
         Returns:
-            float32 `[H, W]`, in the original picture's pixels; NaN where the model saw nothing.
+            float32 `[H, W]`, in the original picture's pixels; NaN where the model saw nothing. Of a video, `[F, H, W]`:
+            frames of a group have the same.
 
         Raises:
-            InputError: if the input was not a picture.
+            InputError: if the input was neither a picture nor a video.
         """
-        return self.view.spread(self.grid.numpy()).astype(np.float32)
+        grid, view = self.grid.numpy(), self.view
+        if self.tokens.frames is None:
+            return view.spread(grid).astype(np.float32)
+        groups = [view.spread(values).astype(np.float32) for values in grid]
+        return np.stack([groups[group_of(self.tokens.frames, at)] for at in range(self.tokens.frames[-1][1])])
 
 
 class _Copied:
@@ -379,9 +449,9 @@ def _source(value: Any) -> Any:
         return plain.text(value)
     if isinstance(value, tuple):
         return plain.tuple_of(plain.text, 2)(value)
-    if value is None or isinstance(value, np.ndarray):
+    if value is None or isinstance(value, (np.ndarray, Waveform)):
         return read_only(value)
-    raise ValueError(f"got {type(value).__name__}, expected a string, a pair of strings, a picture or None")
+    raise ValueError(f"got {type(value).__name__}, expected a string, a pair of strings, a picture, a Waveform or None")
 
 
 def _float32(value: Any) -> Tensor:
@@ -436,15 +506,27 @@ _FIELDS: dict[str, plain.Check] = {
 
 
 def _check_picture(picture: np.ndarray, tokens: Tokens) -> None:
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-        raise ValueError(f"a picture is uint8 [H, W, 3], got {picture.dtype} {list(picture.shape)}")
+    axes = 3 if tokens.frames is None else 4
+    if picture.dtype != np.uint8 or picture.ndim != axes or picture.shape[-1] != 3 or not picture.size:
+        what = "a picture is uint8 [H, W, 3]" if tokens.frames is None else "a video is uint8 [F, H, W, 3]"
+        raise ValueError(f"{what}, got {picture.dtype} {list(picture.shape)}")
+    if tokens.frames is not None and tokens.frames[-1][1] != len(picture):
+        raise ValueError(f"the tokens stand for {tokens.frames[-1][1]} frames, the video has {len(picture)}")
     if tokens.grid is None:
         raise ValueError("a picture is explained by a grid of patches, but the tokens have none")
     view = tokens.view
-    height, width = picture.shape[:2]
+    height, width = picture.shape[-3:-1]
     check_size(tokens.grid, height, width)
     if view is not None and (view.height, view.width) != (height, width):
         raise ValueError(f"the view is of {view.width} x {view.height} pixels, the picture has {width} x {height}")
+
+
+def _check_times(sound: Waveform, tokens: Tokens) -> None:
+    if tokens.times is None:
+        raise ValueError("a sound is explained by tokens that have times, but these have none")
+    late = [time for time in tokens.times if time is not None and time[0] >= sound.seconds]
+    if late:
+        raise ValueError(f"a token starts after {late[0][0]:.3f} s, the sound has {sound.seconds:.3f} s")
 
 
 def _check_spans(texts: tuple[str, ...], tokens: Tokens) -> None:

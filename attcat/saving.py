@@ -18,7 +18,7 @@ from torch import Tensor
 from .attribution import Attribution, Window
 from .errors import InputError
 from .files import decode_png, encode_png
-from .tokens import MAX_PIXELS, Tokens, View
+from .tokens import MAX_PIXELS, Tokens, View, Waveform
 
 if TYPE_CHECKING:
     import pandas
@@ -72,6 +72,8 @@ def _to_record(explanation: Attribution) -> dict[str, Any]:
     record["options"], record["measured"] = explanation.options, explanation.measured
     record["tokens"] = _described(explanation.tokens)
     record["source"] = {"texts": [source] if isinstance(source, str) else source if isinstance(source, tuple) else None}
+    if isinstance(source, Waveform):
+        record["source"]["rate"] = source.rate
     return record
 
 
@@ -89,7 +91,9 @@ def _tokens(described: Mapping[str, Any]) -> Tokens:
     return Tokens(**values, view=None if view is None else View(**view))
 
 
-def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels: np.ndarray | None) -> dict[str, Any]:
+def _from_record(
+    record: dict[str, Any], layers: Tensor, logits: Tensor, seen: np.ndarray | Waveform | None
+) -> dict[str, Any]:
     """The fields of an attribution."""
     if record.get("format") != FORMAT:
         raise ValueError(f"format {record.get('format')!r}, expected {FORMAT!r}")
@@ -103,7 +107,7 @@ def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, pixels:
         layers=layers,
         tokens=_tokens(record["tokens"]),
         logits=logits,
-        source=pixels if texts is None else texts[0] if len(texts) == 1 else tuple(texts),
+        source=seen if texts is None else texts[0] if len(texts) == 1 else tuple(texts),
         windows=windows,
     )
 
@@ -134,15 +138,25 @@ def _to_json(explanation: Attribution) -> bytes:
     record = _to_record(explanation)
     record["layers"], record["logits"] = explanation.layers.tolist(), _written(explanation.logits.tolist())
     if isinstance(explanation.source, np.ndarray):
-        record["source"]["png"] = base64.b64encode(encode_png(explanation.source)).decode()
+        tall = explanation.source.reshape(-1, *explanation.source.shape[-2:])  # the frames of a video under one another
+        record["source"]["png"] = base64.b64encode(encode_png(tall)).decode()
+    if isinstance(explanation.source, Waveform):
+        record["source"]["samples"] = base64.b64encode(explanation.source.samples.astype("<f4").tobytes()).decode()
     return json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False, default=dict).encode()
 
 
 def _from_json(data: bytes) -> dict[str, Any]:
     record = json.loads(data)
     picture = record["source"].get("png")
-    pixels = None if picture is None else decode_png(base64.b64decode(picture), MAX_PIXELS)
-    return _from_record(record, _floats(record["layers"]), _floats(_read(record["logits"])), pixels)
+    seen: np.ndarray | Waveform | None = None
+    if picture is not None:
+        seen = decode_png(base64.b64decode(picture), MAX_PIXELS)
+        frames = record["tokens"].get("frames")
+        seen = seen.reshape(frames[-1][1], -1, *seen.shape[1:]) if frames else seen
+    if "samples" in record["source"]:
+        samples = np.frombuffer(base64.b64decode(record["source"]["samples"]), "<f4").astype(np.float32)
+        seen = Waveform(samples, record["source"]["rate"])
+    return _from_record(record, _floats(record["layers"]), _floats(_read(record["logits"])), seen)
 
 
 def _to_safetensors(explanation: Attribution) -> bytes:
@@ -151,6 +165,8 @@ def _to_safetensors(explanation: Attribution) -> bytes:
     tensors = {"layers": explanation.layers, "scores": explanation.scores, "logits": explanation.logits}
     if isinstance(explanation.source, np.ndarray):
         tensors["picture"] = torch.tensor(explanation.source)  # a copy: the pixels of a PIL image are read-only
+    if isinstance(explanation.source, Waveform):
+        tensors["samples"] = torch.tensor(explanation.source.samples)
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     return safetensors.torch.save(tensors, metadata={"attcat": json.dumps(_to_record(explanation), default=dict)})
 
@@ -165,16 +181,27 @@ def _from_safetensors(data: bytes) -> dict[str, Any]:
     import safetensors.torch
 
     tensors, record = safetensors.torch.load(data), _metadata(data)
-    pixels = tensors["picture"].numpy() if "picture" in tensors else None
-    return _from_record(record, tensors["layers"], tensors["logits"], pixels)
+    seen: np.ndarray | Waveform | None = tensors["picture"].numpy() if "picture" in tensors else None
+    if "samples" in tensors:
+        seen = Waveform(tensors["samples"].numpy(), record["source"]["rate"])
+    return _from_record(record, tensors["layers"], tensors["logits"], seen)
 
 
 def records(explanation: Attribution) -> list[dict[str, Any]]:
-    """A row for each word (or token, where the words are not known) or patch: what it is, score, share and rank.
+    """A row for each word (or token, where the words are not known), patch or moment: what it is, score, share and rank.
 
     Share is of the total magnitude of the rows, 0 to 1; rank 1 is the largest magnitude.
     """
-    rows = _patches(explanation) if explanation.is_image else _stretches(explanation)
+    if explanation.is_sound:
+        rows = _moments(explanation)
+    elif explanation.is_video:
+        rows = [
+            {"first": first, "last": end - 1, **patch}
+            for first, end in explanation.tokens.frames or ()
+            for patch in _patches(explanation.of_frame(first))
+        ]
+    else:
+        rows = _patches(explanation) if explanation.is_image else _stretches(explanation)
     total = sum(abs(row["score"]) for row in rows) or 1.0
     ranked = sorted(range(len(rows)), key=lambda at: -abs(rows[at]["score"]))
     ranks = {at: rank for rank, at in enumerate(ranked, 1)}
@@ -210,6 +237,17 @@ def _patches(explanation: Attribution) -> list[dict[str, Any]]:
         }
         for row in range(grid.shape[0])
         for column in range(grid.shape[1])
+    ]
+
+
+def _moments(explanation: Attribution) -> list[dict[str, Any]]:
+    """Start and end in seconds; of a spectrogram also the band, for each band of a moment a row."""
+    tokens = explanation.tokens
+    bands = tokens.bands or (None,) * len(tokens)
+    return [
+        {"start": time[0], "end": time[1], **({"low": band[0], "high": band[1]} if band else {}), "score": score}
+        for time, band, score in zip(tokens.times or (), bands, explanation.scores.tolist(), strict=True)
+        if time is not None
     ]
 
 

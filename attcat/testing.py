@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from .capture.attention import Call
 from .capture.rules import make_rule
 from .errors import CaptureError, InputError
 from .methods import METHODS
-from .model import Adapter, Encoding, TextAdapter, VisionAdapter
+from .model import Adapter, Encoding, SignalAdapter, TextAdapter, VisionAdapter
 from .model.bound import borrowed
 from .model.discovered import adapter_of
 from .model.discovered.experiments import (
@@ -141,6 +142,8 @@ def _default_inputs(adapter: Adapter) -> Any:
         ids, mask = ordinary_tokens(adapter, 9).repeat(2, 1), torch.ones(2, 9, dtype=torch.long)
         ids[1, 5], mask[1, 6:] = ids[0, -1], 0  # each ends as texts of this model do
         return encoding_of(adapter, ids.masked_fill(mask == 0, adapter.pad_id or 0), mask)
+    if isinstance(adapter, SignalAdapter) and adapter.trial is not None:
+        return adapter.trial
     if isinstance(adapter, VisionAdapter):
         size = (2, 3, *picture_size(adapter))
         return {"pixel_values": torch.randn(size, generator=torch.Generator().manual_seed(0))}
@@ -249,7 +252,7 @@ def _finite_difference(bench: _Bench) -> Measured:
     exact = bench.double
     error = slope_error(exact.adapter, exact.encoding)
     if error is None:
-        raise _NotAsked("neither pixels nor word embeddings can be moved with an effect on the logits")
+        raise _NotAsked("neither pixels, samples nor word embeddings can be moved with an effect on the logits")
     return error, 5e-3
 
 
@@ -265,7 +268,9 @@ def _passed_by(bench: _Bench) -> Measured:
     past = past_the_blocks(one.adapter, one.encoding)
     if past is None:
         raise _NotAsked("neither word embeddings nor pixels can be differentiated by")
-    around = 0 if one.adapter.passes_state and one.adapter.streams is None else len(passed_by(one.adapter, one.encoding))
+    around = (
+        0 if one.adapter.passes_state and one.adapter.streams is None else len(passed_by(one.adapter, one.encoding))
+    )
     return past + around, 0
 
 
@@ -327,6 +332,8 @@ def _grid(bench: _Bench) -> Measured:
 
 def _placed(bench: _Bench) -> Measured:
     adapter = bench.adapter
+    if isinstance(adapter, SignalAdapter):
+        return _off(bench.row(0), adapter), 1
     if not isinstance(adapter, VisionAdapter):
         raise _NotAsked("the model reads text")
     height, width = bench.encoding.arguments["pixel_values"].shape[-2:]
@@ -342,6 +349,30 @@ def _placed(bench: _Bench) -> Measured:
     if found is None or found.before:
         return float("inf"), 0
     return found.off, 0 if found.alone else 1
+
+
+def _off(bench: _Bench, adapter: SignalAdapter) -> float:
+    """By how many tokens the one that changes most lies from that whose part of the input is replaced, at worst."""
+    given = bench.encoding.arguments[adapter.continuous]
+    places = adapter.places(tuple(given.shape[1:]))
+    boxes, content = places.boxes, (~places.special).nonzero()[0]
+    other = torch.randn(given.shape, generator=torch.Generator().manual_seed(1)).to(given) * given.std()
+    states, worst = [], 0.0
+    tried = content[:: max(1, len(content) // 5)]
+    for place in (None, *tried):
+        changed = given.clone()
+        if place is not None:
+            area = places.area(place)
+            changed[0][area] = other[0][area]
+        encoding = replace(bench.encoding, arguments={**bench.encoding.arguments, adapter.continuous: changed})
+        with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
+            until_stopped(partial(own.call, encoding))
+        states.append(adapter.aligned(0, seen[0])[0])
+    for place, state in zip(tried, states[1:], strict=True):
+        found = int((state - states[0]).norm(dim=-1).argmax())
+        away = np.abs(boxes[found].mean(1) - boxes[place].mean(1)) / np.diff(boxes[place])[:, 0]
+        worst = max(worst, float("inf") if np.isnan(away).any() else float(away.max()))
+    return worst
 
 
 def _offsets(bench: _Bench) -> Measured:
@@ -411,7 +442,7 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
     "the same scores alone and in a batch": ("padding or neighbours change the scores: set can_batch = False", _alone),
     "grid times patch size is the picture": ("patch_size or grid() does not fit; pixels are left over", _grid),
     "a patch is seen at its own token": (
-        "rows or columns of the grid by which the worst patch is off: patch_size, grid() or prefix do not fit",
+        "rows or columns (of a sound, moments) by which the worst is off: patch_size, grid() or prefix do not fit",
         _placed,
     ),
     "offsets rebuild the text": ("the share of characters that no token covers: another tokenizer?", _offsets),

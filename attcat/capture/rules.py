@@ -96,6 +96,7 @@ class Libra(Rule):
             ),
             ([*named("sigmoid", "erf", "exp"), F.softplus, torch.special.erf], _constant_result),
             ([F.gelu, F.silu, F.mish, F.elu, F.hardswish], gate),
+            ([F.glu], _gated_half),
             (named("tanh"), self._tanh),
             (named("add", "__radd__"), self._add),
             (named("mul", "multiply", "matmul", "bmm"), self._product),
@@ -228,7 +229,7 @@ class GIM(Libra, Explicit):
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """Libra's normalisations and products, and the softmax; activations are marked, so that x * sigmoid(x) is no product."""
         table = dict(super().replacements())
-        as_they_are = {F.gelu, F.silu, F.mish, F.elu, F.hardswish, *named("pow", "square")}
+        as_they_are = {F.glu, F.gelu, F.silu, F.mish, F.elu, F.hardswish, *named("pow", "square")}
         table = {function: replacement for function, replacement in table.items() if function not in as_they_are}
         table.update(dict.fromkeys(named("softmax"), self._softmax))
         marked = [*named("sigmoid", "erf", "tanh"), F.softplus, torch.special.erf]
@@ -458,6 +459,12 @@ def _power(function: TorchFunction, x: Any, exponent: Any = 2) -> Tensor:
         result: Tensor = function(*arguments)
         return result
     return x * (x.detach() ** (exponent - 1))
+
+
+def _gated_half(function: TorchFunction, x: Tensor, dim: int = -1) -> Tensor:
+    """a * sigmoid(b), of the two halves of x, with a constant gate."""
+    a, b = x.chunk(2, dim)
+    return a * b.detach().sigmoid()
 
 
 class _Softened(torch.autograd.Function):

@@ -73,7 +73,8 @@ def remembered(modules: Sequence[nn.Module], streams: Streams | None, memory: li
         state = memory_of(args, kwargs, place)
         if state is None or (given and state is not given[0]):
             raise CaptureError(
-                f"block {streams.encoder + len(given)} was called without the encoder's output that the decoder's first block reads"
+                f"block {streams.encoder + len(given)} was called without the encoder's output that the decoder's first block "
+                "reads"
             )
         assert place is not None
         given.append(state)
@@ -91,5 +92,11 @@ def remembered(modules: Sequence[nn.Module], streams: Streams | None, memory: li
 
 def memory_of(args: tuple[Any, ...], kwargs: dict[str, Any], place: Place | None) -> Tensor | None:
     """The tensor at a place among a block's arguments; None if there is none."""
-    value = kwargs.get(place) if isinstance(place, str) else args[place] if place is not None and place < len(args) else None
+    value = (
+        kwargs.get(place)
+        if isinstance(place, str)
+        else args[place]
+        if place is not None and place < len(args)
+        else None
+    )
     return value if isinstance(value, Tensor) else None

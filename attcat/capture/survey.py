@@ -293,7 +293,7 @@ def _visits(model: nn.Module, found: Survey) -> Iterator[list[Visit]]:
     def hooks(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             visit = Visit(name, module, stack[-1] if stack else None, _state((*args, *kwargs.values())))
-            places = [*enumerate(args), *kwargs.items()]
+            places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
             visit.handed = {place: value for place, value in places if _state((value,)) is not None}
             visit.taken = visit.state if visit.state is not None else _state((*args, *kwargs.values()), 4)
             found.visits.append(visit)

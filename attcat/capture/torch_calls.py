@@ -153,6 +153,8 @@ def _without_bias(
         others = {name: value for name, value in kwargs.items() if name not in ("input", "weight", "bias")}
         spread = bias.view(-1, *(1,) * (given["weight"].dim() - 2))
         return func, (given["input"], given["weight"], None, *args[3:]), others, spread
+    if func is F.batch_norm:
+        return _without_shift(args, kwargs)
     if func is torch.addmm and len(args) == 3 and not kwargs and varies(args[1]):
         return torch.mm, args[1:], {}, args[0]
     if func in _ADD and len(args) == 2 and not kwargs:
@@ -169,6 +171,22 @@ def _without_bias(
                     torch.tensor(constant, device=variable[0].device, dtype=variable[0].dtype),
                 )
     return func, args, kwargs, None
+
+
+def _without_shift(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Tensor | None]:
+    """A batch normalisation with running statistics is x * s + t; t is split off."""
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    x, mean = given["input"], given["running_mean"]
+    if given.get("training") or mean is None or not varies(x):
+        return F.batch_norm, args, kwargs, None
+    scale = (given["running_var"] + given.get("eps", 1e-5)).rsqrt()
+    scale = scale if given.get("weight") is None else scale * given["weight"].detach()
+    shift = -mean * scale if given.get("bias") is None else given["bias"].detach() - mean * scale
+    unshifted = {**given, "running_mean": torch.zeros_like(mean), "bias": None}
+    return F.batch_norm, (), unshifted, shift.view(-1, *(1,) * (x.dim() - 2))
 
 
 _ADD = set(named("add", "radd"))

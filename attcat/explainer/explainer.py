@@ -256,9 +256,9 @@ def _explain(
     truncation: bool,
     window: bool | int,
 ) -> Any:
-    if isinstance(token, list) and not isinstance(inputs, list):
-        inputs = [inputs] * len(token)
-    many = isinstance(inputs, list)
+    many = isinstance(inputs, list) and not side.adapter.is_one(inputs)
+    if isinstance(token, list) and not many:
+        inputs, many = [inputs] * len(token), True
     listed: list[Any] = inputs if many else [inputs]
     if window is not False:
         return _windowed(

@@ -10,21 +10,28 @@ processor, so that a family is mostly data:
         block_paths = ("encoder.layers",)
 """
 
+from . import moments  # noqa: F401 - registers its head
 from .adapter import GUIDE, Adapter, config_labels
+from .audio import AudioAdapter
 from .bound import borrowed
 from .encoding import Encoding, content_of, first_of, last_of
 from .heads import Head, register_head
 from .registry import find_adapter, known_adapter, no_adapter, register, supported_models
+from .signal import SignalAdapter
 from .text import TextAdapter
+from .video import VideoAdapter
 from .vision import VisionAdapter
 from .wrappers import names_of
 
 __all__ = [
     "GUIDE",
     "Adapter",
+    "AudioAdapter",
     "Encoding",
     "Head",
+    "SignalAdapter",
     "TextAdapter",
+    "VideoAdapter",
     "VisionAdapter",
     "borrowed",
     "config_labels",

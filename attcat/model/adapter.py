@@ -92,6 +92,9 @@ class Adapter(ABC):
         """
         return state
 
+    continuous: str | None = None
+    """The name of the argument that holds the input as numbers that can be moved a little: pixels, samples; None for words."""
+
     has_stages: bool = False
     """Whether blocks have grids of their own, so that nothing is defined over all tokens but states and gradients."""
 
@@ -130,6 +133,10 @@ class Adapter(ABC):
     def samples(self) -> Any:
         """Inputs to check the model with, of different lengths; None if the adapter brings none."""
         return None
+
+    def is_one(self, value: Any) -> bool:
+        """Whether a list is one input, as the frames of a video, and not a list of inputs."""
+        return False
 
     def cost(self, value: Any) -> int:
         """About how many tokens an input has, without encoding it; inputs of similar cost share a batch."""

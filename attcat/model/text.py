@@ -134,7 +134,9 @@ class TextAdapter(Adapter):
         """
         self._check_tokenizer()
         options = {"truncation": False, "add_special_tokens": specials}
-        batch = self._tokenize([], [], text_target=[text], **options) if target else self._tokenize([text], [], **options)
+        batch = (
+            self._tokenize([], [], text_target=[text], **options) if target else self._tokenize([text], [], **options)
+        )
         ids = list(batch["input_ids"][0])
         known = batch if "offset_mapping" in batch else None
         return ids, self._tokens(ids, batch["special_tokens_mask"][0], known, 0)

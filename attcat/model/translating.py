@@ -108,7 +108,9 @@ class Translator(Writer):
         """The tokenizer's own tokens of the text, where they are the same."""
         every, own = self.adapter.tokens_of(text, target=True) if text.strip() else ([], tokens)
         first, last = _content(own.special)
-        return (own.kept([first <= place < last for place in range(len(own))]) if every[first:last] == ids else tokens), text
+        return (
+            own.kept([first <= place < last for place in range(len(own))]) if every[first:last] == ids else tokens
+        ), text
 
     def ids(self, encoding: Encoding) -> Tensor:
         """The numbers of the written tokens, `[A]`."""

@@ -26,6 +26,7 @@ class VisionAdapter(Adapter):
     """A model that reads `pixel_values`, with an image processor or a transform."""
 
     classes_with_head = "AutoModelForImageClassification"
+    continuous = "pixel_values"
 
     @property
     @abstractmethod

@@ -2,7 +2,8 @@
 
 from . import comparison, generation, summary, terminal
 from .html import fragment
-from .image import Look, figure, png
+from .image import Look
+from .media import figure, png
 from .notebook import show
 from .plot import curves, pdf, plot, side_by_side
 from .report import page

@@ -20,6 +20,7 @@ from ..files import encode_jpeg
 from . import wording
 from .colour import AGAINST, FAINT, FOR, css
 from .image import overlay, ramp, sized
+from .media import caption, is_media, panel
 from .wording import Piece
 
 WIDEST = 640
@@ -123,16 +124,23 @@ def escape(text: str) -> str:
 
 
 def _body(explanation: Attribution) -> str:
-    middle = pictures(explanation) if explanation.is_image else texts(explanation)
     parts = [
         header(explanation),
-        middle,
+        middle(explanation),
         key(explanation),
         _apart(explanation),
         _notes(explanation),
         table(explanation),
     ]
     return f'<div class="attcat">{"".join(parts)}</div>'
+
+
+def middle(explanation: Attribution, full: float | None = None) -> str:
+    """What was explained, coloured: a picture, a sound or a video as pixels, a text as words."""
+    if is_media(explanation):
+        what = f"what speaks for and against {explanation.label}; {wording.gist(explanation)}"
+        return picture(panel(explanation, full), what, caption(explanation), "overlay")
+    return pictures(explanation, full) if explanation.is_image else texts(explanation, full)
 
 
 def header(explanation: Attribution, origin: str | None = None) -> str:
@@ -202,7 +210,7 @@ def legend(explanation: Attribution, against: str, supports: str, full: float | 
         full: the score that gets the full colour.
         beyond: whether some scores are stronger.
     """
-    if explanation.is_image:
+    if explanation.is_image or is_media(explanation):
         return _bar(against, supports, full, beyond)
     more = " or more" if beyond else ""
     value = f"<span>full colour = {wording.number(full)[1:]}{more}</span>" if full else ""
@@ -239,14 +247,14 @@ def _notes(explanation: Attribution) -> str:
 
 def table(explanation: Attribution) -> str:
     """Every score of a text, for those who cannot use colours or tooltips."""
-    if explanation.is_image:
+    if explanation.is_image or explanation.is_video:
         return ""
     passages = wording.passages(explanation) if wording.has_words(explanation) else [wording.chips(explanation)]
     every = [piece for pieces in passages for piece in pieces if piece.score is not None]
     rows = "".join(
         f"<tr><td>{escape(piece.text)}</td><td>{wording.number(piece.score or 0.0, 6)}</td></tr>" for piece in every
     )
-    head = "<tr><th>word</th><th>score</th></tr>"
+    head = f"<tr><th>{wording.unit(explanation)[0]}</th><th>score</th></tr>"
     return f"<details><summary>scores as a table</summary><table>{head}{rows}</table></details>"
 
 

@@ -17,6 +17,7 @@ from ..errors import InputError
 from . import wording
 from .colour import AGAINST, FAINT, FOR, FULL, RGB, hue, mix
 from .image import PLAIN, Look, overlay, panels_of, ramp
+from .media import is_media, panel
 from .wording import Piece
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def plot(explanation: Attribution, ax: Axes | None = None, *, layers: bool = Fal
     if ax is None:
         _, ax = _pyplot().subplots(figsize=_size(explanation, layers), layout=_layout(explanation, layers))
     if layers:
-        (_block_sums if explanation.is_image else _heat_table)(explanation, ax)
-    elif explanation.is_image:
+        (_block_sums if explanation.is_image or is_media(explanation) else _heat_table)(explanation, ax)
+    elif explanation.is_image or is_media(explanation):
         _picture(explanation, ax, look)
     else:
         _words(explanation, ax)
@@ -135,13 +136,15 @@ def pdf(explanation: Attribution, look: Look = PLAIN) -> bytes:
 
 def _layout(explanation: Attribution, layers: bool) -> Literal["constrained"] | None:
     """Axes with numbers need a layout; words are measured in place, and a layout would move them afterwards."""
-    return "constrained" if explanation.is_image or layers else None
+    return "constrained" if explanation.is_image or is_media(explanation) or layers else None
 
 
 def _size(explanation: Attribution, layers: bool) -> tuple[float, float]:
     """Inches: a column's width for pictures, a page's for texts."""
     if explanation.is_image:
         return 4.0, 3.4
+    if is_media(explanation):
+        return 6.5, 2.4 if explanation.is_sound else 6.0
     return (6.5, 0.6 + 0.17 * len(explanation.tokens)) if layers else (6.5, 1.6)
 
 
@@ -231,8 +234,8 @@ def _picture(explanation: Attribution, ax: Axes, look: Look) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
-    small, _ = panels_of(explanation)
-    ax.imshow(overlay(small, look=look), interpolation="none")
+    pixels = panel(explanation, look=look) if is_media(explanation) else overlay(panels_of(explanation)[0], look=look)
+    ax.imshow(pixels, interpolation="none")
     ax.set_axis_off()
     full = wording.scale(explanation)
     scale = ScalarMappable(Normalize(-full or -1, full or 1), ListedColormap([_unit(colour) for colour in ramp(64)]))
@@ -247,4 +250,4 @@ def _block_sums(explanation: Attribution, ax: Axes) -> None:
     ax.bar(np.arange(len(sums)) + 1, sums, color=colours, hatch=["" if value > 0 else "///" for value in sums])
     ax.axhline(0, color="black", linewidth=0.6)
     ax.set_xlabel("block")
-    ax.set_ylabel("sum over patches")
+    ax.set_ylabel(f"sum over {wording.unit(explanation)[1]}")

@@ -204,7 +204,7 @@ def _article(at: int, explanation: Attribution, full: float, legend: bool) -> st
         head,
         f"<p>{escape(correction)}</p>" if correction else "",
         f'<p class="gist">{escape(gist)}</p>' if gist else "",
-        html.pictures(explanation, full) if explanation.is_image else html.texts(explanation, full),
+        html.middle(explanation, full),
         key,
         _chances(explanation),
         *(f'<p class="note">{escape(note)}</p>' for note in wording.notes(explanation, full)),
@@ -288,7 +288,7 @@ def _data(explanation: Attribution, full: float, layered: bool) -> dict[str, Any
         told["views"] = {name: _view(wording.cut(explanation, found, full)) for name, found in cuts.items()}
         if told["views"]["tokens"] == _view(wording.passages(explanation, full)):
             told["views"]["tokens"] = None  # no word is made of several
-    if layered and len(explanation.layers) > 1:
+    if layered and len(explanation.layers) > 1 and not explanation.is_video:
         told |= _layers(explanation)
     return told
 

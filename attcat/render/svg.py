@@ -1,8 +1,10 @@
-"""A figure of a picture as SVG: text stays text, the two panels are pixels inside the file."""
+"""A figure as SVG: text stays text, the panels are pixels inside the file."""
 
 from __future__ import annotations
 
 import base64
+
+import numpy as np
 
 from ..attribution import Attribution
 from ..files import encode_jpeg, encode_png
@@ -10,6 +12,8 @@ from . import wording
 from .colour import RGB
 from .html import escape
 from .image import INK, PALE, PLAIN, Look, caption, looks, overlay, panels_of, ramp, wrap
+from .media import caption as media_caption
+from .media import is_media, panel
 
 MARGIN, GAP, BAR = 16, 16, 18
 
@@ -18,22 +22,23 @@ def svg(explanation: Attribution, look: Look = PLAIN) -> str:
     """The figure as the text of an SVG file, which needs nothing from outside.
 
     Args:
-        explanation: of a picture.
+        explanation: of a picture, a sound or a video.
         look: how the heatmap is drawn.
 
     Raises:
         InputError: as `image.figure`.
     """
-    small, source = panels_of(explanation)
-    height, width = source.shape[:2]
+    pictures = _panels(explanation, look)
+    height, width = pictures[0][0].shape[:2]
     wide = width > 1.6 * height  # as in `image.figure`
     places = [(0, 0), (0, height + 30)] if wide else [(0, 0), (width + GAP, 0)]
-    whole = max(width if wide else 2 * width + GAP, 480)
+    places = places[: len(pictures)]
+    whole = max(places[-1][0] + width, 480)
     told = [(wording.headline(explanation), 24, INK), (wording.correction(explanation) or "", 16, INK)]
     told += [(line, 14, PALE) for line in wrap(wording.origin(explanation), whole)]
     parts, y = _lines(told, MARGIN)
-    pictures = (encode_jpeg(source), "jpeg", "input"), (encode_png(overlay(small, look=look)), "png", caption(look))
-    for (left, top), (data, kind, name) in zip(places, pictures, strict=True):
+    for (left, top), (pixels, kind, name) in zip(places, pictures, strict=True):
+        data = encode_jpeg(pixels) if kind == "jpeg" else encode_png(pixels)
         address = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
         place = f'x="{MARGIN + left}" y="{y + top}" width="{width}" height="{height}"'
         parts += [f'<image {place} href="{address}"/>', _text(name, MARGIN + left, y + top + height + 17, 14, PALE)]
@@ -47,6 +52,14 @@ def svg(explanation: Attribution, look: Look = PLAIN) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="system-ui,sans-serif">\n{title}\n'
         f'<rect width="100%" height="100%" fill="#fff"/>\n{body}\n</svg>\n'
     )
+
+
+def _panels(explanation: Attribution, look: Look) -> list[tuple[np.ndarray, str, str]]:
+    """Pixels, their format, and what stands under them: of a picture two panels, of a sound or a video one."""
+    if is_media(explanation):
+        return [(panel(explanation, look=look), "png", media_caption(explanation, look))]
+    small, source = panels_of(explanation)
+    return [(source, "jpeg", "input"), (overlay(small, look=look), "png", caption(look))]
 
 
 def _legend(explanation: Attribution, width: int, y: int) -> tuple[list[str], int]:

@@ -13,9 +13,11 @@ import numpy as np
 
 from ..attribution import Attribution
 from ..errors import InputError
+from ..tokens import Waveform
 from . import wording
 from .colour import FAINT, GREY, hue, mix, readable_on, strength
 from .image import overlay, sized
+from .media import strongest_group
 from .wording import Piece
 
 if TYPE_CHECKING:
@@ -41,15 +43,29 @@ def show(explanation: Attribution, console: Console | None = None) -> None:
     console = console or Console()
     colour = console.color_system is not None and not console.no_color
     parts = [_header(explanation), Text()]
-    if not explanation.is_image:
+    if explanation.is_video:
+        frame = (explanation.tokens.frames or ())[strongest_group(explanation)][0]
+        one = explanation.of_frame(frame)
+        coloured = colour and _pixels(console)
+        drawn = picture(one, min(console.width, WIDEST)) if coloured else letters(one)
+        parts += [Text(f"frame {frame}, the strongest; {wording.gist(explanation)}"), drawn]
+        parts += [Text(), _key(explanation, colour)] if coloured else []
+    elif explanation.is_sound:
+        parts += [*strip(explanation, min(console.width, STRIP), colour), Text(), _key(explanation, colour)]
+    elif not explanation.is_image:
         parts += [*_passages(explanation, colour), Text(), _key(explanation, colour)]
-    elif console.color_system in ("256", "truecolor") and colour:
+    elif _pixels(console) and colour:
         parts += [picture(explanation, min(console.width, WIDEST)), Text(), _key(explanation, colour, pixels=True)]
     else:
         parts += [letters(explanation)]
     for part in [*parts, *_below(explanation, colour)]:
         # What is piped to a file keeps its own line ends; only a terminal has a width to wrap at.
         console.print(part, soft_wrap=not console.is_terminal)
+
+
+def _pixels(console: Console) -> bool:
+    """Whether a terminal has enough colours for pixels."""
+    return console.color_system in ("256", "truecolor")
 
 
 def highlight(explanation: Attribution, width: int | None = None, *, colour: bool = True) -> Text:
@@ -112,6 +128,37 @@ def letters(explanation: Attribution) -> Text:
     label = visible(explanation.label)
     key = f"+ ++ ## speaks for {label}   - -- == speaks against {label}   full strength = {wording.number(full)[1:]}"
     return Text("\n".join([*lines, "", key, visible(wording.strongest(explanation))]), no_wrap=True)
+
+
+def strip(explanation: Attribution, columns: int, colour: bool) -> list[Text]:
+    """A sound from left to right: how loud it is, coloured by the scores; below, signs for them where there are no colours."""
+    from rich.text import Text
+
+    segments = explanation.segments()
+    sound = explanation.source if isinstance(explanation.source, Waveform) else None
+    seconds = sound.seconds if sound is not None else segments[-1].end
+    edges = np.linspace(0, seconds, columns + 1)
+    middles = np.array([(segment.start + segment.end) / 2 for segment in segments])
+    place = np.clip(np.digitize(middles, edges) - 1, 0, columns - 1)
+    sums = np.bincount(place, [segment.score for segment in segments], columns)
+    full = float(np.abs(sums).max())
+    levels = np.full(columns, 4)
+    if sound is not None:
+        parts = np.array_split(np.abs(sound.samples), columns)
+        loud = np.array([part.max() if len(part) else 0.0 for part in parts])
+        levels = np.ceil(loud / (loud.max() or 1.0) * 7).astype(int)
+    text = Text(no_wrap=True)
+    for level, score in zip(levels, sums, strict=True):
+        text.append("▁▂▃▄▅▆▇█"[level], _style(strength(score, full)) if colour else None)
+    steps = np.sign(sums) * np.floor(np.abs(sums) / (full or 1.0) * 3.999)
+    marks = Text("".join(_MARKS[int(step)] for step in steps).rstrip(), no_wrap=True)
+    scale = Text(f"0 s{f'{seconds:.2f} s':>{max(1, columns - 3)}}", no_wrap=True)
+    return [text, *([] if colour else [marks]), scale, Text(wording.gist(explanation))]
+
+
+STRIP = 100
+"""Columns of a sound at most."""
+_MARKS = {0: " ", 1: "+", 2: "+", 3: "#", -1: "-", -2: "-", -3: "="}
 
 
 def visible(text: str) -> str:
@@ -219,7 +266,9 @@ def _key(explanation: Attribution, colour: bool, *, pixels: bool = False) -> Tex
     if colour:
         text = Text.assemble((f" {against} ", _style(-1.0) or ""), " ", (f" {supports} ", _style(1.0) or ""))
     else:
-        text = Text(f"(+) {supports}   (-) {against}   words from {TOLD:.0%} of the strongest are marked")
+        text = Text(
+            f"(+) {supports}   (-) {against}   {wording.unit(explanation)[1]} from {TOLD:.0%} of the strongest are marked"
+        )
     if full:
         text.append(f"   full {'colour' if colour else 'strength'} = {wording.number(full)[1:]}")
     if pixels and wording.has_blind_area(explanation):

@@ -121,12 +121,18 @@ def scale(*explanations: Attribution) -> float:
     The 99th percentile of the magnitudes, so that one outlier does not hide everything else; in a short text, the strongest.
     """
     pooled = [score for explanation in explanations for score in values(explanation)]
-    return robust(pooled, MANY_PATCHES if explanations and explanations[0].is_image else MANY_WORDS)
+    words = not explanations or not (explanations[0].is_image or explanations[0].is_video or explanations[0].is_sound)
+    return robust(pooled, MANY_WORDS if words else MANY_PATCHES)
 
 
 def unit(explanation: Attribution) -> tuple[str, str]:
     """What has a score, one of them and several."""
-    one = "patch" if explanation.is_image else "word" if has_words(explanation) else "token"
+    if explanation.is_image or explanation.is_video:
+        one = "patch"
+    elif explanation.is_sound:
+        one = "moment" if explanation.tokens.bands is None else "patch"
+    else:
+        one = "word" if has_words(explanation) else "token"
     return one, f"{one}es" if one == "patch" else f"{one}s"
 
 
@@ -314,6 +320,8 @@ def gist(explanation: Attribution) -> str:
         area = (int(np.searchsorted(ranked, total / 2)) + 1) / len(scores)
         area_told = f"{area:.0%}" if area >= 0.01 else "less than 1%"
         return f"{share:.0%} of the magnitude speaks for {explanation.label}; half of it lies on {area_told} of the patches."
+    if explanation.is_sound or explanation.is_video:
+        return _place(explanation)
     words = words_of(explanation) if has_words(explanation) else []
     top = max((abs(word.score) for word in words), default=0.0)
     told = []
@@ -324,6 +332,25 @@ def gist(explanation: Attribution) -> str:
         if names:
             told.append(f"{_and(names)} {one if len(names) == 1 else several}")
     return "; ".join(told) + "." if told else ""
+
+
+def _place(explanation: Attribution) -> str:
+    """Where in time the strongest scores for the class are, and which part of the magnitude."""
+    if explanation.is_sound:
+        segments = explanation.segments()
+        stretches = [(f"{segment.start:.2f} to {segment.end:.2f} s", segment.score) for segment in segments]
+    else:
+        sums = explanation.grid.sum((1, 2)).tolist()
+        groups = explanation.tokens.frames or ()
+        stretches = [
+            (f"frame {first}" if end == first + 1 else f"frames {first} to {end - 1}", score)
+            for (first, end), score in zip(groups, sums, strict=True)
+        ]
+    total = sum(abs(score) for _, score in stretches)
+    where, most = max(stretches, key=lambda stretch: stretch[1])
+    if most <= 0 or not total:
+        return f"No moment speaks for {explanation.label}."
+    return f"Most for {explanation.label}: {where}, with {most / total:.0%} of the magnitude."
 
 
 GIST = 3

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..capture.blocks import hidden_state, rebind, with_state
 from ..capture.rules import Rule, make_rule
-from ..model import Adapter, Encoding, VisionAdapter
+from ..model import Adapter, Encoding
 from ..model.bound import borrowed
 from .recording import Recording, record
 from .values import Needs
@@ -135,8 +135,8 @@ def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | 
     with borrowed(adapter) as own, torch.enable_grad(), moving, ExitStack() as undo:
         for start in (0,) if own.streams is None else own.streams.starts:
             undo.callback(own.blocks[start].register_forward_pre_hook(enter, with_kwargs=True).remove)
-        if isinstance(adapter, VisionAdapter):
-            arguments["pixel_values"] = moving.move(arguments["pixel_values"])
+        if adapter.continuous is not None:
+            arguments[adapter.continuous] = moving.move(arguments[adapter.continuous])
         logits = own.predict(replace(encoding, arguments=arguments))[1]
         total = logits[logits.isfinite()].sum()
     if not moving.leaves:
@@ -187,16 +187,16 @@ def _moved(adapter: Adapter, encoding: Encoding, step: float) -> tuple[Tensor, T
     """The logits and the first block's input when the pixels or the word embeddings are moved; None if there are none."""
     arguments = dict(encoding.arguments)
     moving = _Moving(step, _words(adapter, encoding))
-    if isinstance(adapter, VisionAdapter):
-        arguments["pixel_values"] = moving.move(arguments["pixel_values"])
+    if adapter.continuous is not None:
+        arguments[adapter.continuous] = moving.move(arguments[adapter.continuous])
     with moving:
         recording: Recording = record(adapter, replace(encoding, arguments=arguments), Rule(), gradient=False)
     return (recording.logits.detach(), recording.inputs[0]) if moving.leaves else None
 
 
 def _words(adapter: Adapter, encoding: Encoding) -> tuple[Tensor, ...]:
-    """The token numbers whose embeddings are moved; none where the pixels are."""
-    return () if isinstance(adapter, VisionAdapter) else adapter.words(encoding)
+    """The token numbers whose embeddings are moved; none where a continuous input is."""
+    return () if adapter.continuous is not None else adapter.words(encoding)
 
 
 class _Moving(TorchFunctionMode):

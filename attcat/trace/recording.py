@@ -357,7 +357,7 @@ def record(
     # An argument may itself be the first block's input, which is written to.
     written = {name: v.clone() for name, v in encoding.arguments.items() if _is_state(v)}
     encoding = replace(encoding, arguments={**encoding.arguments, **written}) if written else encoding
-    streams, memory = adapter.streams, []
+    streams, memory = adapter.streams, list[Any]()
     starts = (0,) if streams is None else streams.starts
     shared = streams is not None and not encoding.offset
     if streams is not None and before is not None:

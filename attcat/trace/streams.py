@@ -109,8 +109,8 @@ class Cuts:
         """
         if len(self.streams.cross) != len(self.streams.places):
             raise CaptureError(
-                "the attention of the decoder's blocks was not seen as one call over its own tokens and one over the source: use a "
-                "method that weighs by none, as cat or input_x_gradient"
+                "the attention of the decoder's blocks was not seen as one call over its own tokens and one over the source: use "
+                "a method that weighs by none, as cat or input_x_gradient"
             )
         weights = _normalised(query_weights if self.shared else query_weights[:, self.source :])
         real = mask[:, : self.source]

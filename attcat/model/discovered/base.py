@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -131,6 +131,15 @@ class Found:
         kinds = tuple(type(visit.module).__name__ for visit in visits)
         length, free = first.grid[0] * first.grid[1], (False,) * len(visits)
         return cls(names, kinds, first.width, length, ("other layers",), free, stages)
+
+    def behind(self, front: Sequence[Visit]) -> Found:
+        """The same with modules in front of the blocks that mix tokens: blocks too, which do not attend."""
+        if not front:
+            return self
+        kinds = (*(type(visit.module).__name__ for visit in front), *self.kinds)
+        names = (*(visit.name for visit in front), *self.names)
+        around = ("a sum or another operation around what mixes tokens before the blocks", *self.between)
+        return replace(self, names=names, kinds=kinds, between=around, attends=(*(False,) * len(front), *self.attends))
 
     def __str__(self) -> str:
         count, different = len(self.names), len(set(self.names))

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ...capture.blocks import hidden_state
+from ...capture.blocks import hidden_state, with_state
 from ...capture.randomness import OwnRandomness
+from ...capture.survey import Survey, Visit
 from ...tokens import Tokens
 from ..adapter import Adapter
 from ..bound import borrowed
@@ -159,7 +160,9 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
     """
     ids = encoding.arguments["input_ids"]
     content = [place for place, special in enumerate(encoding.tokens[0].special) if not special]
-    content = [place for place in content if place < ids.shape[1]]  # what a decoder has written is no input of the first block
+    content = [
+        place for place in content if place < ids.shape[1]
+    ]  # what a decoder has written is no input of the first block
     content = [place for place in content if int(ids[0, place]) != adapter.pad_id]  # which would move positions
     tried = sorted({content[len(content) // 3], content[2 * len(content) // 3]}) if content else []
     states = []
@@ -181,6 +184,53 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
         if others_changed:
             found[place] = others_changed
     return found
+
+
+def mixers(adapter: Adapter, watched: Survey, first: str, encoding: Encoding) -> list[Visit]:
+    """The modules before the first block that take a state like its own, and mix its tokens, in the order of their calls.
+
+    A positional convolution, e.g.: what it is given is the state of the tokens, each by itself.
+
+    Args:
+        adapter: of the model.
+        watched: a forward pass of it.
+        first: the name of the first block.
+        encoding: what it is run with, one example.
+    """
+    block = next(visit for visit in watched.visits if visit.name == first)
+    assert block.state is not None
+    found: list[Visit] = []
+    for visit in watched.visits[: watched.visits.index(block)]:
+        within = any(visit.name.startswith(f"{other.name}.") for other in found)
+        alike = visit.state is not None and visit.state.shape == block.state.shape
+        if alike and visit.changes and not within and _mixes(adapter, visit.name, encoding):
+            found.append(visit)
+    return found
+
+
+def _mixes(adapter: Adapter, name: str, encoding: Encoding) -> bool:
+    """Whether what a module gives at other positions changes when its input is changed at one."""
+    given = []
+    for push in (0.0, 1.0):
+
+        def disturb(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], push: float = push) -> Any:
+            place, state = hidden_state(module, args, kwargs)
+            state = state.clone()
+            state[:, state.shape[1] // 2] += push * state.std() * torch.linspace(-1, 1, state.shape[2]).to(state)
+            return with_state(place, state, args, kwargs)
+
+        def stop(module: nn.Module, args: Any, output: Any) -> None:
+            given.append(output if isinstance(output, Tensor) else output[0])
+            raise _Stop
+
+        with borrowed(adapter) as own, torch.no_grad(), OwnRandomness(), ExitStack() as undo:
+            module = own.model.get_submodule(name)
+            undo.callback(module.register_forward_pre_hook(disturb, with_kwargs=True).remove)
+            undo.callback(module.register_forward_hook(stop).remove)
+            until_stopped(partial(own.call, encoding))
+    away = (given[1] - given[0]).abs().amax((0, 2)) > rounding(given[0]) * given[0].abs().max()
+    away[away.shape[0] // 2] = False
+    return bool(away.any())
 
 
 @dataclass(frozen=True)

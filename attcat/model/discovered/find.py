@@ -9,12 +9,16 @@ from torch import nn
 
 from ...errors import UnsupportedModelError
 from ..adapter import GUIDE, Adapter
+from ..audio import ARGUMENTS
 from ..registry import known_adapter, no_adapter
 from ..versions import warn_if_untested
+from ..video import FRAMES, VideoAdapter
 from ..wrappers import unwrap
+from .audio import DiscoveredAudio
 from .experiments import accepted
 from .streams import DiscoveredStreams
 from .text import DiscoveredText
+from .video import DiscoveredVideo
 from .vision import DiscoveredVision
 
 
@@ -37,8 +41,11 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
         raise UnsupportedModelError(
             f"{type(model).__name__} is a TorchScript program, which cannot be watched: {GUIDE}"
         )
+    if _hears(model):
+        return DiscoveredAudio(model, processor)
     if _sees_pictures(model, processor):
-        return DiscoveredVision(model, processor)
+        moves = any(getattr(getattr(model, "config", None), name, None) is not None for name in FRAMES)
+        return (DiscoveredVideo if moves else DiscoveredVision)(model, processor)
     return (DiscoveredStreams if _has_a_decoder(model) else DiscoveredText)(model, processor)
 
 
@@ -47,13 +54,20 @@ def _has_a_decoder(model: nn.Module) -> bool:
     return {"input_ids", "decoder_input_ids"} <= (accepted(model.forward) or frozenset())
 
 
+def _hears(model: nn.Module) -> bool:
+    """Whether a model takes sounds, by the name of its main argument."""
+    main = getattr(model, "main_input_name", None)
+    names = accepted(model.forward) or frozenset()
+    return main in ARGUMENTS or (main is None and bool(names & {*ARGUMENTS}) and "input_ids" not in names)
+
+
 def _sees_pictures(model: nn.Module, processor: Any) -> bool:
     """Whether a model takes pictures, by the name of its argument, its processor, or its first layer."""
     names = accepted(model.forward) or frozenset()
     main = getattr(model, "main_input_name", None)
     for text, picture in (
-        (main == "input_ids", main == "pixel_values"),
-        ("input_ids" in names, "pixel_values" in names),
+        (main == "input_ids", main in VideoAdapter.arguments),
+        ("input_ids" in names, not names.isdisjoint(VideoAdapter.arguments)),
         (hasattr(processor, "convert_ids_to_tokens"), False),
     ):
         if text != picture:

@@ -175,8 +175,8 @@ class DiscoveredStreams(DiscoveredText):
         reads = "what was written so far" if self.writes else f"the same text, moved by {self.streams.shift}"
         head = "the last token written" if self.writes else {"last": "the last token"}.get(self.reads, self.reads)
         return (
-            f"the first {first} are the encoder's, the others the decoder's, which reads {reads}; its head reads {head}; it takes "
-            f"{limit}" + ("" if self.no_batch is None else ", one text at a time")
+            f"the first {first} are the encoder's, the others the decoder's, which reads {reads}; its head reads {head}; it "
+            f"takes {limit}" + ("" if self.no_batch is None else ", one text at a time")
         )
 
     # -- a source and what follows it --------------------------------------------------------------------------------
@@ -268,7 +268,8 @@ class DiscoveredStreams(DiscoveredText):
         if not encoding.offset:
             return super().remove(encoding, removed, how)
         how = self.removal(how)
-        removed = ~torch.tensor([tokens.special for tokens in encoding.tokens], device=encoding.mask.device) if removed is None else removed
+        if removed is None:
+            removed = ~torch.tensor([tokens.special for tokens in encoding.tokens], device=encoding.mask.device)
         token = self.blank_token if how == "mask" else self.pad_token
         parts = {"input_ids": removed[:, : encoding.offset], "decoder_input_ids": removed[:, encoding.offset :]}
         ids = {name: encoding.arguments[name].masked_fill(part, token) for name, part in parts.items()}
@@ -312,7 +313,8 @@ class Lines:
         memory, readers, places = _readers(line)
         if memory is None:
             raise Unclear(
-                "its decoder's blocks were not found: no modules of a list take a hidden state and, all of them, the same second one",
+                "its decoder's blocks were not found: no modules of a list take a hidden state and, all of them, the same "
+                "second one",
                 hopeless=True,
             )
         first = watched.visits.index(readers[0])
@@ -321,7 +323,9 @@ class Lines:
         parents = {visit.parent for visit in encoder if visit.seen} or {visit.parent for visit in encoder}
         encoder = [visit for visit in encoder if visit.parent in parents]
         if not encoder or len(parents) > 1:
-            raise Unclear("its encoder's blocks were not found: no one list of modules before the decoder attends", hopeless=True)
+            raise Unclear(
+                "its encoder's blocks were not found: no one list of modules before the decoder attends", hopeless=True
+            )
         return cls(watched, encoder, readers, places, memory)
 
     def calls(self, block: Visit) -> tuple[int, int] | None:

@@ -1,7 +1,8 @@
 """What the positions of a token sequence stand for.
 
-A score is worthless without the word or the pixels that it belongs to. `Tokens` carries that knowledge from the adapter,
-which makes it, to the code that draws or measures, and is checked once, here.
+A score is worthless without the word, the pixels or the moment that it belongs to. `Tokens` carries that knowledge from the
+adapter, which makes it, to the code that draws or measures, and is checked once, here. Moments of a sound are in `times`,
+frames of a video in `frames`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,30 @@ from typing import Any
 
 import numpy as np
 
-from . import plain
+from .. import plain
+from .frames import Frames, check_frames, group_of
+from .times import Segment, Time, Waveform, check_time, group_times
 
 Span = tuple[int, int]
 """Half-open range of characters `[start, end)` in the original string."""
+
+__all__ = [
+    "MAX_PIXELS",
+    "Frames",
+    "Segment",
+    "Span",
+    "Time",
+    "Tokens",
+    "View",
+    "Waveform",
+    "Word",
+    "check_size",
+    "group_of",
+    "group_times",
+    "group_words",
+    "overlapping",
+    "trim",
+]
 
 MAX_PIXELS = 1 << 27
 """Pictures beyond this many pixels (134 million) are refused before they are decoded."""
@@ -134,8 +155,13 @@ class Tokens:
         spans: for a text, the characters of each token in its original string; None where a token has none.
         segments: for a text, which of the input strings a token belongs to (0, or 1 for the second of a pair).
         words: for a text, the tokenizer's own word number within the segment, shared by the pieces of a word.
-        grid: for an image, `(rows, columns)`; the tokens that are not special fill it row by row.
-        view: for an image, how the grid lies on the original picture.
+        grid: for an image, `(rows, columns)`; the tokens that are not special fill it row by row. For a video, the grid of
+            each group of frames, one group after another.
+        view: for an image or the frames of a video, how the grid lies on the original picture.
+        times: for a sound, the seconds that each token stands for; None where it stands for none.
+        bands: for a sound, the band of frequencies `(lowest, one past the highest)` of each token, as numbers of the filters of
+            the model's own spectrogram.
+        frames: for a video, the frames of each group.
 
     Raises:
         ValueError: if a field has another type, the lengths disagree, or the grid does not hold the tokens that are not
@@ -149,22 +175,30 @@ class Tokens:
     words: tuple[int | None, ...] | None = None
     grid: tuple[int, int] | None = None
     view: View | None = None
+    times: tuple[Time | None, ...] | None = None
+    bands: tuple[Span | None, ...] | None = None
+    frames: tuple[Frames, ...] | None = None
 
     def __post_init__(self) -> None:
         plain.settle(self, _TOKENS)
-        for name in ("special", "spans", "segments", "words"):
+        for name in ("special", "spans", "segments", "words", "times", "bands"):
             value: Sequence[object] | None = getattr(self, name)
             if value is not None and len(value) != len(self.labels):
                 raise ValueError(f"{len(self.labels)} tokens, but {name} has {len(value)} entries")
         if self.grid is not None:
             rows, columns = self.grid
-            content = self.special.count(False)
-            if rows * columns != content:
-                raise ValueError(f"a grid of {rows} x {columns} patches does not hold {content} tokens")
+            content, groups = self.special.count(False), 1 if self.frames is None else len(self.frames)
+            if rows * columns * groups != content:
+                several = f"{groups} times " if self.frames is not None else ""
+                raise ValueError(f"{several}a grid of {rows} x {columns} patches does not hold {content} tokens")
             if self.view is not None:
                 check_size(self.grid, self.view.height, self.view.width)
         if self.view is not None and self.grid is None:
             raise ValueError("a view says where the grid lies on the picture, but there is no grid")
+        if self.frames is not None and self.grid is None:
+            raise ValueError("frames are covered by a grid of patches each, but there is no grid")
+        if self.bands is not None and self.times is None:
+            raise ValueError("bands are those of a sound, but the tokens have no times")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -181,6 +215,8 @@ class Tokens:
             spans=pick(self.spans),
             segments=pick(self.segments),
             words=pick(self.words),
+            times=pick(self.times),
+            bands=pick(self.bands),
         )
 
 
@@ -192,6 +228,9 @@ _TOKENS = {
     "words": plain.optional(plain.tuple_of(plain.optional(plain.whole()))),
     "grid": plain.optional(plain.tuple_of(plain.whole(1), 2)),
     "view": plain.optional(plain.a(View)),
+    "times": plain.optional(plain.tuple_of(plain.optional(check_time))),
+    "bands": plain.optional(plain.tuple_of(plain.optional(plain.span))),
+    "frames": plain.optional(check_frames),
 }
 
 
