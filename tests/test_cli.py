@@ -556,7 +556,7 @@ def test_explain_contrasts_with_references(run: Run, text: Path, tmp_path: Path)
     assert "give them with --references" in missing.err
     superfluous = run("explain", "a film", "--model", text, "--references", "boring")
     assert superfluous.code == 2
-    assert "attcat does not compare the input with others" in superfluous.err
+    assert "oddscat does not compare the input with others" in superfluous.err
 
 
 def test_what_help_and_methods_say_is_what_there_is() -> None:
@@ -635,7 +635,7 @@ def test_figures_by_suffix_and_look(run: Run, image: Path, photo: Path, tmp_path
 
 def test_whole_explanations_in_the_terminal(run: Run, text: Path, image: Path, photo: Path) -> None:
     done = run("explain", "a gripping film", "--model", text, "--format", "terminal")
-    assert "attcat (rule=libra" in done.out
+    assert "oddscat (rule=graded" in done.out
     assert "speaks for" in done.out
     assert "strongest patch: row" in run("explain", photo, "--model", image, "--format", "terminal").out
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 import attcat
@@ -17,6 +20,7 @@ from attcat.demos import (
     beta,
     contact_sheet,
     embedded,
+    evaluation_page,
     explain_image,
     explain_llm,
     explain_text,
@@ -24,6 +28,7 @@ from attcat.demos import (
     lost_layers,
     new_architecture,
     recipes,
+    train_second,
 )
 from attcat.metrics.perturbation import aopc
 
@@ -156,3 +161,94 @@ def test_recipes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
         explainer = attcat.Explainer(model, tokenizer, **options)
         (scores,) = recipes.explain(explainer.adapter, [text], [recipe])[recipe]
         torch.testing.assert_close(scores, explainer(text).scores)
+
+
+def records(folder: Path, method: str, examples: list[int], level: float, code: str = "a" * 64) -> None:
+    """Add to an evaluation whose curves lie so far apart, a little further from example to example."""
+    place = folder / "records.jsonl"
+    if not place.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {"code": code, "model": "small", "fingerprint": "b" * 64, "metrics": ["abpc"], "removal": "pad"}
+        place.write_text(json.dumps({**settings, "removal": folder.name.rpartition("-")[2]}) + "\n")
+    found = []
+    for example in examples:
+        gap = level + 0.01 * example
+        morf, lerf = [0.9] + [0.5 - gap / 2] * 10, [0.9] + [0.5 + gap / 2] * 10
+        found.append({"label": 1, "predicted": example % 2, "values": {"abpc": gap}, "morf": morf, "lerf": lerf})
+    with place.open("a") as file:
+        file.write(json.dumps({"method": method, "examples": examples, "records": found}) + "\n")
+
+
+def test_evaluation_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Absolute figures of what a method has, differences of what two have; what is under the line stays."""
+    folder = tmp_path / "sst2-pad"
+    records(folder, "attcat", [3, 1, 2, 0], 0.2)
+    records(folder, "oddscat", [3, 1], 0.3)
+    records(folder, "oddscat:samples=2:ranked=true", [1, 0], 0.1)
+    records(tmp_path / "sst2-delete", "attcat", [0], 0.4)
+    with (folder / "records.jsonl").open("a") as file:
+        file.write('{"method": "attcat", "exam')  # interrupted
+    text = evaluation_page.main([str(tmp_path)])
+    assert "| `attcat` | 1 | 0.215 (4) |" in text
+    assert "| `oddscat` | 1 | **+0.100 [+0.100, +0.100]** (2) |" in text
+    assert "| `oddscat:samples=2:ranked=true` | 3 | **-0.100 [-0.100, -0.100]** (2) |" in text
+    assert "| **0.320 [0.310, 0.330]** |" in text
+    assert "names 50.0% of the 4 examples" in text
+    assert "| SST-2, delete |" in text
+    assert "`aaaaaaaaaaaa`" in text
+    written = tmp_path / "page.md"
+    written.write_text(f"old\n{evaluation_page.BELOW}\nby hand\n")
+    evaluation_page.main([str(tmp_path), "--write", str(written)])
+    assert written.read_text() == f"{text}\n{evaluation_page.BELOW}\nby hand\n"
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_the_page_refuses_what_does_not_belong_together(tmp_path: Path) -> None:
+    with pytest.raises(attcat.InputError, match="expected folders named sst2-pad"):
+        evaluation_page.main([str(tmp_path)])
+    records(tmp_path / "sst2-pad", "attcat", [0], 0.2)
+    (tmp_path / "page.md").write_text("no line")
+    with pytest.raises(attcat.InputError, match="add it above what is to stay"):
+        evaluation_page.main([str(tmp_path), "--write", str(tmp_path / "page.md")])
+    records(tmp_path / "sst2-mask", "attcat", [0], 0.2, code="c" * 64)
+    with pytest.raises(attcat.InputError, match=r"sst2-pad and sst2-mask differ in code .*never mixed"):
+        evaluation_page.main([str(tmp_path)])
+    (tmp_path / "sst2-mask" / "records.jsonl").write_text("no json\n")
+    with pytest.raises(attcat.InputError, match="sst2-mask holds no record"):
+        evaluation_page.main([str(tmp_path)])
+
+
+def test_srg_is_the_distance_in_log_odds() -> None:
+    morf, lerf = [0.9] + [0.25] * 9 + [0.5], [0.9] + [0.75] * 9 + [0.5]
+    assert evaluation_page.srg(morf, lerf) == pytest.approx(2 * math.log(3))
+    assert math.isfinite(evaluation_page.srg([0.0] * 11, [1.0] * 11))
+
+
+def test_the_plain_vit_is_the_embedded_encoder_with_its_layer_scale_multiplied_in() -> None:
+    needs(embedded.objects)
+    config, state = train_second.plain_vit()
+    plain = embedded.build(transformers.ViTForImageClassification, config, state)
+    whole = embedded.build(transformers.Dinov2ForImageClassification, *embedded.objects_encoder())
+    picture = torch.randn(1, 3, 98, 98, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = plain(pixel_values=picture, output_hidden_states=True).hidden_states[-1]
+        expected = whole(pixel_values=picture, output_hidden_states=True).hidden_states[train_second.BLOCKS]
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-3)
+
+
+def test_the_second_text_model_starts_from_the_words_of_the_first() -> None:
+    """What is trained is the rest; pieces of sentences are drawn by the seed."""
+    needs(embedded.sentiment)
+    first, tokenizer = embedded.sentiment()
+    second = train_second.small_text(tokenizer)
+    fixed = {name for name, parameter in second.named_parameters() if not parameter.requires_grad}
+    assert fixed == {"transformer.wte.weight"}
+    near = torch.nn.functional.cosine_similarity
+    words = torch.tensor(tokenizer.convert_tokens_to_ids(["good", "great", "table"]))
+    for table in (first.bert.embeddings.word_embeddings.weight, second.transformer.wte.weight):
+        good, great, other = table[words].detach()
+        assert near(good, great, dim=0) > near(good, other, dim=0)
+    sentences = ["a gripping film", "dull"]
+    assert train_second.pieces(sentences) == train_second.pieces(sentences)
+    assert len(train_second.pieces(sentences)) == 2 * (1 + train_second.PIECES)
+    assert all(any(piece in sentence for sentence in sentences) for piece in train_second.pieces(sentences))

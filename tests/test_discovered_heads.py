@@ -120,7 +120,7 @@ class Written(nn.Module):
 )
 def test_a_hand_written_model_is_known_by_the_shape_of_its_output(causal: bool, outputs: int, head: type) -> None:
     model = redraw(Written(causal, outputs))
-    explain = attcat.Explainer(model)
+    explain = attcat.Explainer(model, quantity="logit")
     assert type(explain.adapter.head) is head
     ids = torch.arange(3, 12)[None]
     explanation = explain({"input_ids": ids}, token=4)
@@ -131,7 +131,7 @@ def test_a_hand_written_model_is_known_by_the_shape_of_its_output(causal: bool, 
 
 def test_a_model_that_gives_the_last_position_alone() -> None:
     model = redraw(Written(causal=True, last_only=True))
-    explain = attcat.Explainer(model)
+    explain = attcat.Explainer(model, quantity="logit")
     ids = torch.arange(3, 12)[None]
     with torch.no_grad():
         assert explain({"input_ids": ids}).value == pytest.approx(float(model(ids).max()), abs=1e-4)

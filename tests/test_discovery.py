@@ -73,7 +73,7 @@ RETURNED = [n for n in UNSEEN if not n.startswith(("timm", "torch", "t5", "data2
 def test_scores_equal_the_plain_reference(name: str) -> None:
     """Against transformers' own `output_attentions` and `output_hidden_states`, under plain gradients."""
     family = UNSEEN[name]
-    explain = attcat.Explainer(family.model(), None, rule="plain")
+    explain = attcat.Explainer(family.model(), None, method="attcat", rule="plain")
     batch = arguments_for(family, explain)
     explained = explain(batch, 1)
     for row, explanation in enumerate(explained if isinstance(explained, list) else [explained]):

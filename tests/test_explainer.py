@@ -255,14 +255,16 @@ def test_targets(text: attcat.Explainer) -> None:
     by_function = text("a film", target=lambda output: output.logits[:, 2])
     assert by_function.target is None
     assert by_function.label == "custom target"
-    torch.testing.assert_close(by_function.layers, by_index.layers)
+    of_logits = text.like(quantity="logit")
+    torch.testing.assert_close(by_function.layers, of_logits("a film", target=2).layers)
 
 
 def test_one_target_per_input(text: attcat.Explainer) -> None:
     def first(output: object) -> torch.Tensor:
         return output.logits[:, 0]
 
-    several = text(["a film", "a film", "a film", "a film"], target=[0, "neutral", None, first])
+    of_logits = text.like(quantity="logit")
+    several = of_logits(["a film", "a film", "a film", "a film"], target=[0, "neutral", None, first])
     assert [e.target for e in several] == [0, 1, text("a film").target, None]
     torch.testing.assert_close(several[0].layers, several[3].layers)
     with pytest.raises(attcat.TargetError, match="2 targets for 1 inputs"):
@@ -303,8 +305,8 @@ def test_several_targets_of_one_input(text: attcat.Explainer) -> None:
 
 
 def test_a_contrast_of_two_classes(text: attcat.Explainer) -> None:
-    contrast = text("a film", target=("good", "negative"))
-    expected = text("a film", target=2).layers - text("a film", target=0).layers
+    contrast, of_logits = text("a film", target=("good", "negative")), text.like(quantity="logit")
+    expected = of_logits("a film", target=2).layers - of_logits("a film", target=0).layers
     torch.testing.assert_close(contrast.layers, expected, rtol=1e-4, atol=1e-7)
     assert contrast.label == "Positive, good rather than negative"
     for wrong in (("good", "good"), ("good",), ("good", "x")):
@@ -330,7 +332,8 @@ def test_a_list_keeps_its_order_in_length_sorted_batches(bert: nn.Module, monkey
 
 def test_a_contrast_is_a_function_of_the_output(text: attcat.Explainer) -> None:
     contrast = text("a film", target=lambda output: output.logits[:, 2] - output.logits[:, 0])
-    expected = text("a film", target=2).layers - text("a film", target=0).layers
+    of_logits = text.like(quantity="logit")
+    expected = of_logits("a film", target=2).layers - of_logits("a film", target=0).layers
     torch.testing.assert_close(contrast.layers, expected, rtol=1e-4, atol=1e-7)
 
 
@@ -398,7 +401,7 @@ def test_attention_that_is_not_seen_is_an_error() -> None:
             return x.mean(1, keepdim=True).expand_as(x)
 
     model.blocks[1].attn = Mean()
-    explain = attcat.Explainer(model)
+    explain = attcat.Explainer(model, method="attcat")
     with pytest.raises(attcat.CaptureError, match="attention of block 1 was not seen"):
         explain({"pixel_values": torch.randn(1, 3, SIDE, SIDE)})
     assert (

@@ -33,7 +33,7 @@ def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("target", [0, 2])
 @pytest.mark.parametrize("queries", ["mean", "pooled"])
 def test_scores_equal_the_plain_reference_alone_and_in_a_padded_batch(name: str, target: int, queries: str) -> None:
-    family, explain = FAMILIES[name], explainer(name, rule="plain", queries=queries)
+    family, explain = FAMILIES[name], explainer(name, method="attcat", rule="plain", queries=queries)
     batch = family.arguments(3)
     together = explain(batch, target=[target] * 3)
     cats = explainer(name, rule="plain", method="cat")(batch, target=[target] * 3)

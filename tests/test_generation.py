@@ -289,7 +289,7 @@ def test_scores_of_a_part_against_the_mean_logit() -> None:
 
 def test_attention_weights_of_a_part() -> None:
     """AttCAT weights a token by the attention it receives from the queries before the part's last token."""
-    generation = explainer()(PROMPT, answer=ANSWER)
+    generation = explainer(method="attcat")(PROMPT, answer=ANSWER)
     cat = explainer(method="cat+libra")(PROMPT, answer=ANSWER)
     last = generation.explanations[-1]
     weights = last.layers / cat.explanations[-1].layers

@@ -96,7 +96,7 @@ def alone(explain: attcat.Explainer, row: int) -> tuple[Any, dict[str, torch.Ten
 
 
 def test_both_sides_equal_the_plain_reference_alone_and_in_a_batch(kind: str) -> None:
-    explain = explainer(kind, rule="plain")
+    explain = explainer(kind, method="attcat", rule="plain")
     together = explain(list(zip(pictures(), TEXTS, strict=True)))
     for row in range(2):
         value, arguments = alone(explain, row)

@@ -71,7 +71,7 @@ def test_the_quantity_is_explained(which: str) -> None:
 def test_published_methods_explain_the_logit_and_contrasts_stay() -> None:
     family = FAMILIES["bert"]
     model, arguments = family.model(), family.row(family.arguments(), 0)
-    explanation = attcat.Explainer(model)(arguments, 1)
+    explanation = attcat.Explainer(model, method="attcat")(arguments, 1)
     assert explanation.value == pytest.approx(float(explanation.logits[1]))
     assert all(method.quantity == "logit" for name, method in attcat.METHODS.items() if name != "oddscat")
     contrast = attcat.Explainer(model, method="cat+libra")(arguments, (1, 0))

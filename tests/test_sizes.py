@@ -52,7 +52,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("size", [(48, 48), (24, 64), (40, 16)])
 def test_scores_and_prediction_are_those_of_the_plain_model_at_this_size(name: str, size: tuple[int, int]) -> None:
-    explain = attcat.Explainer(model(name), TO_TENSOR, rule="plain")
+    explain = attcat.Explainer(model(name), TO_TENSOR, method="attcat", rule="plain")
     pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
     explanation = explain({"pixel_values": pixels}, 1)
     arguments: dict[str, Any] = {"pixel_values": pixels}

@@ -38,7 +38,7 @@ def force(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
 def test_plain_scores_on_every_path(name: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     force(monkeypatch, path)
     family = FAMILIES[name]
-    explain = attcat.Explainer(family.model(), None, rule="plain")
+    explain = attcat.Explainer(family.model(), None, method="attcat", rule="plain")
     batch = family.arguments(2)
     for row, explanation in enumerate(explain(batch, target=[1, 1])):
         one = family.row(batch, row)

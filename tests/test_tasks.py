@@ -56,7 +56,7 @@ def class_number(explainer: attcat.Explainer, explanation: attcat.Explanation, v
 
 @pytest.mark.parametrize("queries", ["mean", "pooled"])
 def test_scores_equal_the_plain_reference_alone_and_in_a_padded_batch(task: Any, queries: str) -> None:
-    explain = task.explainer(rule="plain", queries=queries)
+    explain = task.explainer(method="attcat", rule="plain", queries=queries)
     together = explain(list(task.inputs), token=list(task.tokens))
     for row, value in enumerate(task.inputs):
         alone = explain(value, token=task.tokens[row])
@@ -283,7 +283,7 @@ def test_a_classifier_has_no_token() -> None:
 
 
 def test_a_word_of_the_vocabulary_and_what_is_not_one() -> None:
-    explain = TASKS["GPT2LMHeadModel"].explainer()
+    explain = TASKS["GPT2LMHeadModel"].explainer(quantity="logit")
     assert explain(SHORT, target=" film").label == " film"
     contrast = explain(SHORT, target=(" film", "a"))
     assert contrast.label == " film rather than a"
@@ -349,7 +349,7 @@ def test_masks_that_are_missing_or_several() -> None:
 
 
 def test_another_answer_can_be_explained() -> None:
-    explain = TASKS["BertForQuestionAnswering"].explainer(rule="plain")
+    explain = TASKS["BertForQuestionAnswering"].explainer(quantity="logit")
     pair = ("a film", LONG)
     by_text, by_place = explain(pair, target="not boring"), explain(pair, target=slice(18, 28))
     assert by_text.answer == by_place.answer

@@ -369,7 +369,7 @@ def test_layers_that_do_not_attend_are_blocks(name: str, attending: list[int]) -
     model = hybrid(name)
     assert failed(model) == []
     assert torch.allclose(input_x_gradient(model, 1), gradient_x_embedding(model, 1), atol=1e-4)
-    explain = attcat.Explainer(model)
+    explain = attcat.Explainer(model, method="attcat")
     assert "4 blocks (model.layers.0 to model.layers.3" in explain.describe()
     assert f"of which {len(attending)} attend; the others have no attention weights" in explain.describe()
     weighed = explain({"input_ids": IDS}, 1).layers.abs().sum(-1)

@@ -27,7 +27,7 @@ def spans_of(explanation: attcat.Explanation) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_are_the_mean_over_the_windows_that_a_token_is_in(family: str) -> None:
     """Each window written out and explained by itself as model arguments; positions counted by hand, 16 tokens, 4 shared."""
-    explain = explainer(family, rule="plain")
+    explain = explainer(family, method="attcat", rule="plain")
     tokens = explain.adapter.processor
     whole = tokens(TEXT)["input_ids"]
     specials = 2 if family in ("Bert", "DistilBert", "Roberta") else 0
@@ -83,7 +83,7 @@ def test_the_predicted_class_is_the_documents_and_batches_do_not_matter() -> Non
     contrast = explainer()(TEXT, ("good", "bad"), window=True)
     assert contrast.value == pytest.approx(float(contrast.logits[1] - contrast.logits[0]), abs=1e-5)
     function = explainer()(TEXT, lambda output: output.logits[:, 1], window=True)
-    torch.testing.assert_close(function.layers, explainer()(TEXT, "good", window=True).layers)
+    torch.testing.assert_close(function.layers, explainer(quantity="logit")(TEXT, "good", window=True).layers)
     assert explainer(completeness=True, method="input_x_gradient")(TEXT, window=True).bias is not None
 
 

@@ -100,7 +100,7 @@ class BatchExplainer:
                 answers=head.answers(encoding, row, chosen[row].classes),
                 classes=None if head.kept is None else tuple(chosen[row].classes),
                 method=self.settings.method.name,
-                options=self._options(classes[row], against[row]),
+                options=self.options_of(classes[row], against[row]),
                 source=encoding.sources[row],
                 model=type(self.adapter.model).__name__,
                 dropped=encoding.dropped[row],
@@ -111,7 +111,7 @@ class BatchExplainer:
             for row, tokens in enumerate(encoding.tokens)
         ]
 
-    def _options(self, target: int, against: int) -> dict[str, Any]:
+    def options_of(self, target: int, against: int) -> dict[str, Any]:
         """What a row was explained with: a function and a contrast are explained as they are, whatever the quantity."""
         options = self.settings.options
         if target < 0 or against >= 0:

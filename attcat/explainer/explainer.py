@@ -95,8 +95,10 @@ class Explainer:
 
         Args:
             model: e.g. a copy with other weights; by default the same model.
-            **changes: fields of `Settings`.
+            **changes: fields of `Settings`; another `method` starts with its own options as they usually are.
         """
+        if "method" in changes:
+            changes = {"own": {}, **changes}
         other = copy(self)
         other.adapter = self.adapter if model is None else self.adapter.like(model)
         other.settings = replace(self.settings, **changes)

@@ -32,7 +32,7 @@ def prove(adapter: Adapter, settings: Settings) -> None:
     """
     method = settings.method
     over_all = method.needs.attention or method.needs.received or method.needs.relevance
-    if adapter.has_stages and (over_all or ("backward" in method.passes and method.several)):
+    if adapter.has_stages and (over_all or ("backward" in method.passes and settings.several)):
         raise UnsupportedModelError(
             f"{type(adapter.model).__name__} attends within windows or over coarser and coarser grids: there is no attention "
             f"over all tokens, which {method.name} needs; use method='cat' or 'input_x_gradient'"
@@ -42,7 +42,7 @@ def prove(adapter: Adapter, settings: Settings) -> None:
     checks = []
     if "backward" in settings.method.passes:
         checks.append(("gradient", _gradient))
-    if settings.rule == "libra":
+    if settings.rule in ("libra", "graded"):  # which are the same but for the softmax of attention
         checks.append(("libra", _libra))
     for name, check in checks:
         if name not in adapter.proven:

@@ -99,6 +99,11 @@ class Settings:
         return make_rule(self.rule or "plain", **self.of_rule)
 
     @property
+    def several(self) -> bool:
+        """Whether the model is run again, with these options."""
+        return self.method.several and (self.method.further is None or self.own[self.method.further] != 0)
+
+    @property
     def needs(self) -> Needs:
         """What the trace has to hold."""
         return replace(self.method.needs, gradient=True) if self.completeness else self.method.needs

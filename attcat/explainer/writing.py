@@ -165,7 +165,7 @@ class Reading(Source):
     @property
     def _alone(self) -> bool:
         """Whether the method runs the model again for every target."""
-        return self.side.settings.method.several or self.side.settings.method.needs.relevance
+        return self.side.settings.several or self.side.settings.method.needs.relevance
 
     def _rows(self, values: Tensor, classes: Tensor, places: Sequence[int]) -> Trace:
         return self.recording.traces(
@@ -221,11 +221,11 @@ class Reading(Source):
             position=self.encoding.start + place - 1,
             value=float(trace.value[row]),
             bias=None if trace.bias is None else float(trace.bias[row]),
-            **self._common(place),
+            **self._common(place, first, second),
         )
 
-    def _common(self, place: int) -> dict[str, Any]:
-        """What the explanations of everything up to a written token have in common: the tokens before it, and their text."""
+    def _common(self, place: int, target: int, against: int) -> dict[str, Any]:
+        """What explanations of a token, a contrast (or something else: -1) have in common: the tokens before, and their text."""
         length, adapter = self.encoding.start + place, self.side.adapter
         return {
             "tokens": self._tokens(length),
@@ -233,7 +233,7 @@ class Reading(Source):
             "task": adapter.head.task,
             "activation": adapter.head.activation,
             "method": self.side.settings.method.name,
-            "options": self.side.settings.options,
+            "options": self.side.options_of(target, against),
             "model": type(adapter.model).__name__,
         }
 
@@ -331,7 +331,7 @@ class Reading(Source):
             position=self.encoding.start + rows[0] - 1,
             value=float(trace.value[0]),
             bias=None if trace.bias is None else float(trace.bias[0]),
-            **self._common(rows[-1]),
+            **self._common(rows[-1], -1, -1),
         )
 
     def _label(self, rows: Sequence[int], ids: Sequence[int]) -> str:

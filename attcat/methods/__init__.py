@@ -56,6 +56,8 @@ class Method:
         passes: how many forward (and backward) passes it takes, in words.
         required: its own options that have to be given.
         silent: options of its own that an Explanation records only where they are not the default.
+        further: its option that says how many further passes it makes, if there can be none; without them it explains what
+            any method of one pass does.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Method:
     passes: str = "1 forward, 1 backward"
     required: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
+    further: str | None = None
 
     @property
     def demands(self) -> str:
@@ -129,6 +132,7 @@ METHODS: dict[str, Method] = {
             quantity="log-odds",
             states=True,
             silent=("samples", "ranked", "removal", "seed"),
+            further="samples",
         ),
         Method("attention", attention, "Bahdanau et al., ICLR 2015", _PASSIVE, signed=False, **_NO_GRADIENT),
         Method("rollout", rollout, "Abnar & Zuidema, ACL 2020", _PASSIVE, signed=False, **_NO_GRADIENT),
@@ -191,7 +195,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-DEFAULT = "attcat"
+DEFAULT = "oddscat"
 """What explains when no method is named."""
 
 

@@ -1,0 +1,330 @@
+"""Write docs/evaluation.md from the records of `attcat evaluate`: tables, intervals, paired differences, commands, versions.
+
+    python -m attcat.demos.evaluation_page RECORDS [--write docs/evaluation.md]
+
+RECORDS holds a folder for each data set and way of removal, named ``SET-REMOVAL`` as in `SETS`, and in each the ``records.jsonl``
+of an evaluation; others are ignored. An unfinished evaluation counts as far as it goes: every figure stands beside the number of
+its examples, and a difference is of the examples that both methods have. Records of one model that two versions of the
+code made are refused.
+
+Everything above the line `BELOW` is written anew; what is under it was written by hand, and stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attcat.errors import InputError
+from attcat.evaluation.report import ARROWS
+from attcat.evaluation.statistics import compare, estimate
+from attcat.files import write_atomically
+from attcat.methods import read_name
+from attcat.metrics import find_metric
+from attcat.metrics.perturbation import STEPS, TENTHS
+
+BELOW = "<!-- What follows is written by hand; what precedes, by attcat.demos.evaluation_page. -->"
+OURS, FIRST, RIVAL = "oddscat", "attcat", "attnlrp"
+"""The method whose differences are tabled, and those from which they are."""
+
+
+@dataclass(frozen=True)
+class Set:
+    """A data set, with the model that is explained on it.
+
+    Args:
+        title: for headings.
+        short: for columns.
+        data: of the command, under DATA.
+        others: further options of the command.
+        removals: the ways in which tokens are removed, the usual one first, each with what it makes of them.
+    """
+
+    title: str
+    short: str
+    data: str
+    others: str
+    removals: Mapping[str, str]
+
+
+_TEXT = {
+    "pad": "words become [PAD]",
+    "mask": "words become [MASK]",
+    "delete": "words are deleted",
+}
+_PICTURE = {
+    "mean": "patches become the picture's mean colour",
+    "blur": "patches are blurred",
+    "zero": "patches become grey",
+    "drop": "patches are dropped",
+}
+_SMALL = "--image-size 98 --references DATA/cifar10/train"
+SETS = {
+    "sst2": Set("SST-2 dev", "SST-2", "sst2/dev.tsv", "--references DATA/sst2/train.tsv", _TEXT),
+    "cifar10": Set("CIFAR-10 test at 98 pixels (7 x 7 patches)", "CIFAR-10", "cifar10/test", _SMALL, _PICTURE),
+    "photographs": Set(
+        "Photographs at 224 pixels (16 x 16 patches)",
+        "photographs",
+        "photographs",
+        "--references DATA/photos/cats_dogs/train",
+        _PICTURE,
+    ),
+    "sst2_second": Set(
+        "SST-2 dev, the second model (GPT-2-shaped)",
+        "SST-2, second model",
+        "sst2/dev.tsv",
+        "--model SECOND/text --references DATA/sst2/train.tsv",
+        _TEXT,
+    ),
+    "cifar10_second": Set(
+        "CIFAR-10 test, the second model (a plain ViT)",
+        "CIFAR-10, second model",
+        "cifar10/test",
+        "--model SECOND/pictures --references DATA/cifar10/train",
+        _PICTURE,
+    ),
+}
+
+HEAD = """\
+# Which explanation is faithful? Measured on the embedded models, and on a second of each kind
+
+Tokens are removed in the order of an explanation, and the probability of the predicted class is watched. All methods compete on
+the same examples. [metrics.md](metrics.md) defines the figures. Each cell is the mean with its 95 % bootstrap interval over
+examples, `n` is how many examples are done: they are drawn by the seed, and a method that came late in the queue has
+fewer. Differences are paired, of the examples that both methods have; they are not corrected for the number of pairs. Costs
+are in [methods.md](methods.md) and [benchmarks.md](benchmarks.md), because the machine was shared.
+
+DATA is a folder with `sst2/dev.tsv`, `sst2/train.tsv` and the unpacked archives `cifar10/` and `photos/`; `photographs/` holds
+the 29 of `photos/labelled` and the 80 of `photos/cats_dogs/test` together, a folder for each class. A method's name alone stands
+for its own gradient rule, and for `oddscat` for beta 0.75. The second models are trained by
+`python -m attcat.demos.train_second DATA --output SECOND`. `srg` is the same area as `abpc`, between log-odds in place of
+probabilities (symmetric relevance gain), read off the recorded curves.
+"""
+
+
+class Records:
+    """One evaluation, as far as it got.
+
+    Args:
+        folder: that holds `records.jsonl`.
+
+    Raises:
+        InputError: if that is not a record of an evaluation.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.name = folder.name
+        data = (folder / "records.jsonl").read_bytes()
+        try:
+            settings, *lines = map(json.loads, data[: data.rfind(b"\n") + 1].decode().splitlines())
+            self.settings: dict[str, Any] = settings
+            self._code = settings["code"], settings["model"], settings["fingerprint"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder} holds no record of an evaluation ({error}): remove the folder") from error
+        self.values: dict[str, dict[int, dict[str, float]]] = {}
+        self.right: dict[int, bool] = {}
+        for line in lines:
+            for example, record in zip(line["examples"], line["records"], strict=False):
+                if "morf" not in record:  # a mosaic
+                    continue
+                values = {k: math.nan if v is None else float(v) for k, v in record["values"].items()}
+                values["srg"] = srg(record["morf"], record["lerf"])
+                self.values.setdefault(line["method"], {})[example] = values
+                self.right[example] = record["label"] == record["predicted"]
+
+    @property
+    def stem(self) -> str:
+        """The data set."""
+        return self.name.rpartition("-")[0]
+
+    @property
+    def removal(self) -> str:
+        """How tokens were removed."""
+        return str(self.settings["removal"])
+
+    @property
+    def metrics(self) -> list[str]:
+        """As they were asked for, and what is read off the curves."""
+        return [*self.settings["metrics"], "srg"]
+
+    def of(self, method: str, metric: str, examples: Sequence[int] | None = None) -> list[float]:
+        """The values of some examples, by default of all that are done."""
+        values = self.values.get(method, {})
+        return [values[example][metric] for example in (values if examples is None else examples)]
+
+    def cell(self, method: str, metric: str) -> str:
+        """E.g. `0.573 [0.540, 0.606]`."""
+        found = estimate(self.of(method, metric), 0)
+        return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+    def difference(self, first: str, second: str, metric: str = "abpc") -> str:
+        """First minus second, e.g. `+0.018 [+0.008, +0.029] (64)`, bold where the interval leaves out 0."""
+        both = [example for example in self.values.get(first, {}) if example in self.values.get(second, {})]
+        pairs = compare({name: self.of(name, metric, both) for name in (first, second)}, 0)
+        if first == second or not pairs:
+            return "-"
+        (pair,) = pairs.values()
+        told = f"{pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}]"
+        return f"{f'**{told}**' if pair.low > 0 or pair.high < 0 else told} ({len(both)})"
+
+
+def srg(morf: Sequence[float], lerf: Sequence[float]) -> float:
+    """The mean distance between the curves in log-odds, over every tenth that is removed."""
+    inner = [STEPS.index(share) for share in TENTHS]
+    return sum(_log_odds(lerf[i]) - _log_odds(morf[i]) for i in inner) / len(inner)
+
+
+def _log_odds(probability: float) -> float:
+    inside = min(max(probability, 1e-12), 1 - 1e-12)
+    return math.log(inside / (1 - inside))
+
+
+def read(folder: Path) -> list[Records]:
+    """The evaluations of a folder, in the order of `SETS`.
+
+    Raises:
+        InputError: if there is none, or two versions of the code made those of one data set.
+    """
+    places = [folder / f"{stem}-{how}" for stem, one in SETS.items() for how in one.removals]
+    found = [Records(place) for place in places if (place / "records.jsonl").is_file()]
+    if not found:
+        expected = ", ".join(f"{stem}-{next(iter(one.removals))}" for stem, one in SETS.items())
+        raise InputError(f"{folder} holds no evaluation: expected folders named {expected}")
+    first: dict[str, Records] = {}
+    for one in found:
+        known = first.setdefault(one.stem, one)
+        for name in ("code", "model", "fingerprint"):
+            if one.settings[name] != known.settings[name]:
+                raise InputError(
+                    f"{known.name} and {one.name} differ in {name} ({known.settings[name]}, {one.settings[name]}): "
+                    "evaluate one of them anew, results of two versions are never mixed"
+                )
+    return found
+
+
+def page(found: Sequence[Records]) -> str:
+    """What the records say, in Markdown."""
+    usual = [one for one in found if one.removal == next(iter(SETS[one.stem].removals))]
+    others = [one for one in found if one not in usual]
+    parts = [HEAD, "## In one table\n", _summary(usual), *(_section(one) for one in usual)]
+    if others:
+        parts.append("## Other ways of removal\n")
+        parts.append(f"ABPC, minus `{FIRST}`. OddsCAT's own copies are made with [MASK], and with grey patches.\n")
+        parts.append(_differences(others, FIRST, lambda one: f"{SETS[one.stem].short}, {one.removal}"))
+    parts.append("## Commands and versions\n\n" + _commands(found))
+    return "\n".join(parts)
+
+
+def _summary(found: Sequence[Records]) -> str:
+    told = [
+        f"ABPC; the first row is that of `{FIRST}`, the others are differences from it, in brackets the number of examples.\n",
+        _differences(found, FIRST, lambda one: SETS[one.stem].short),
+    ]
+    told.append(f"The same, from `{RIVAL}`:\n")
+    told.append(_differences(found, RIVAL, lambda one: SETS[one.stem].short))
+    return "\n".join(told)
+
+
+def _differences(found: Sequence[Records], first: str, heading: Any) -> str:
+    methods = sorted({method for one in found for method in one.values}, key=_place)
+    rows = [[f"`{first}`", passes(first), *(_absolute(one, first) for one in found)]]
+    for method in methods:
+        if method != first:
+            rows.append([f"`{method}`", passes(method), *(one.difference(method, first) for one in found)])
+    return table(["minus" if first != FIRST else "method", "passes", *map(heading, found)], rows)
+
+
+def _absolute(one: Records, method: str) -> str:
+    values = one.of(method, "abpc")
+    return f"{estimate(values, 0).mean:.3f} ({len(values)})" if values else "-"
+
+
+def _section(one: Records) -> str:
+    told = SETS[one.stem]
+    order = sorted(one.values, key=lambda method: -estimate(one.of(method, "abpc"), 0).mean)
+    names = [f"{name} {ARROWS['higher' if name == 'srg' else find_metric(name).better]}" for name in one.metrics]
+    best = {name: _best(one, name, order) for name in one.metrics}
+    rows = []
+    for method in order:
+        cells = {name: one.cell(method, name) for name in one.metrics}
+        cells = {name: f"**{cell}**" if best[name] == method else cell for name, cell in cells.items()}
+        rows.append([f"`{method}`", *cells.values(), str(len(one.values[method]))])
+    right = sum(one.right.values()) / len(one.right)
+    return "\n".join(
+        [
+            f"## {told.title}, {told.removals[one.removal]}\n",
+            table(["method", *names, "n"], rows),
+            f"The model names {right:.1%} of the {len(one.right)} examples as they are labelled.\n",
+        ]
+    )
+
+
+def _best(one: Records, metric: str, methods: Sequence[str]) -> str:
+    sign = -1 if metric != "srg" and find_metric(metric).better == "lower" else 1
+    return max(methods, key=lambda method: sign * estimate(one.of(method, metric), 0).mean)
+
+
+def passes(method: str) -> str:
+    """Forward and backward passes, `T` for one with each token."""
+    found, _, options = read_name(method)
+    if "samples" in found.defaults:
+        return str(1 + options.get("samples", found.defaults["samples"]))
+    if "steps" in found.defaults:
+        return str(options.get("steps", found.defaults["steps"]))
+    return {"occlusion": "T", "legrad": "L"}.get(found.name, "1")
+
+
+def _place(method: str) -> tuple[int, str]:
+    told = passes(method)
+    return (int(told) if told.isdecimal() else 10**6, method)
+
+
+def _commands(found: Sequence[Records]) -> str:
+    lines = []
+    for one in found:
+        methods = ",".join(method for method in one.values if method != "random")
+        lines.append(
+            f"attcat evaluate DATA/{SETS[one.stem].data} {SETS[one.stem].others} \\\n"
+            f"    --removal {one.removal} --output RECORDS/{one.name} \\\n"
+            f"    --metrics {','.join(one.settings['metrics'])} \\\n    --methods {methods}"
+        )
+    made = [f"| {one.name} | `{one.settings['code'][:12]}` | {one.settings['fingerprint'][:12]} |" for one in found]
+    versions = "\n".join(["| records | code | data |", "|---|---|---|", *made])
+    lines.append("python -m attcat.demos.evaluation_page RECORDS --write docs/evaluation.md")
+    note = (
+        "The code's version is a hash of the library and of the model's adapter, so that it differs between models; that of "
+        "the data is one of its content.\n"
+    )
+    return "\n".join(["```sh", *lines, "```\n", versions, "", note])
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [names, ["---"] * len(names), *rows]) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> str:
+    """Print the page, or put it above the line of an existing one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", type=Path, help="folder of the evaluations")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="the page whose upper part is replaced")
+    given = parser.parse_args(arguments)
+    text = page(read(given.records))
+    if given.write is None:
+        print(text)
+        return text
+    _, line, below = given.write.read_text(encoding="utf-8").partition(BELOW)
+    if not line:
+        raise InputError(f"{given.write} has no line {BELOW!r}: add it above what is to stay")
+    write_atomically(given.write, f"{text}\n{BELOW}{below}".encode())
+    print(f"wrote {given.write}")
+    return text
+
+
+if __name__ == "__main__":
+    main()
