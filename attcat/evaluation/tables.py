@@ -205,9 +205,10 @@ def _kind(data: bytes, name: str, columns: Columns) -> str | None:
             return ".jsonl" if first.rstrip().endswith("}") and '"' in first else None
     if "\t" in first:
         return ".tsv"
-    names = [name.strip() for name in first.split(",")]
+    names = first.split(",")
     known = {*TEXT, *filter(None, [columns.text])}
-    return ".csv" if len(names) > 1 and known & {*names, *map(str.lower, names)} and _heading(names, columns) else None
+    spaced = any(name != name.strip() for name in names)  # a sentence has spaces after its commas
+    return ".csv" if len(names) > 1 and not spaced and known & {*names, *map(str.lower, names)} else None
 
 
 def _decoded(data: bytes, name: str) -> str:
