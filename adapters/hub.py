@@ -36,7 +36,9 @@ KINDS = {
 """What the name of a model with a head contains, the class that loads it, and what it takes."""
 
 
-def load(name: str | os.PathLike[str], *, revision: str | None = None) -> tuple[nn.Module, Any]:
+def load(
+    name: str | os.PathLike[str], *, revision: str | None = None, processor: str | None = None
+) -> tuple[nn.Module, Any]:
     """Load a model in evaluation mode, and its processor.
 
     Args:
@@ -44,6 +46,7 @@ def load(name: str | os.PathLike[str], *, revision: str | None = None) -> tuple[
             `timm/deit_tiny_patch16_224.fb_in1k`.
         revision: which commit, branch or tag of a model on the hub; None for the newest. A commit pins the model: the same
             files are loaded, whatever is published later.
+        processor: the folder or hub id of its tokenizer or image processor, if that is elsewhere.
 
     Returns:
         The model, and its tokenizer or image processor; None for timm, whose models carry their data configuration.
@@ -58,7 +61,8 @@ def load(name: str | os.PathLike[str], *, revision: str | None = None) -> tuple[
         raise LoadError(f"{name} is a folder here, which has no revision {revision!r}: give a hub id, or leave it out")
     config = _read_config(folder or _download(str(name), [CONFIG], revision), str(name))
     loader = _loader(config, str(name))
-    return loader(folder or _download(str(name), FILES, revision), config, str(name))
+    beside = None if processor is None else _local(processor) or _download(processor, FILES)
+    return loader(folder or _download(str(name), FILES, revision), config, str(name), beside)
 
 
 # -- from a name to a folder -----------------------------------------------------------------------------------------
@@ -152,7 +156,7 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 # -- from a folder to a model ----------------------------------------------------------------------------------------
 
 
-def _loader(config: dict[str, Any], name: str) -> Callable[[Path, dict[str, Any], str], tuple[nn.Module, Any]]:
+def _loader(config: dict[str, Any], name: str) -> Callable[..., tuple[nn.Module, Any]]:
     """Which library made the folder; the wrapper of transformers writes both keys, so its own comes first."""
     kinds = config.get("architectures") or []
     if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
@@ -176,7 +180,9 @@ def _kind(architectures: list[str]) -> tuple[str, str] | None:
     return next(found, None)
 
 
-def _load_transformers(folder: Path, config: dict[str, Any], name: str) -> tuple[nn.Module, Any]:
+def _load_transformers(
+    folder: Path, config: dict[str, Any], name: str, beside: Path | None = None
+) -> tuple[nn.Module, Any]:
     try:
         import transformers
     except ImportError as error:
@@ -199,12 +205,14 @@ def _load_transformers(folder: Path, config: dict[str, Any], name: str) -> tuple
             f"{name} lacks {len(missing)} weights of {type(model).__name__} ({', '.join(missing[:3])}, ...): "
             "was it saved with its head?"
         )
-    if is_text and not any((folder / file).exists() for file in _TOKENIZERS):
+    beside = beside or folder
+    if is_text and not any((beside / file).exists() for file in _TOKENIZERS):
+        where = name if beside == folder else beside
         raise LoadError(
-            f"{name} holds no tokenizer ({', '.join(_TOKENIZERS)}): save it there with tokenizer.save_pretrained"
+            f"{where} holds no tokenizer ({', '.join(_TOKENIZERS)}): save it there with tokenizer.save_pretrained"
         )
     with _quiet(), _told(name, "the tokenizer" if is_text else "the image processor"):
-        return model.eval(), processor_class.from_pretrained(folder, **options)
+        return model.eval(), processor_class.from_pretrained(beside, **options)
 
 
 _TOKENIZERS = (
@@ -217,7 +225,7 @@ _TOKENIZERS = (
 )
 
 
-def _load_timm(folder: Path, config: dict[str, Any], name: str) -> tuple[nn.Module, None]:
+def _load_timm(folder: Path, config: dict[str, Any], name: str, beside: Path | None = None) -> tuple[nn.Module, None]:
     try:
         import timm
     except ImportError as error:
