@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,100 @@ def test_hugging_face_datasets(explain: Explain, tmp_path: Path, monkeypatch: py
     typed = bad.map(explain, batched=True, batch_size=2, features=explain.features(bad.features))
     assert typed[2]["words"] == ["dull"]
     assert typed[0]["probability"] is None
+
+
+# -- in parts ----------------------------------------------------------------------------------------------------------
+
+
+def write_reviews(path: Path, count: int, group: int = 7) -> list[str]:
+    texts = [f"{'great ' * (n % 5)}film" if n != 4 else "great " * 40 for n in range(count)]
+    table = pyarrow.table({"review": texts, "label": list(range(count))})
+    pyarrow.parquet.write_table(table, path, row_group_size=group)
+    return texts
+
+
+def read_parts(folder: Path) -> Any:
+    return pyarrow.concat_tables(pyarrow.parquet.read_table(path) for path in sorted(folder.glob("part-*.parquet")))
+
+
+def test_a_file_in_parts_and_a_killed_run_goes_on(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow.parquet  # noqa: F401
+
+    from attcat import cli
+    from attcat.cli import scale
+
+    monkeypatch.setattr(scale.run, "__defaults__", (5,))
+    monkeypatch.setattr(scale, "BATCH", 3)
+    texts = write_reviews(tmp_path / "data.parquet", 23)
+    command = ["explain", str(tmp_path / "data.parquet"), "--model", str(text), "--engine", "local"]
+    command += ["--output", str(tmp_path / "out")]
+    really, written = scale.write_part, []
+
+    def killed(explain: Explain, part: scale.Part) -> int:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(part.first)
+        return really(explain, part)
+
+    monkeypatch.setattr(scale, "write_part", killed)
+    assert cli.run(command) == 130
+    assert written == [0, 5]
+    written[:] = [0, 0, 0]
+    capfd.readouterr()
+    assert cli.run(command) == 3
+    out, err = capfd.readouterr()
+    assert "23 rows, 1 with an error" in out
+    assert err == "attcat: data.parquet: the text is column 'review' (not read: label)\n"
+    assert written[3:] == [10, 15, 20]
+    found = read_parts(tmp_path / "out")
+    assert found.column("review").to_pylist() == texts  # no gap, nothing twice
+    assert found.column("label").to_pylist() == list(range(23))
+    assert found.column("attcat_label").to_pylist() == Explain(str(text))({"text": texts})["label"]
+    assert [row for row, error in enumerate(found.column("attcat_error").to_pylist()) if error] == [4]
+    assert cli.run([*command, "--method", "cat"]) == 2
+    assert "other settings" in capfd.readouterr().err
+    for wrong, told in (
+        (["explain", "a film", "--engine", "local", "--output", "x"], "one .parquet file"),
+        ([*command[:-2]], "--output out/"),
+        ([*command, "--pair", "x"], "leave out --pair"),
+        ([*command, "--text-column", "x"], "no column 'x'"),
+        (["explain", str(tmp_path / "data.parquet"), "--engine", "spark", "--output", "x"], "use one of local, ray"),
+    ):
+        assert cli.run(wrong) == 2
+        assert told in capfd.readouterr().err
+
+
+@pytest.mark.skipif("ATTCAT_RAY" not in os.environ, reason="half a minute: make engines, or ATTCAT_RAY=1")
+def test_ray(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers, one of which is killed in the middle; and Ray Data."""
+    import pyarrow.parquet  # noqa: F401
+
+    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'attcat[ray]'")
+    from dying import Dying
+
+    from attcat.cli import scale
+
+    texts = write_reviews(tmp_path / "data.parquet", 40)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's workers give way to everything else, here to other tests
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        explain = Dying(str(text), column="review", prefix="x_", options_flag=str(tmp_path / "killed"))
+        rows, failed = scale.run(explain, tmp_path / "data.parquet", tmp_path / "out", "ray", 2, size=8)
+        assert (rows, failed) == (40, 1)
+        assert (tmp_path / "killed").exists()
+        found = read_parts(tmp_path / "out")
+        assert found.column("review").to_pylist() == texts
+        assert found.column("label").to_pylist() == list(range(40))
+        expected = Explain(str(text))({"text": texts})
+        assert found.column("x_label").to_pylist() == expected["label"]
+
+        data = ray.data.read_parquet(str(tmp_path / "data.parquet")).select_columns(["review"])
+        mapped = data.map_batches(Explain(str(text), column="review"), batch_format="pyarrow", batch_size=16)
+        frame = mapped.to_pandas()
+        assert sorted(frame["review"]) == sorted(texts)
+        assert sorted(frame["label"]) == sorted(expected["label"])
+    finally:
+        ray.shutdown()

@@ -17,6 +17,7 @@ from rich.text import Text
 from ..capture.rules import RULES, make_rule
 from ..errors import AttCATError, InputError, OptionError
 from ..explainer import Explainer
+from ..explainer.columns import COLUMNS as RESULTS
 from ..explainer.each import Each
 from ..explanation import Explanation
 from ..files import write_atomically
@@ -28,6 +29,8 @@ from .gather import KINDS, Asked, Bad, gather
 from .inputs import Item, check_kind, device_named, drawn, load_model, named_class
 from .journal import Journal, settings_of
 from .output import Writer, check_name, console_for_results, one_line, progress, write_file
+from .scale import ENGINES, columns_of
+from .scale import run as run_parts
 from .tables import TABLES
 from .wording import TRACEBACK
 
@@ -45,6 +48,9 @@ TOGETHER_IN = (".html", *TABLES)
 
 SKIPPED = 3
 """The exit code if inputs were skipped."""
+
+PREFIX = "attcat_"
+"""Before the columns of a result, where the data has such names itself."""
 
 TOGETHER = 64
 """How many inputs are sorted into batches of similar length at a time; their results are printed before more are read."""
@@ -100,6 +106,16 @@ def explain(
     stdin: Annotated[
         str | None,
         typer.Option(metavar="|".join(KINDS), help="What stdin holds [default: as its first line looks]."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(ENGINES),
+            help="Explain a .parquet file in parts, into a folder of .parquet files, here or on the workers of Ray.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="How many workers Ray has [default: one per core].")
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first input that cannot be explained, instead of skipping it.")
@@ -162,6 +178,19 @@ def explain(
     """
     if stdin not in (None, *KINDS):
         raise OptionError(f"--stdin {stdin}: use one of {', '.join(KINDS)}")
+    if engine is not None:
+        refused = {
+            "--pair": pair, "--choice": choice, "--references": references, "--token": token, "--window": window or None,
+            "--strict": strict or None, "--stdin": stdin,
+        }  # fmt: skip
+        own = {"rule": rule, "hidden": hidden, "queries": queries, "batch_size": batch_size}
+        reading = {"column": text_column, "pair_column": pair_column, "target": target, "truncation": truncation}
+        wrong = [flag for flag, value in refused.items() if value]
+        if wrong:
+            raise OptionError(f"--engine explains a column of a .parquet file as it is: leave out {', '.join(wrong)}")
+        told = {"revision": revision, "device": device, "method": method, **reading, **own}
+        _explain_in_parts(inputs, model, engine, workers, output, told)
+        return
     given = list(gather(inputs, Asked(pair, choice, text_column, pair_column, stdin)))
     items = _readable(given, strict)
     paths = _plan(output, items)
@@ -207,6 +236,42 @@ def explain(
         journal = Journal(Path(output or ""), len(paths) == len(items) and paths[0].suffix not in TABLES, settings)
     failed = _print_and_write(items, work.results(items, journal), paths, look, form == "terminal")
     _finish(len(given), len(given) - len(items) + failed, journal)
+
+
+def _explain_in_parts(
+    inputs: Sequence[str],
+    model: str | None,
+    engine: str,
+    workers: int | None,
+    output: str | None,
+    options: dict[str, Any],
+) -> None:
+    """A .parquet file into a folder of parts, see `attcat.cli.scale`."""
+    from ..batch import Explain
+    from ..evaluation.tables import Columns, Table
+
+    if engine not in ENGINES:
+        raise OptionError(f"--engine {engine}: use one of {', '.join(ENGINES)}")
+    if len(inputs) != 1 or Path(inputs[0]).suffix.lower() != ".parquet" or not os.path.isfile(inputs[0]):
+        raise InputError("--engine explains one .parquet file: give its path")
+    if output is None or Path(output).suffix or os.path.isfile(output):
+        raise OptionError("--engine writes a folder of .parquet files: name it with --output, as in --output out/")
+    if model is None:
+        raise OptionError("--engine loads the model in each worker: name it with --model")
+    source = Path(inputs[0])
+    names = columns_of(source)
+    table = Table(source.name, tuple(names), ())
+    wanted = Columns(text=options["column"], pair=options["pair_column"])
+    chosen = table.choose(wanted)
+    if wanted.text is None:
+        print(f"attcat: {one_line(table.said(chosen))}", file=sys.stderr)
+    options |= {"column": chosen.text, "pair_column": chosen.pair if wanted.text is None else wanted.pair}
+    options["prefix"] = PREFIX if {name.lower() for name in names} & set(RESULTS) else ""
+    explain = Explain(os.path.abspath(model) if os.path.isdir(model) else model, **options)
+    rows, failed = run_parts(explain, source, Path(output), engine, workers)
+    print(f"wrote {visible(output)}: {rows} rows, {failed} with an error")
+    if failed:
+        raise typer.Exit(SKIPPED)
 
 
 def _readable(given: Sequence[Item | Bad], strict: bool) -> list[Item]:

@@ -132,6 +132,16 @@ class Explain:
         self._key = key
         self._model, self._reading, self._writing = json.loads(key)
 
+    @property
+    def key(self) -> str:
+        """The whole description, as text."""
+        return self._key
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the names of the columns."""
+        return str(self._writing["prefix"])
+
     # -- the work ------------------------------------------------------------------------------------------------------
 
     @property
