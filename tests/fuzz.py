@@ -2,8 +2,8 @@
 
     python tests/fuzz.py json|safetensors|picture|table [runs] [folder of found cases]
 
-atheris changes the inputs so that they reach more of the code. What raises anything but an error of ours is written to the folder;
-it becomes a case of `tests/test_strangers.py`.
+atheris changes the inputs so that they reach more of the code. What raises anything but an error of ours is written to the
+folder; it becomes a case of `tests/test_strangers.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["attcat"]):
+READERS = ("saving", "attribution", "tokens", "plain", "files", "evaluation.tables", "evaluation.data", "model.picture")
+
+with atheris.instrument_imports(include=[f"attcat.{name}" for name in READERS]):
     from attcat.errors import AttCATError
     from attcat.evaluation.data import _examples
     from attcat.evaluation.tables import Columns, table_in
