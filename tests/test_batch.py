@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import saved
+from pages import blocks
 
 import attcat
 from attcat.adapters import hub
@@ -148,6 +149,14 @@ def test_hugging_face_datasets(explain: Explain, tmp_path: Path, monkeypatch: py
     typed = bad.map(explain, batched=True, batch_size=2, features=explain.features(bad.features))
     assert typed[2]["words"] == ["dull"]
     assert typed[0]["probability"] is None
+
+
+def test_the_example_of_the_page_runs(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for block in blocks("docs/scale.md"):
+        exec(block, {"model_id": str(text)})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[1] == "expected a text, got nothing"
 
 
 # -- in parts ----------------------------------------------------------------------------------------------------------
