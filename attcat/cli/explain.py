@@ -179,7 +179,7 @@ def explain(
     if stdin not in (None, *KINDS):
         raise OptionError(f"--stdin {stdin}: use one of {', '.join(KINDS)}")
     if engine is not None:
-        refused = {
+        refused: dict[str, Any] = {
             "--pair": pair, "--choice": choice, "--references": references, "--token": token, "--window": window or None,
             "--strict": strict or None, "--stdin": stdin,
         }  # fmt: skip
@@ -188,8 +188,8 @@ def explain(
         wrong = [flag for flag, value in refused.items() if value]
         if wrong:
             raise OptionError(f"--engine explains a column of a .parquet file as it is: leave out {', '.join(wrong)}")
-        told = {"revision": revision, "device": device, "method": method, **reading, **own}
-        _explain_in_parts(inputs, model, engine, workers, output, told)
+        description = {"revision": revision, "device": device, "method": method, **reading, **own}
+        _explain_in_parts(inputs, model, engine, workers, output, description)
         return
     given = list(gather(inputs, Asked(pair, choice, text_column, pair_column, stdin)))
     items = _readable(given, strict)
@@ -225,7 +225,7 @@ def explain(
     work.check(items)
     journal = None
     if paths and any(len(part) < len(items) for part in work.parts(items)):
-        told = {
+        told: dict[str, Any] = {
             "revision": revision,
             "target": target,
             "references": [str(one.value) for one in compared],

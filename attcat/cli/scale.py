@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,8 @@ def _batches(part: Part) -> Iterator[Any]:
     import pyarrow
 
     file, begin, end = _opened(Path(part.source)), part.first, part.first + part.count
-    groups, offset, before = [], 0, 0
+    groups: list[int] = []
+    offset = before = 0
     for group in range(file.metadata.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
         if offset < end and offset + rows > begin:
@@ -184,7 +186,7 @@ def _local(explain: Explain, parts: Sequence[Part]) -> Iterator[Part]:
 def _ray(explain: Explain, parts: Sequence[Part], workers: int | None) -> Iterator[Part]:
     """Each worker is an actor that loads the model once; one that dies is started again, with the part that it had."""
     try:
-        import ray
+        ray: Any = import_module("ray")
     except ImportError as error:
         raise OptionError("--engine ray needs Ray: pip install 'attcat[ray]', or use --engine local") from error
     if not parts:

@@ -95,7 +95,7 @@ class Explain:
         device: str = "cpu",
         **options: Any,
     ) -> None:
-        self._model = {
+        self._model: dict[str, Any] = {
             "model_id": str(model_id),
             "processor_id": None if processor_id is None else str(processor_id),
             "revision": revision,
@@ -105,8 +105,13 @@ class Explain:
             "files": [_files(one) for one in (model_id, processor_id)],
             "version": version("attcat"),
         }
-        self._reading = {"column": column, "pair_column": pair_column, "target": target, "truncation": truncation}
-        self._writing = {"prefix": prefix, "keep": keep}
+        self._reading: dict[str, Any] = {
+            "column": column,
+            "pair_column": pair_column,
+            "target": target,
+            "truncation": truncation,
+        }
+        self._writing: dict[str, Any] = {"prefix": prefix, "keep": keep}
         try:
             self._key = json.dumps([self._model, self._reading, self._writing], sort_keys=True)
         except (TypeError, ValueError) as error:
