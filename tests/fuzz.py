@@ -31,13 +31,13 @@ SCRATCH = Path(tempfile.mkdtemp(prefix="attcat-fuzz-"))
 
 
 def saved(suffix: str) -> Callable[[bytes], None]:
-    """Reads the bytes as a saved explanation, and draws it."""
+    """Reads the bytes as a saved explanation."""
     path = SCRATCH / f"a{suffix}"
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
         with suppress(AttCATError):
-            load(path).to_html()
+            load(path)
 
     return read
 

@@ -19,7 +19,7 @@ TREE = OUT / "tree"
 TESTS = {
     "attcat/methods/attention.py": "tests/test_methods.py tests/test_truth.py",
     "attcat/methods/cat.py": "tests/test_methods.py -k cat",
-    "attcat/methods/contrast.py": "tests/test_rivals.py tests/test_methods.py -k contrast",
+    "attcat/methods/contrast.py": "tests/test_methods.py -k contrast_cat",
     "attcat/methods/odds.py": "tests/test_oddscat.py",
     "attcat/methods/propagation.py": "tests/test_methods.py tests/test_relevance.py",
     "attcat/capture/attention.py": "tests/test_methods.py tests/test_truth.py tests/test_speed_paths.py",
@@ -39,7 +39,7 @@ TESTS = {
 
 CONFIGURATION = """[cosmic-ray]
 module-path = "{module}"
-timeout = 300.0
+timeout = 600.0
 excluded-modules = []
 test-command = "{python} -m pytest -x -q -p no:cacheprovider -p no:randomly {tests}"
 

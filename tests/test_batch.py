@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,11 @@ def test_what_comes_in_comes_out(explain: Explain) -> None:
     assert alone.schema == explain.arrow_schema
     assert [part.split()[0] for part in Explain.schema.split(", ")] == alone.schema.names
     assert explain({"text": []})["label"] == []
+    frame = Explain(explain._model["model_id"], keep=False)(pandas.DataFrame({"text": TEXTS}))
+    spark = pyarrow.Table.from_pandas(
+        frame, schema=explain.arrow_schema, preserve_index=False
+    )  # what Spark does with it
+    assert spark.to_pylist() == alone.to_pylist()
 
 
 def test_pairs_targets_and_options(text: Path) -> None:
@@ -211,7 +217,10 @@ def test_a_file_in_parts_and_a_killed_run_goes_on(
     assert [row for row, error in enumerate(found.column("attcat_error").to_pylist()) if error] == [4]
     assert cli.run([*command, "--method", "cat"]) == 2
     assert "other settings" in capfd.readouterr().err
+    monkeypatch.setitem(sys.modules, "ray", None)
     for wrong, told in (
+        ([*command[:5], "ray", "--output", str(tmp_path / "other")], "pip install 'attcat[ray]'"),
+        ([*command[:2], "--engine", "local", "--output", "x"], "name it with --model"),
         (["explain", "a film", "--engine", "local", "--output", "x"], "one .parquet file"),
         ([*command[:-2]], "--output out/"),
         ([*command, "--pair", "x"], "leave out --pair"),

@@ -331,6 +331,48 @@ def test_interrupted_work_resumes(
     assert explained[3:] == [2, 2, 2, 1]
 
 
+@pytest.mark.parametrize(
+    "damage", [b"\xff\n", b"3\n", b'{"input": 3}\n', b'{"input": "x", "explanation": "{"}\n', b"{"]
+)
+def test_a_damaged_journal_is_not_relied_on(
+    run: Run, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes
+) -> None:
+    from attcat.cli import journal
+
+    path = write(tmp_path / "a.tsv", "text\ngreat\ngreat film\ndull\n")
+    command = ("explain", path, "--model", text, "--batch-size", 1, "--output", tmp_path / "out.jsonl")
+    monkeypatch.setattr(journal.Journal, "remove", lambda self: None)
+    whole = run(*command)
+    kept = tmp_path / f".out.jsonl{journal.NAME}"
+    lines = kept.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].split(b'"explanation"')[0] + b'"explanation": "{}"}\n'
+    kept.write_bytes(b"".join(lines[:3]) + damage)
+    again = run(*command)
+    assert (again.code, again.out) == (0, whole.out)
+
+
+def test_where_nothing_can_be_kept(run: Run, text: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", "text\ngreat\ndull\n")
+    write(tmp_path / "file", "")
+    output = tmp_path / "file" / "out.jsonl"
+    assert "choose another --output" in told(
+        run("explain", path, "--model", text, "--batch-size", 1, "--output", output)
+    )
+
+
+def test_pairs_and_choices_of_tables(run: Run, text: Path, tmp_path: Path) -> None:
+    table = write(tmp_path / "a.tsv", "text\nfilm\n")
+    pairs = write(tmp_path / "b.tsv", "text\tpair\nfilm\tdull\n")
+    result = run("explain", table, "--pair", "great", "--model", text)
+    assert result.out.split("\t")[0] == "film | great"
+    assert run("explain", pairs, "--model", text).out.split("\t")[0] == "film | dull"
+    assert "leave out --pair and --choice" in told(run("explain", pairs, "--pair", "great", "--model", text))
+    choosing = saved.save_text(tmp_path / "choices", "BertForMultipleChoice")
+    result = run("explain", table, "--choice", "great", "--choice", "dull", "--model", choosing)
+    assert (result.code, result.out.split("\t")[0]) == (0, "film | great | dull")
+    assert "use one of lines, tsv" in told(run("explain", "-", "--stdin", "xml", "--model", text))
+
+
 def _content(path: Path) -> dict[str, bytes]:
     files = [path] if path.is_file() else sorted(path.iterdir())
     return {file.name: file.read_bytes() for file in files}
@@ -446,6 +488,15 @@ BESIDE: dict[str, dict[Any, Any]] = {
 def test_token_numbers(reader: attcat.Explainer, case: str) -> None:
     with pytest.raises(AttCATError):
         reader({"input_ids": IDS[case]})
+
+
+def test_token_numbers_of_few_bits(reader: attcat.Explainer) -> None:
+    """Found by hypothesis: torch's embeddings take no bytes."""
+    expected = reader({"input_ids": [[2, 5, 3]]}).scores
+    for kind in (np.uint8, np.int8, np.int16, np.int32):
+        types = np.zeros((1, 3), kind)
+        found = reader({"input_ids": np.array([[2, 5, 3]], kind), "token_type_ids": types})
+        assert torch.equal(found.scores, expected)
 
 
 @pytest.mark.parametrize("case", BESIDE)

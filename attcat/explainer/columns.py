@@ -230,7 +230,10 @@ class Explain:
     def _frame(self, frame: Any) -> Any:
         import pandas
 
-        added = self.columns(self._values(lambda name: frame[name].tolist()))
+        def listed(name: str) -> list[Any]:
+            return [None if value is pandas.NA or isinstance(value, float) else value for value in frame[name]]
+
+        added = self.columns(self._values(listed))
         kinds = {"double": "float64", "int": "Int32"}  # Int32 has missing values
         columns = {
             name: pandas.Series(values, index=frame.index, dtype=kinds.get(self._kind(name), "object"))

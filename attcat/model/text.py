@@ -181,6 +181,9 @@ class TextAdapter(Adapter):
         ids = placed["input_ids"]
         if ids.dim() != 2 or ids.is_floating_point() or ids.dtype == torch.bool or ids.numel() == 0:
             raise InputError(f"input_ids must be integers [B, T], got {ids.dtype} of shape {tuple(ids.shape)}")
+        # Models look up numbers of 32 or 64 bits alone.
+        placed |= {n: v.long() for n, v in placed.items() if v.dtype in (torch.uint8, torch.int8, torch.int16)}
+        ids = placed["input_ids"]
         if int(ids.min()) < 0:
             raise InputError(
                 f"input_ids hold {int(ids.min())}: token numbers begin at 0; mark padding in attention_mask"
