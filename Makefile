@@ -8,8 +8,11 @@ OUT := out
 SENTENCE := A gripping, beautifully acted film, though the ending is a mess.
 DATA ?= data
 PHOTO ?= dog
+RUNS ?= 20000
+EXAMPLES ?= 1000
+MODULES ?=
 
-.PHONY: help demo demo-llm test stress lint format train pictures docs bench package release clean
+.PHONY: help demo demo-llm test stress fuzz engines coverage mutants lint format train pictures docs bench package release clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +31,24 @@ test: $(READY)  ## run the tests, without network
 
 stress: $(READY)  ## threads, faults and interruptions in full, which takes long
 	ATTCAT_CALLS=1000 ATTCAT_INTERRUPTIONS=1000 ATTCAT_FAULTS=0 $(BIN)/pytest tests/test_threads.py tests/test_faults.py
+
+fuzz: $(READY)  ## give the readers, and everything else, inputs that no one thought of
+	$(BIN)/pip install --quiet --disable-pip-version-check 'atheris>=3,<4' || echo "make: atheris cannot be installed here: hypothesis alone" >&2
+	@for target in table json safetensors picture; do \
+		$(BIN)/python -c 'import atheris' 2>/dev/null || break; \
+		echo "fuzzing: $$target"; $(BIN)/python tests/fuzz.py $$target $(RUNS) $(OUT)/fuzz || exit 1; done
+	ATTCAT_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n auto --maxprocesses 4 tests/test_properties.py
+
+engines: $(READY)  ## real Ray: two workers, one of which is killed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	ATTCAT_RAY=1 $(BIN)/pytest tests/test_batch.py
+
+coverage: $(READY)  ## branch coverage of attcat/ and adapters/; fails below 95 %
+	$(BIN)/pytest -n auto --maxprocesses 4 --cov --cov-report=term:skip-covered --cov-fail-under=95
+
+mutants: $(READY)  ## change the code one place at a time: does a test fail? (days; resumable)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.3,<9'
+	$(BIN)/python tests/mutants.py $(MODULES)
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check

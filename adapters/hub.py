@@ -21,6 +21,8 @@ from attcat.errors import LoadError, UnsupportedModelError
 CONFIG = "config.json"
 FILES = [CONFIG, "*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
 TEXT, IMAGE = "text", "image"
+LONGEST = 200
+"""Characters of a name; owners and models on the hub have fewer."""
 KINDS = {
     "ForSequenceClassification": ("AutoModelForSequenceClassification", TEXT),
     "ForTokenClassification": ("AutoModelForTokenClassification", TEXT),
@@ -34,12 +36,17 @@ KINDS = {
 """What the name of a model with a head contains, the class that loads it, and what it takes."""
 
 
-def load(name: str | os.PathLike[str]) -> tuple[nn.Module, Any]:
+def load(
+    name: str | os.PathLike[str], *, revision: str | None = None, processor: str | None = None
+) -> tuple[nn.Module, Any]:
     """Load a model in evaluation mode, and its processor.
 
     Args:
         name: a folder written by transformers' `save_pretrained` or timm's `save_for_hf`, or a hub id such as
             `timm/deit_tiny_patch16_224.fb_in1k`.
+        revision: which commit, branch or tag of a model on the hub; None for the newest. A commit pins the model: the same
+            files are loaded, whatever is published later.
+        processor: the folder or hub id of its tokenizer or image processor, if that is elsewhere.
 
     Returns:
         The model, and its tokenizer or image processor; None for timm, whose models carry their data configuration.
@@ -50,9 +57,12 @@ def load(name: str | os.PathLike[str]) -> tuple[nn.Module, Any]:
         UnsupportedModelError: if the model has no head that can be explained.
     """
     folder = _local(name)
-    config = _read_config(folder or _download(str(name), [CONFIG]), str(name))
+    if folder is not None and revision is not None:
+        raise LoadError(f"{name} is a folder here, which has no revision {revision!r}: give a hub id, or leave it out")
+    config = _read_config(folder or _download(str(name), [CONFIG], revision), str(name))
     loader = _loader(config, str(name))
-    return loader(folder or _download(str(name), FILES), config, str(name))
+    beside = None if processor is None else _local(processor) or _download(processor, FILES)
+    return loader(folder or _download(str(name), FILES, revision), config, str(name), beside)
 
 
 # -- from a name to a folder -----------------------------------------------------------------------------------------
@@ -60,10 +70,14 @@ def load(name: str | os.PathLike[str]) -> tuple[nn.Module, Any]:
 
 def _local(name: str | os.PathLike[str]) -> Path | None:
     """The folder, or None if the name can only be a hub id."""
-    text, path = str(name), Path(name).expanduser()
-    if text.strip() and path.is_dir():
+    text = str(name)
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise LoadError(f"no such folder: {text!r}: {error}") from error
+    if text.strip() and os.path.isdir(path):
         return path
-    if path.is_file():
+    if os.path.isfile(path):
         raise LoadError(f"{path} is a file: give the folder that holds {CONFIG} and the weights")
     if (
         not text.strip()
@@ -71,12 +85,20 @@ def _local(name: str | os.PathLike[str]) -> Path | None:
         or text.endswith(os.sep)
         or "\\" in text
         or text.count("/") > 1
+        or len(text) > LONGEST
+        or not text.isprintable()
     ):
-        raise LoadError(f"no such folder: {text!r}; give a folder with {CONFIG}, or a hub id such as owner/name")
+        raise LoadError(
+            f"no such folder: {_shortened(text)}; give a folder with {CONFIG}, or a hub id such as owner/name"
+        )
     return None
 
 
-def _download(name: str, patterns: list[str]) -> Path:
+def _shortened(text: str) -> str:
+    return ascii(text) if len(text) <= LONGEST else f"{text[:40]!a}... ({len(text)} characters)"
+
+
+def _download(name: str, patterns: list[str], revision: str | None = None) -> Path:
     """The matching files of the top folder on the hub, in the cache."""
     try:
         from huggingface_hub import snapshot_download
@@ -86,12 +108,13 @@ def _download(name: str, patterns: list[str]) -> Path:
             HFValidationError,
             LocalEntryNotFoundError,
             RepositoryNotFoundError,
+            RevisionNotFoundError,
         )
     except ImportError as error:
         raise _missing("the hub", "transformers") from error
     either = f"no folder {name!r} here, and"
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"], revision=revision))
     except HFValidationError as error:
         raise LoadError(
             f"{either} that is not a hub id: give a folder with {CONFIG}, or a hub id such as owner/name"
@@ -100,6 +123,8 @@ def _download(name: str, patterns: list[str]) -> Path:
         raise LoadError(
             f"{name} requires its licence to be accepted: do so on its hub page, then run `hf auth login`"
         ) from error
+    except RevisionNotFoundError as error:
+        raise LoadError(f"{name} has no revision {revision!r}: give a commit, branch or tag of it") from error
     except RepositoryNotFoundError as error:
         raise LoadError(
             f"{either} no such model on the hub: check the name (timm's models are called timm/NAME)"
@@ -121,7 +146,7 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
         raise LoadError(
             f"{name} holds no {CONFIG}: give a folder written by save_pretrained (transformers) or save_for_hf (timm)"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LoadError(f"{path} cannot be read: {_first_line(error)}") from error
     if not isinstance(config, dict):
         raise LoadError(f"{path} is not a model configuration: it holds a {type(config).__name__}")
@@ -131,7 +156,7 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 # -- from a folder to a model ----------------------------------------------------------------------------------------
 
 
-def _loader(config: dict[str, Any], name: str) -> Callable[[Path, dict[str, Any], str], tuple[nn.Module, Any]]:
+def _loader(config: dict[str, Any], name: str) -> Callable[..., tuple[nn.Module, Any]]:
     """Which library made the folder; the wrapper of transformers writes both keys, so its own comes first."""
     kinds = config.get("architectures") or []
     if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
@@ -155,7 +180,9 @@ def _kind(architectures: list[str]) -> tuple[str, str] | None:
     return next(found, None)
 
 
-def _load_transformers(folder: Path, config: dict[str, Any], name: str) -> tuple[nn.Module, Any]:
+def _load_transformers(
+    folder: Path, config: dict[str, Any], name: str, beside: Path | None = None
+) -> tuple[nn.Module, Any]:
     try:
         import transformers
     except ImportError as error:
@@ -178,12 +205,14 @@ def _load_transformers(folder: Path, config: dict[str, Any], name: str) -> tuple
             f"{name} lacks {len(missing)} weights of {type(model).__name__} ({', '.join(missing[:3])}, ...): "
             "was it saved with its head?"
         )
-    if is_text and not any((folder / file).exists() for file in _TOKENIZERS):
+    beside = beside or folder
+    if is_text and not any((beside / file).exists() for file in _TOKENIZERS):
+        where = name if beside == folder else beside
         raise LoadError(
-            f"{name} holds no tokenizer ({', '.join(_TOKENIZERS)}): save it there with tokenizer.save_pretrained"
+            f"{where} holds no tokenizer ({', '.join(_TOKENIZERS)}): save it there with tokenizer.save_pretrained"
         )
     with _quiet(), _told(name, "the tokenizer" if is_text else "the image processor"):
-        return model.eval(), processor_class.from_pretrained(folder, **options)
+        return model.eval(), processor_class.from_pretrained(beside, **options)
 
 
 _TOKENIZERS = (
@@ -196,7 +225,7 @@ _TOKENIZERS = (
 )
 
 
-def _load_timm(folder: Path, config: dict[str, Any], name: str) -> tuple[nn.Module, None]:
+def _load_timm(folder: Path, config: dict[str, Any], name: str, beside: Path | None = None) -> tuple[nn.Module, None]:
     try:
         import timm
     except ImportError as error:

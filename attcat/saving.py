@@ -48,11 +48,20 @@ def _loaded(
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"cannot load {path.name!r}: only {' and '.join(readers)} can be read back")
-    data = path.read_bytes()
     try:
-        return made(reader(data))
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # a folder, a name that no file can have
+        raise InputError(f"{str(path)!r} cannot be read: {error}; give a file that was saved by AttCAT") from error
+    return _made(lambda: made(reader(data)), str(path), what)
+
+
+def _made(made: Callable[[], Made], name: str, what: str) -> Made:
+    try:
+        return made()
     except Exception as error:  # a damaged file can fail in every way that JSON, safetensors, PNG and our checks know
-        raise InputError(f"{path} is not {what} that was saved by AttCAT: {error}") from error
+        raise InputError(f"{name} is not {what} that was saved by AttCAT: {error}") from error
 
 
 # -- the content -------------------------------------------------------------------------------------------------------
@@ -134,7 +143,8 @@ def _floats(values: Any) -> Tensor:
 # -- the files ---------------------------------------------------------------------------------------------------------
 
 
-def _to_json(explanation: Attribution) -> bytes:
+def to_text(explanation: Attribution, indent: int | None = None) -> str:
+    """The content of a .json file, by default on one line."""
     record = _to_record(explanation)
     record["layers"], record["logits"] = explanation.layers.tolist(), _written(explanation.logits.tolist())
     if isinstance(explanation.source, np.ndarray):
@@ -142,7 +152,20 @@ def _to_json(explanation: Attribution) -> bytes:
         record["source"]["png"] = base64.b64encode(encode_png(tall)).decode()
     if isinstance(explanation.source, Waveform):
         record["source"]["samples"] = base64.b64encode(explanation.source.samples.astype("<f4").tobytes()).decode()
-    return json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False, default=dict).encode()
+    return json.dumps(record, ensure_ascii=False, indent=indent, allow_nan=False, default=dict)
+
+
+def from_text(text: str, kind: type[Kind]) -> Kind:
+    """An attribution of class `kind` from what `to_text` made.
+
+    Raises:
+        InputError: if it is something else.
+    """
+    return _made(lambda: kind(**_from_json(text.encode())), "this text", "an explanation")
+
+
+def _to_json(explanation: Attribution) -> bytes:
+    return to_text(explanation, indent=1).encode()
 
 
 def _from_json(data: bytes) -> dict[str, Any]:

@@ -54,10 +54,10 @@ def trained(steps: int = 80, batch: int = 16) -> tuple[Any, Any]:
     model.train()
     for step in range(steps):
         kinds = random.integers(0, len(COLOURS), batch)
-        clips = [
-            clip(kind, *random.integers(0, SIDE // PATCH, 3).tolist(), 1000 * step + at)
-            for at, kind in enumerate(kinds)
-        ]
+        clips = []
+        for at, kind in enumerate(kinds):
+            pair, row, column = random.integers(0, SIDE // PATCH, 3).tolist()
+            clips.append(clip(kind, pair, row, column, 1000 * step + at))
         pixels = torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).float() / 255
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in (processor.image_mean, processor.image_std))
         loss = model(pixel_values=(pixels - mean) / std, labels=torch.from_numpy(kinds)).loss

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 Graph = Mapping[str, frozenset[str]]
 PLACES = {"attcat.adapters": "adapters", "attcat.demos": "demos"}
 """Packages that lie elsewhere than their name says."""
-DOORS = {"attcat.__main__": "attcat.cli"}
+DOORS = {"attcat.__main__": "attcat.cli", "attcat.batch": "attcat.explainer"}
 """Modules that do nothing but open a room."""
 
 

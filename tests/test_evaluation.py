@@ -74,7 +74,7 @@ def test_named_columns_and_spans(tmp_path: Path) -> None:
         read_dataset(path, Columns(text="body", label="x"))
     with pytest.raises(OptionError, match="no column 'y'"):
         read_dataset(path, Columns(text="y"))
-    with pytest.raises(InputError, match="row 1: 'x' are not spans"):
+    with pytest.raises(InputError, match='line 2: "x" are not spans'):
         read_dataset(write(tmp_path / "b.csv", "text,spans\na,x\n"))
 
 
@@ -84,11 +84,11 @@ def test_named_columns_and_spans(tmp_path: Path) -> None:
         ("a.txt", "x", "not one of .tsv, .csv, .jsonl"),
         ("a.tsv", "", "holds no examples"),
         ("a.tsv", "a\tb\tc\td\n", "4 columns and no header"),
-        ("a.tsv", "text\tlabel\none\n", "row 1: 1 columns, expected 2"),
-        ("a.tsv", "text\tlabel\n \t1\n", "row 1: the text is empty"),
+        ("a.tsv", "text\tlabel\none\n", "line 2: 1 columns, expected 2"),
+        ("a.tsv", "text\tlabel\n \t1\n", "line 2: the text is empty"),
         ("a.jsonl", "[1]\n", "expected one object per line"),
         ("a.jsonl", "{\n", "cannot be read"),
-        ("a.jsonl", '{"x": 1}\n', "no column for the text among x"),
+        ("a.jsonl", '{"x": 1, "y": 2}\n', "no column for the text among x, y"),
     ],
 )
 def test_bad_tables(tmp_path: Path, name: str, content: str, message: str) -> None:

@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import saved
 import timm
@@ -97,6 +98,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("reviews.txt").write_text("A gripping film.\nA dull one.\n", encoding="utf-8")
     for name in ("data.tsv", "reviews.tsv"):
         Path(name).write_text(lines, encoding="utf-8")
+    pandas.DataFrame({"text": ["a gripping film", "a dull film"]}).to_parquet("data.parquet")
     Path("DATA/sst2").mkdir(parents=True)
     Path("DATA/sst2/dev.tsv").write_text(lines, encoding="utf-8")
     for name in ("cat", "dog"):

@@ -20,6 +20,7 @@ RUN = {
     "README.md": "test_readme.py",
     "docs/tasks.md": "test_docs.py",
     "docs/service.md": "test_docs.py",
+    "docs/scale.md": "test_batch.py",
     "docs/index.md": "test_site.py",
     "docs/pypi.md": "test_site.py",
     "docs/method.md": "test_site.py",

@@ -314,12 +314,15 @@ def make_rule(name: str, **options: float) -> Rule:
     Raises:
         OptionError: if there is no such rule, or it has no such option.
     """
-    if name not in RULES:
+    if not isinstance(name, str) or name not in RULES:
         raise OptionError(f"no gradient rule {name!r}: use one of {', '.join(RULES)}")
     unknown = set(options) - set(RULES[name].options)
     if unknown:
         known = ", ".join(RULES[name].options) or "none"
         raise OptionError(f"the rule {name} has no option {', '.join(sorted(unknown))}; it has {known}")
+    for option, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise OptionError(Option(option, value), f" of the rule {name}: expected a number")
     return RULES[name](**options)
 
 

@@ -10,7 +10,9 @@ A command's module is imported when the command is run, and with it torch: `attc
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, MutableMapping, Sequence
 from importlib import import_module
@@ -51,6 +53,7 @@ class Commands(MutableMapping[str, Any]):
             alone = typer.Typer(**PLAIN)
             alone.command(name)(getattr(import_module(f"{__name__}.{module}"), name))
             self._known[name] = get_command(alone)
+            _listen()
         return self._known[name]
 
     def __setitem__(self, name: str, command: Any) -> None:
@@ -64,6 +67,12 @@ class Commands(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._known)
+
+
+def _listen() -> None:
+    """From now on Ctrl-C is an exception, so that files and the terminal are tidied up; see `attcat.__main__`."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Group(TyperGroup):
@@ -95,12 +104,15 @@ def _attcat(
 
 
 def main() -> None:
-    """Entry point of the `attcat` command."""
+    """Run the command line and end the program with its exit code."""
     sys.exit(run())
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 if a check failed, 2 after an error, 130 after Ctrl-C."""
+    """Run the command line and return its exit code.
+
+    It is 0, or 1 if a check failed, 2 after an error, 3 if inputs were skipped, 130 after Ctrl-C.
+    """
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -109,6 +121,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
                 warnings.simplefilter("ignore")
             code: int | None = app(arguments, prog_name="attcat", standalone_mode=False)
             return code or 0
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
     except typer.TyperException as error:
         message = f"{error.format_message().rstrip('.')}; see attcat --help"
     except AttCATError as error:

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from ..testing import Check, check_adapter
-from .inputs import expand, load_model, read
+from .gather import Asked, gather, only_good
+from .inputs import load_model
 from .output import one_line, print_table
 
 
@@ -21,13 +22,17 @@ def check(
             help="What to check with; may be given several times [default: two sentences, or noise].",
         ),
     ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="COMMIT", help="The commit, branch or tag of a model on the hub [default: the newest]."),
+    ] = None,
 ) -> None:
     """Check a model and its adapter: print each promise with the figure that was measured.
 
     The exit code is 0 if every check passed, 1 if any failed.
     """
-    network, processor = load_model(model, picture=False)
-    given = [read(value, None).value for value in expand(inputs)] if inputs else None
+    network, processor = load_model(model, picture=False, revision=revision)
+    given = [item.value for item in only_good(gather(inputs, Asked()))] if inputs else None
     checks = check_adapter(network, processor, given)
     print_table(("promise", "result", "measured", "limit", "note"), [_row(one) for one in checks])
     if any(one.passed is False for one in checks):

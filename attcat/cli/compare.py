@@ -12,18 +12,34 @@ from ..comparison import compare as compare_methods
 from ..errors import OptionError
 from ..explainer import Explainer
 from ..render.terminal import visible
-from .inputs import check_kind, device_named, listed_methods, load_model, named_class, read
-from .output import console_for_results, write_file
+from .gather import Asked, Bad, gather
+from .inputs import Item, check_kind, device_named, listed_methods, load_model, named_class, read
+from .output import check_name, console_for_results, write_file
 
 
 def compare(
-    value: Annotated[str, typer.Argument(metavar="INPUT", help="A text, or the path of a picture.")],
+    value: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A text, a picture, or a table of texts (- for one on stdin).")
+    ],
     methods: Annotated[
         str, typer.Option(metavar="NAME,NAME+RULE,...", help="The methods, see attcat methods.")
     ] = ",".join(METHODS_COMPARED),
     model: Annotated[
         str | None, typer.Option(metavar="DIR_OR_HUB_ID", help="A classifier; without it the embedded models are used.")
     ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="COMMIT", help="The commit, branch or tag of a model on the hub [default: the newest]."),
+    ] = None,
+    row: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="NUMBER", help="Which text of a table, from 1; needed if it has several."),
+    ] = None,
+    text_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The column of a table with the text [default: the one with a usual name]."),
+    ] = None,
+    pair_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the second text.")] = None,
     target: Annotated[
         str | None,
         typer.Option(metavar="LABEL", help="The class to explain, by label or index [default: the predicted one]."),
@@ -42,10 +58,11 @@ def compare(
     ] = None,
 ) -> None:
     """Compare methods: show how each explains the same prediction, and how long it takes."""
-    item, references = read(value, pair), [read(one, None) for one in reference or ()]
+    item = _one(value, Asked(pair, None, text_column, pair_column), row)
+    references = [read(one, None) for one in reference or ()]
     names = listed_methods(methods)
     _check_output(output, item.is_picture)
-    network, processor = load_model(model, item.is_picture)
+    network, processor = load_model(model, item.is_picture, revision)
     explainer = Explainer(network.to(device_named(device)), processor)
     for one in (item, *references):
         check_kind(explainer, one)
@@ -64,7 +81,26 @@ def compare(
         print(f"wrote {visible(output)}")
 
 
+def _one(value: str, asked: Asked, row: int | None) -> Item:
+    """The input, of a table the row.
+
+    Raises:
+        AttCATError: if it cannot be read, or it is not said which row is meant.
+    """
+    every = list(gather([value], asked))
+    if row is None and len(every) > 1:
+        raise OptionError(f"{value} holds {len(every)} inputs, and one is compared: name it with --row, from 1")
+    if row is not None and row > len(every):
+        raise OptionError(f"--row {row}: {value} holds {len(every)} inputs")
+    found = every[(row or 1) - 1]
+    if isinstance(found, Bad):
+        raise found.error
+    return found
+
+
 def _check_output(output: str | None, picture: bool) -> None:
+    if output is not None:
+        check_name(output)
     suffix = Path(output).suffix.lower() if output is not None else ".html"
     if suffix not in ((".html", ".png") if picture else (".html",)):
         raise OptionError(f"--output {output}: a comparison is drawn as .html, or for a picture also as .png")

@@ -15,7 +15,7 @@ from ..files import write_atomically
 from ..methods import read_name
 from ..model.discovered import adapter_of
 from .inputs import REFERENCES, Item, check_kind, device_named, listed, listed_methods, load_model
-from .output import counting, print_table, write_file
+from .output import check_name, counting, print_table, write_file
 from .wording import in_shell
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 METHODS = "attcat+libra,attcat+plain,attention,rollout,genatt"
 METRICS = "aopc,lodds,comprehensiveness,sufficiency,abpc"
+SEEDS = 2**32 - 1
+"""The largest seed that every generator takes."""
 CHECKED = 16
 """How many examples the sanity checks use."""
 
@@ -33,12 +35,16 @@ def evaluate(
         str,
         typer.Argument(
             metavar="DATA",
-            help="A .tsv, .csv or .jsonl file, a folder of pictures by class, or a dataset from the hub.",
+            help="A .tsv, .csv, .jsonl or .parquet file, a folder of pictures by class, or a dataset from the hub.",
         ),
     ],
     output: Annotated[str, typer.Option(metavar="FOLDER", help="Where results are kept; an interrupted run resumes.")],
     model: Annotated[
         str | None, typer.Option(metavar="DIR_OR_HUB_ID", help="A classifier; without it the embedded models are used.")
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="COMMIT", help="The commit, branch or tag of a model on the hub [default: the newest]."),
     ] = None,
     methods: Annotated[
         str, typer.Option(metavar="NAMES", help="NAME or NAME+RULE, separated by commas; random is added.")
@@ -53,7 +59,7 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="How many examples, drawn with the seed [default: all].")
     ] = None,
-    seed: Annotated[int, typer.Option(help="The seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=SEEDS, help="The seed of everything random.")] = 0,
     sanity: Annotated[bool, typer.Option("--sanity", help="Also run the sanity checks.")] = False,
     references: Annotated[
         str | None,
@@ -75,10 +81,11 @@ def evaluate(
 ) -> None:
     """Measure which explanations are faithful: all methods on the same examples, random always among them."""
     from ..evaluation import Plan, read_dataset, run
-    from ..evaluation.data import Columns
     from ..evaluation.report import markdown, page, table, to_json
+    from ..evaluation.tables import Columns
 
-    plan = Plan(model or "embedded", listed_methods(methods), listed(metrics), removal, limit, seed, truncation)
+    plan = Plan(_named(model, revision), listed_methods(methods), listed(metrics), removal, limit, seed, truncation)
+    check_name(output)
     place, folder = device_named(device), Path(output)
     if folder.is_file():
         raise OptionError(f"--output {output} is a file: give a folder")
@@ -86,7 +93,7 @@ def evaluate(
     dataset = read_dataset(data, columns, split=split)
     others = None if references is None else read_dataset(references, columns, split=split)
     plan = replace(plan, conditions=_conditions(image_size, others))
-    network, processor = load_model(model, dataset.pictures)
+    network, processor = load_model(model, dataset.pictures, revision)
     processor = processor if image_size is None else _resized(processor, image_size)
     make = _maker(network.to(place), processor, plan, dataset, others)
     check_kind(make("random"), Item(Path("picture") if dataset.pictures else "text"))
@@ -109,6 +116,10 @@ def evaluate(
     ):
         write_file(folder / name, partial(write_atomically, data=content))
         print(f"wrote {folder / name}")
+
+
+def _named(model: str | None, revision: str | None) -> str:
+    return "embedded" if model is None else model if revision is None else f"{model}@{revision}"
 
 
 def _conditions(image_size: int | None, others: Dataset | None) -> dict[str, Any]:

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich.text import Text
 
 from ..capture.rules import RULES, make_rule
-from ..errors import OptionError
+from ..errors import AttCATError, InputError, OptionError
 from ..explainer import Explainer
+from ..explainer.columns import COLUMNS as RESULTS
+from ..explainer.each import Each
 from ..explanation import Explanation
 from ..files import write_atomically
 from ..methods import DEFAULT, read_name
 from ..render import page, terminal, wording
 from ..render.terminal import visible
 from ..trace import Hidden, Queries
-from .inputs import Item, check_kind, device_named, drawn, expand, load_model, named_class, read
-from .output import Writer, console_for_results, one_line, progress, write_file
+from .gather import KINDS, Asked, Bad, gather
+from .inputs import Item, check_kind, device_named, drawn, load_model, named_class
+from .journal import Journal, settings_of
+from .output import Writer, check_name, console_for_results, one_line, progress, write_file
+from .scale import ENGINES, columns_of
+from .scale import run as run_parts
 from .tables import TABLES
+from .wording import TRACEBACK
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +46,12 @@ SINGLE = (".json", ".safetensors", ".pdf", *FIGURES)
 TOGETHER_IN = (".html", *TABLES)
 """Suffixes of files that hold any number."""
 
+SKIPPED = 3
+"""The exit code if inputs were skipped."""
+
+PREFIX = "attcat_"
+"""Before the columns of a result, where the data has such names itself."""
+
 TOGETHER = 64
 """How many inputs are sorted into batches of similar length at a time; their results are printed before more are read."""
 
@@ -44,11 +59,19 @@ TOGETHER = 64
 def explain(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Texts and paths of pictures; - reads them from stdin, one per line."),
+        typer.Argument(
+            metavar="INPUT...",
+            help="Texts, pictures, folders of pictures, tables (.tsv, .csv, .jsonl, .parquet); - reads stdin: a table, "
+            "or a text or path per line.",
+        ),
     ],
     model: Annotated[
         str | None,
         typer.Option(metavar="DIR_OR_HUB_ID", help="A model with its head; without it the embedded models are used."),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="COMMIT", help="The commit, branch or tag of a model on the hub [default: the newest]."),
     ] = None,
     target: Annotated[
         str | None,
@@ -75,6 +98,28 @@ def explain(
         list[str] | None,
         typer.Option(metavar="TEXT", help="A choice, for models that choose between texts; given at least twice."),
     ] = None,
+    text_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The column of a table with the text [default: the one with a usual name]."),
+    ] = None,
+    pair_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the second text.")] = None,
+    stdin: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(KINDS), help="What stdin holds [default: as its first line looks]."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(ENGINES),
+            help="Explain a .parquet file in parts, into a folder of .parquet files, here or on the workers of Ray.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="How many workers Ray has [default: one per core].")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first input that cannot be explained, instead of skipping it.")
+    ] = False,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Inputs per forward pass [default: a few thousand tokens].")
     ] = None,
@@ -128,9 +173,26 @@ def explain(
     Words or patches that speak for the class are orange, those against it blue.
 
     Prints one line per input: text or path, label, probability. When piped, columns are separated by tabs, and a fourth
-    column has the text with the scores of its strongest words.
+    column has the text with the scores of its strongest words. Inputs that cannot be explained are reported and skipped, and
+    the exit code is then 3. An interrupted run resumes.
     """
-    items = [read(value, pair, choice) for value in expand(inputs)]
+    if stdin not in (None, *KINDS):
+        raise OptionError(f"--stdin {stdin}: use one of {', '.join(KINDS)}")
+    if engine is not None:
+        refused: dict[str, Any] = {
+            "--pair": pair, "--choice": choice, "--references": references, "--token": token, "--window": window or None,
+            "--strict": strict or None, "--stdin": stdin,
+        }  # fmt: skip
+        own = {"rule": rule, "hidden": hidden, "queries": queries, "batch_size": batch_size}
+        reading = {"column": text_column, "pair_column": pair_column, "target": target, "truncation": truncation}
+        wrong = [flag for flag, value in refused.items() if value]
+        if wrong:
+            raise OptionError(f"--engine explains a column of a .parquet file as it is: leave out {', '.join(wrong)}")
+        description = {"revision": revision, "device": device, "method": method, **reading, **own}
+        _explain_in_parts(inputs, model, engine, workers, output, description)
+        return
+    given = list(gather(inputs, Asked(pair, choice, text_column, pair_column, stdin)))
+    items = _readable(given, strict)
     paths = _plan(output, items)
     compared = _references(method, references)  # a wrong option is reported before a model is loaded
     if rule is not None:
@@ -139,7 +201,7 @@ def explain(
 
     @cache
     def explainer(picture: bool) -> Explainer:
-        network, processor = load_model(model, picture)
+        network, processor = load_model(model, picture, revision)
         same = [one.value for one in compared if model is not None or one.is_picture == picture]
         own: dict[str, Any] = {"references": same} if compared else {}
         return Explainer(
@@ -157,26 +219,143 @@ def explain(
     for one in compared:
         check_kind(explainer(one.is_picture if model is None else False), one)
     look = {"positive": positive, "contour": contour, "cells": cells}
-    done = _explain(items, lambda picture: explainer(picture if model is None else False), target, options)
-    _print_and_write(items, done, paths, look, form == "terminal")
+    work = _Work(
+        lambda picture: explainer(picture if model is None else False), target, options, strict or len(given) == 1
+    )
+    work.check(items)
+    journal = None
+    if paths and any(len(part) < len(items) for part in work.parts(items)):
+        told: dict[str, Any] = {
+            "revision": revision,
+            "target": target,
+            "references": [str(one.value) for one in compared],
+            **options,
+            **look,
+        }
+        settings = settings_of(work.explainer_for(items[0].is_picture), model, told)
+        journal = Journal(Path(output or ""), len(paths) == len(items) and paths[0].suffix not in TABLES, settings)
+    failed = _print_and_write(items, work.results(items, journal), paths, look, form == "terminal")
+    _finish(len(given), len(given) - len(items) + failed, journal)
 
 
-def _explain(
-    items: Sequence[Item],
-    explainer_for: Callable[[bool], Explainer],
-    target: str | None,
-    options: Mapping[str, Any],
-) -> Iterator[Explanation]:
-    """Explanations in the order of the inputs; neighbours of one kind share a forward pass."""
-    for item in items:  # nothing is explained before everything fits
-        check_kind(explainer_for(item.is_picture), item)
-    for picture, group in groupby(items, key=lambda item: item.is_picture):
-        same, explainer = list(group), explainer_for(picture)
-        wanted = named_class(target, explainer)
-        step = explainer.settings.batch_size or TOGETHER
-        for start in range(0, len(same), step):
-            batch = [item.value for item in same[start : start + step]]
-            yield from explainer(batch, wanted, **options)
+def _explain_in_parts(
+    inputs: Sequence[str],
+    model: str | None,
+    engine: str,
+    workers: int | None,
+    output: str | None,
+    options: dict[str, Any],
+) -> None:
+    """A .parquet file into a folder of parts, see `attcat.cli.scale`."""
+    from ..batch import Explain
+    from ..evaluation.tables import Columns, Table
+
+    if engine not in ENGINES:
+        raise OptionError(f"--engine {engine}: use one of {', '.join(ENGINES)}")
+    if len(inputs) != 1 or Path(inputs[0]).suffix.lower() != ".parquet" or not os.path.isfile(inputs[0]):
+        raise InputError("--engine explains one .parquet file: give its path")
+    if output is None or Path(output).suffix or os.path.isfile(output):
+        raise OptionError("--engine writes a folder of .parquet files: name it with --output, as in --output out/")
+    if model is None:
+        raise OptionError("--engine loads the model in each worker: name it with --model")
+    source = Path(inputs[0])
+    names = columns_of(source)
+    table = Table(source.name, tuple(names), ())
+    wanted = Columns(text=options["column"], pair=options["pair_column"])
+    chosen = table.choose(wanted)
+    if wanted.text is None:
+        print(f"attcat: {one_line(table.said(chosen))}", file=sys.stderr)
+    options |= {"column": chosen.text, "pair_column": chosen.pair if wanted.text is None else wanted.pair}
+    options["prefix"] = PREFIX if {name.lower() for name in names} & set(RESULTS) else ""
+    explain = Explain(os.path.abspath(model) if os.path.isdir(model) else model, **options)
+    rows, failed = run_parts(explain, source, Path(output), engine, workers)
+    print(f"wrote {visible(output)}: {rows} rows, {failed} with an error")
+    if failed:
+        raise typer.Exit(SKIPPED)
+
+
+def _readable(given: Sequence[Item | Bad], strict: bool) -> list[Item]:
+    """The inputs that can be read; the others are reported.
+
+    Raises:
+        AttCATError: what is wrong with the only input, with the first if `strict`, or if there is no other.
+    """
+    bad = [one for one in given if isinstance(one, Bad)]
+    good = [replace(one, number=number) for number, one in enumerate(given, 1) if isinstance(one, Item)]
+    if bad and len(given) == 1:
+        raise bad[0].error
+    if bad and (strict or not good):
+        raise InputError(str(bad[0]))
+    for one in bad:
+        report(one)
+    return good
+
+
+def _finish(given: int, failed: int, journal: Journal | None) -> None:
+    """What is left to say.
+
+    Raises:
+        Exit: with code 3, if inputs were skipped.
+    """
+    if not failed:
+        if journal is not None:
+            journal.remove()
+        return
+    kept = "" if journal is None else f"; {journal.path} keeps the others for a run with what is mended"
+    print(f"attcat: {failed} of {given} inputs were skipped{visible(kept)}", file=sys.stderr)
+    raise typer.Exit(SKIPPED)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How inputs are explained.
+
+    Args:
+        explainer_for: the Explainer for pictures, or texts.
+        target: the class, as it was given.
+        options: of the call.
+        strict: raise what an input fails with.
+    """
+
+    explainer_for: Callable[[bool], Explainer]
+    target: str | None
+    options: Mapping[str, Any]
+    strict: bool
+
+    def check(self, items: Sequence[Item]) -> None:
+        """Nothing is explained before everything fits."""
+        for item in items:
+            check_kind(self.explainer_for(item.is_picture), item)
+
+    def parts(self, items: Sequence[Item]) -> Iterator[list[Item]]:
+        """Neighbours of one kind, as many as are explained at a time."""
+        for picture, group in groupby(items, key=lambda item: item.is_picture):
+            same, step = list(group), self.explainer_for(picture).settings.batch_size or TOGETHER
+            for start in range(0, len(same), step):
+                yield same[start : start + step]
+
+    def results(self, items: Sequence[Item], journal: Journal | None) -> Iterator[Explanation | Bad]:
+        """In the order of the inputs: an Explanation, or what is wrong."""
+        every: dict[bool, Each] = {}
+        for part in self.parts(items):
+            picture = part[0].is_picture
+            if picture not in every:
+                explainer = self.explainer_for(picture)
+                wanted = named_class(self.target, explainer)
+                every[picture] = Each(lambda v, e=explainer, w=wanted: e(v, w, **self.options))  # type: ignore[misc]
+            found = None if journal is None else journal.kept(part)
+            if found is None:
+                found = list(map(self._told, part, every[picture]([item.value for item in part])))
+                if journal is not None:
+                    journal.add(part, found)
+            yield from found
+
+    def _told(self, item: Item, result: Any) -> Explanation | Bad:
+        if not isinstance(result, Exception):
+            return cast(Explanation, result)
+        if self.strict or (os.environ.get(TRACEBACK) and not isinstance(result, AttCATError)):
+            raise result
+        return Bad(item.place, result)
 
 
 def _references(method: str, given: Sequence[str] | None) -> list[Item]:
@@ -204,34 +383,71 @@ def _numbered(token: str | None) -> str | int | None:
 
 
 def _print_and_write(
-    items: Sequence[Item], done: Iterator[Explanation], paths: Sequence[Path], look: Mapping[str, Any], whole: bool
-) -> None:
-    """Print each explanation as it comes, as a line or whole, write the files, then say where they are."""
+    items: Sequence[Item],
+    done: Iterator[Explanation | Bad],
+    paths: Sequence[Path],
+    look: Mapping[str, Any],
+    whole: bool,
+) -> int:
+    """Print each explanation as it comes, as a line or whole, write the files, then say where they are.
+
+    Returns:
+        How many inputs failed.
+
+    Raises:
+        InputError: if all of them did.
+    """
     console = console_for_results()
     one_each = len(paths) == len(items) and paths[0].suffix.lower() not in TABLES
-    kept: list[Explanation] = []
+    kept: list[tuple[Item, Explanation]] = []
+    written: list[Path] = []
+    failed: list[Bad] = []
 
-    def show(drawn: Text | Explanation) -> None:
-        if not isinstance(drawn, Text):
+    def show(drawn: Text | Explanation | Bad) -> None:
+        if isinstance(drawn, Bad):
+            report(drawn)
+        elif not isinstance(drawn, Text):
             terminal.show(drawn, console)
             console.print()
         else:  # away from a terminal rich would turn the tabs between columns into spaces
             console.print(drawn, soft_wrap=True) if console.is_terminal else print(drawn.plain)
 
     with Writer() as writer, progress(len(items), show) as show_next:
-        for index, explanation in enumerate(done):
+        for index, one in enumerate(done):
+            if isinstance(one, Bad):
+                failed.append(one)
+                show_next(one)
+                continue
             if one_each:
-                writer.write(paths[index], partial(explanation.save, **look))
+                writer.write(paths[index], partial(one.save, **look))
+                written.append(paths[index])
             elif paths:
-                kept.append(explanation)
-            show_next(explanation if whole else _line(items[index], explanation, console))
+                kept.append((items[index], one))
+            show_next(one if whole else _line(items[index], one, console))
+    if len(failed) == len(items):
+        raise InputError(f"none of the {len(items)} inputs can be explained, for the reasons above")
     if kept:
-        names = [item.name for item in items]
-        table = TABLES.get(paths[0].suffix.lower())
-        data = table(names, kept) if table is not None else page(kept, names=names).encode()
-        write_file(paths[0], partial(write_atomically, data=data))
-    for path in paths:
+        _write_together(paths[0], kept)
+        written.append(paths[0])
+    for path in written:
         print(f"wrote {visible(str(path))}")
+    return len(failed)
+
+
+def report(bad: Bad) -> None:
+    """A line on stderr about an input that is skipped."""
+    print(f"attcat: {bad}; skipped", file=sys.stderr)
+
+
+def _write_together(path: Path, kept: Sequence[tuple[Item, Explanation]]) -> None:
+    """A table, or a page, of all."""
+    items, explanations = zip(*kept, strict=True)
+    table = TABLES.get(path.suffix.lower())
+    if table is None:
+        data = page(explanations, names=[item.name for item in items]).encode("utf-8", "replace")
+    else:
+        data = table([(item.number, item.name) for item in items], explanations)
+    write_file(path, partial(write_atomically, data=data))
 
 
 def _line(item: Item, explanation: Explanation, console: Console) -> Text:
@@ -265,6 +481,7 @@ def _plan(output: str | None, items: Sequence[Item]) -> list[Path]:
     """
     if output is None:
         return []
+    check_name(output)
     path = Path(output)
     suffix = "" if output.endswith(("/", os.sep)) or path.is_dir() else path.suffix.lower()
     if not suffix:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,11 @@ from .output import one_line
 
 @dataclass(frozen=True)
 class Item:
-    """One input: a text, a pair of texts, a prompt with choices, or the path of a picture."""
+    """One input: a text, a pair of texts, a prompt with choices, or the path of a picture; where it stands, and its number."""
 
     value: str | tuple[str, str] | tuple[str, list[str]] | Path
+    place: str = ""
+    number: int = 1
 
     @property
     def is_picture(self) -> bool:
@@ -69,47 +70,6 @@ def listed_methods(text: str) -> tuple[str, ...]:
     return names
 
 
-def expand(inputs: Sequence[str]) -> Iterator[str]:
-    """The inputs, with `-` replaced by the lines of stdin that are not empty, and a folder by the pictures in it.
-
-    Raises:
-        InputError: if stdin or a folder holds nothing, or an argument is a file that is no picture.
-    """
-    for value in inputs:
-        if value != "-":
-            yield from _pictures_in(value) if os.path.isdir(value) else (_argument(value),)
-            continue
-        try:
-            lines = [line.strip() for line in sys.stdin]
-        except UnicodeDecodeError as error:
-            raise InputError(f"stdin is not text in UTF-8: {error}") from error
-        if not any(lines):
-            raise InputError("stdin is empty: give one text or path per line")
-        yield from filter(None, lines)
-
-
-def _pictures_in(folder: str) -> list[str]:
-    found = sorted(
-        str(path) for path in Path(folder).iterdir() if path.suffix.lower() in PICTURES and not path.is_dir()
-    )
-    if not found:
-        raise InputError(
-            f"{folder} is a folder, and has no pictures in it ({' '.join(PICTURES)}): give pictures, or a folder of them; "
-            f"to explain it as a text, echo {folder} | attcat explain -"
-        )
-    return found
-
-
-def _argument(value: str) -> str:
-    if os.path.isfile(value) and not Path(value).suffix:
-        raise InputError(
-            f"{value} is a file, but not a picture ({' '.join(PICTURES)}): "
-            f"to explain each of its lines, attcat explain - < {value}; "
-            f"to explain its name as a text, echo {value} | attcat explain -"
-        )
-    return value
-
-
 REFERENCES = 8
 """How many references are drawn from data."""
 
@@ -121,8 +81,8 @@ def drawn(values: Iterable[str]) -> Iterator[Item]:
         InputError: if one cannot be read.
     """
     for value in values:
-        path = Path(value)
-        if not (path.is_dir() or (path.is_file() and path.suffix.lower() in (".tsv", ".csv", ".jsonl"))):
+        table = Path(value).suffix.lower() in (".tsv", ".csv", ".jsonl", ".parquet") and os.path.isfile(value)
+        if not (table or os.path.isdir(value)):
             yield read(value, None)
             continue
         from ..evaluation import read_dataset
@@ -180,13 +140,20 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def load_model(name: str | None, picture: bool) -> tuple[torch.nn.Module, Any]:
-    """The model that was asked for, or the embedded one for this kind of input."""
+def load_model(name: str | None, picture: bool, revision: str | None = None) -> tuple[torch.nn.Module, Any]:
+    """The model that was asked for, or the embedded one for this kind of input.
+
+    Raises:
+        LoadError: if it cannot be loaded.
+        OptionError: if a revision of an embedded model is asked for.
+    """
     if name is not None:
         from ..adapters import hub
 
-        found: tuple[torch.nn.Module, Any] = hub.load(name)
+        found: tuple[torch.nn.Module, Any] = hub.load(name, revision=revision)
         return found
+    if revision is not None:
+        raise OptionError("--revision is for a --model from the hub: the embedded models have none")
     try:
         from ..demos import embedded
     except ModuleNotFoundError as error:

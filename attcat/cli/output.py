@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from collections import deque
@@ -28,6 +30,23 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         write(path)
     except OSError as error:
         raise OptionError(f"cannot write {path}: {error.strerror or error}; choose another --output") from error
+
+
+def check_name(output: str) -> None:
+    """Before any work: could a file be called that?
+
+    Raises:
+        OptionError: if it could not.
+    """
+    try:
+        os.lstat(output)
+    except ValueError as error:
+        raise OptionError(
+            f"--output {output!a} cannot be the name of a file: {error}; choose another --output"
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OptionError(f"--output {output[:40]!a}... ({len(output)} characters) is too long a name") from error
 
 
 class Writer:

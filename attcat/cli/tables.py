@@ -11,8 +11,11 @@ from typing import Any
 from ..errors import OptionError
 from ..explanation import Explanation
 
+Named = tuple[int, str]
+"""The number of an input among all that were given, and what it is called."""
 
-def to_csv(names: Sequence[str], explanations: Sequence[Explanation]) -> bytes:
+
+def to_csv(names: Sequence[Named], explanations: Sequence[Explanation]) -> bytes:
     """A row for each word or patch, after what its input is called and how it was predicted."""
     rows = _rows(names, explanations)
     columns = list(dict.fromkeys(column for row in rows for column in row))
@@ -23,16 +26,16 @@ def to_csv(names: Sequence[str], explanations: Sequence[Explanation]) -> bytes:
     return text.getvalue().encode("utf-8", "replace")
 
 
-def to_jsonl(names: Sequence[str], explanations: Sequence[Explanation]) -> bytes:
+def to_jsonl(names: Sequence[Named], explanations: Sequence[Explanation]) -> bytes:
     """A line for each input, with its words or patches in a list."""
     lines = [
         json.dumps({**_head(name, one), "scores": one.records()}, ensure_ascii=False)
-        for name, one in zip(names, explanations, strict=True)
+        for (_, name), one in zip(names, explanations, strict=True)
     ]
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
 
 
-def to_parquet(names: Sequence[str], explanations: Sequence[Explanation]) -> bytes:
+def to_parquet(names: Sequence[Named], explanations: Sequence[Explanation]) -> bytes:
     """The rows of the .csv file, with their types.
 
     Raises:
@@ -50,7 +53,7 @@ def to_parquet(names: Sequence[str], explanations: Sequence[Explanation]) -> byt
     return buffer.getvalue()
 
 
-TABLES: Mapping[str, Callable[[Sequence[str], Sequence[Explanation]], bytes]] = {
+TABLES: Mapping[str, Callable[[Sequence[Named], Sequence[Explanation]], bytes]] = {
     ".csv": to_csv,
     ".jsonl": to_jsonl,
     ".parquet": to_parquet,
@@ -58,9 +61,9 @@ TABLES: Mapping[str, Callable[[Sequence[str], Sequence[Explanation]], bytes]] = 
 """From a suffix to what makes the content of such a file."""
 
 
-def _rows(names: Sequence[str], explanations: Sequence[Explanation]) -> list[dict[str, Any]]:
-    pairs = enumerate(zip(names, explanations, strict=True), 1)
-    return [{"number": at, **_head(name, one), **row} for at, (name, one) in pairs for row in one.records()]
+def _rows(names: Sequence[Named], explanations: Sequence[Explanation]) -> list[dict[str, Any]]:
+    pairs = zip(names, explanations, strict=True)
+    return [{"number": at, **_head(name, one), **row} for (at, name), one in pairs for row in one.records()]
 
 
 def _head(name: str, explanation: Explanation) -> dict[str, Any]:

@@ -28,6 +28,9 @@ Input = (
 )
 """One input: a text, a pair of texts, a prompt with its choices, a picture, or ready-made model arguments."""
 
+MOST_CLASSES = 1 << 20
+"""No model has more: a larger `top_k` asks for all."""
+
 ALL = object()
 """Every class in turn."""
 
@@ -35,7 +38,7 @@ ALL = object()
 def targets_by_row(target: Any, rows: int, many: bool, top_k: int | None) -> tuple[list[Any], bool]:
     """The targets of each row, and whether the caller wants a list per row."""
     if top_k is not None:
-        number = count("top_k", top_k)
+        number = min(count("top_k", top_k), MOST_CLASSES)
         if target is not None:
             raise TargetError(Option("top_k", number), " and ", Option("target", target), ": give one of them")
         return [[Rank(place) for place in range(number)]] * rows, True

@@ -81,6 +81,19 @@ class Explanation(Attribution):
         """
         return saving.frame(self)
 
+    def to_json(self) -> str:
+        """The content of a .json file on one line, e.g. for the answer of a web service."""
+        return saving.to_text(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Explanation:
+        """An Explanation from what `to_json` made, or from the content of a .json file.
+
+        Raises:
+            InputError: if it is something else.
+        """
+        return saving.from_text(text, cls)
+
     def _repr_html_(self) -> str:
         return render.fragment(self)
 

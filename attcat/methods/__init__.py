@@ -219,6 +219,8 @@ def read_name(name: str) -> Named:
     Raises:
         OptionError: if there is no such method, or an option has no value.
     """
+    if not isinstance(name, str):
+        raise OptionError(f"{name!r} is not the name of a method: use one of {', '.join(METHODS)}")
     head, *given = name.split(":")
     method, plus, rule = head.partition("+")
     if method not in METHODS:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..tokens import Tokens
 
 
@@ -80,6 +81,27 @@ class Encoding:
             for name, value in self.arguments.items()
         }
         return replace(self, **changes)
+
+
+def checked_arguments(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Ready-made model arguments as tensors of real numbers.
+
+    Raises:
+        InputError: if one is something else.
+    """
+    found = {}
+    for name, value in arguments.items():
+        if not isinstance(name, str):
+            raise InputError(f"model arguments have names, got {name!r}: give a dict as the tokenizer makes it")
+        expected = f"{name}: expected numbers in a tensor, an array or nested lists of equal length"
+        try:
+            tensor = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InputError(f"{expected}, got a {type(value).__name__} ({error})") from error
+        if tensor.is_complex() or tensor.is_sparse or tensor.is_meta or tensor.is_quantized:
+            raise InputError(f"{expected}, got {tensor.dtype} on {tensor.device} ({tensor.layout})")
+        found[name] = tensor
+    return found
 
 
 def content_of(encoding: Encoding) -> Tensor:

@@ -58,8 +58,10 @@ def read_picture(source: Any) -> Image.Image:
     if isinstance(source, io.IOBase):
         return _decoded(source, "the picture")
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the picture")
+        return _decoded(source, "the picture")
     if isinstance(source, Tensor):
+        if source.is_sparse or source.is_meta or source.is_quantized:
+            raise InputError(f"a tensor of {source.dtype} ({source.layout}, on {source.device}) is not a picture")
         source = source.detach().cpu().float().numpy() if source.is_floating_point() else source.detach().cpu().numpy()
     if isinstance(source, np.ndarray):
         return Image.fromarray(_to_uint8(source))
@@ -67,24 +69,33 @@ def read_picture(source: Any) -> Image.Image:
 
 
 def _open(path: Path) -> Image.Image:
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"no such file: {path}")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder: give the pictures in it")
-    if path.stat().st_size == 0:
+    if os.path.getsize(path) == 0:
         raise InputError(f"{path} is empty (0 bytes)")
     return _decoded(path, str(path))
 
 
-def _decoded(source: Any, name: str) -> Image.Image:
+def _decoded(source: Path | io.IOBase | Image.Image, name: str) -> Image.Image:
+    """A picture from a file, or one whose pixels may not have been read yet.
+
+    Raises:
+        InputError: if it cannot be decoded.
+    """
     try:
-        with Image.open(source) as picture:
+        if isinstance(source, Image.Image):
+            return _to_rgb(source, name)
+        with Image.open(source) as picture:  # type: ignore[arg-type]
             return _to_rgb(picture, name)
     except UnidentifiedImageError as error:
         raise InputError(f"{name} is not a picture that Pillow can read") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{name} is too large to be decoded safely: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise on broken files
+    except MemoryError as error:
+        raise InputError(f"{name} needs more memory than there is: make it smaller") from error
+    except Exception as error:  # Pillow's decoders raise all kinds on broken files, and on those that were closed
         if isinstance(error, InputError):
             raise
         raise InputError(f"{name} is damaged or truncated: {error}") from error
@@ -111,6 +122,10 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or array.size == 0:
         raise InputError(f"an array of shape {array.shape} is not a picture: give [H, W], [H, W, 3] or [3, H, W]")
     array = np.broadcast_to(array[..., :3], (*array.shape[:2], 3)) if array.shape[-1] == 1 else array[..., :3]
+    if array.dtype.kind not in "buif":
+        raise InputError(f"an array of {array.dtype} is not a picture: give integers 0 to 255 or floats 0 to 1")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise InputError(f"an array of shape {array.shape} is too large: at most {MAX_PIXELS:,} pixels are explained")
     low, high = float(array.min()), float(array.max())
     if not np.isfinite(low) or not np.isfinite(high) or low < 0:
         raise InputError(

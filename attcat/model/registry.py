@@ -5,15 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
-from ..errors import OptionError, UnsupportedModelError
+from ..errors import LoadError, OptionError, UnsupportedModelError
 from .adapter import GUIDE, Adapter
 from .wrappers import names_of
 
 ENTRY_POINTS = "attcat.adapters"
+LOADERS = "attcat.loaders"
 
 AdapterType = TypeVar("AdapterType", bound=type[Adapter])
 _registered: dict[str, type[Adapter]] = {}
@@ -86,6 +87,23 @@ def find_adapter(model: nn.Module) -> type[Adapter]:
     if adapter is None:
         raise no_adapter(model, "")
     return adapter
+
+
+def load_by_name(name: str, revision: str | None = None, processor: str | None = None) -> tuple[nn.Module, Any]:
+    """A model and its processor by name, through the entry point that announces how models are loaded.
+
+    Args:
+        name: a folder, or a hub id.
+        revision: which commit of a model on the hub.
+        processor: where the processor is, if elsewhere.
+
+    Raises:
+        LoadError: if it cannot be loaded, or no loader is installed.
+    """
+    for point in entry_points(group=LOADERS, name="hub"):
+        found: tuple[nn.Module, Any] = point.load()(name, revision=revision, processor=processor)
+        return found
+    raise LoadError("nothing is installed that loads a model by its name: install attcat again")
 
 
 def no_adapter(model: nn.Module, reason: str) -> UnsupportedModelError:

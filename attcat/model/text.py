@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import InputError, Option, OptionError, ProcessorError, TooLongError
 from ..tokens import Span, Tokens
 from .adapter import Adapter
-from .encoding import Encoding, content_of, first_of
+from .encoding import Encoding, checked_arguments, content_of, first_of
 from .tokenizer import undisturbed
 from .wrappers import input_embeddings
 
@@ -68,6 +69,8 @@ class TextAdapter(Adapter):
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """Tokenize strings or pairs of strings; see `Adapter.encode`. A text that is too long is a `TooLongError`."""
         self._check_tokenizer()
+        if truncation not in (True, False, None):
+            raise OptionError(Option("truncation", truncation), ": expected True or False")
         texts = [_checked_text(text) for value in inputs for text in self.head.texts(value)]
         first = [text if isinstance(text, str) else text[0] for text in texts]
         second = [text[1] for text in texts if isinstance(text, tuple)]
@@ -177,13 +180,24 @@ class TextAdapter(Adapter):
         """Name the tokens of `input_ids` `[B, T]` (or `[T]`) and their `attention_mask`; see `Adapter.encode_arguments`."""
         if "input_ids" not in arguments:
             raise InputError(f"model arguments for a text model need 'input_ids', got {', '.join(arguments) or 'none'}")
-        placed = self.place({n: torch.as_tensor(v) for n, v in arguments.items() if n not in self.ignored_arguments})
+        placed = self.place(checked_arguments({n: v for n, v in arguments.items() if n not in self.ignored_arguments}))
         placed = {n: v[None] if v.dim() == 1 else v for n, v in placed.items()}
         ids = placed["input_ids"]
-        if ids.dim() != 2 or ids.is_floating_point() or ids.numel() == 0:
+        if ids.dim() != 2 or ids.is_floating_point() or ids.dtype == torch.bool or ids.numel() == 0:
             raise InputError(f"input_ids must be integers [B, T], got {ids.dtype} of shape {tuple(ids.shape)}")
+        # Models look up numbers of 32 or 64 bits alone.
+        placed |= {n: v.long() for n, v in placed.items() if v.dtype in (torch.uint8, torch.int8, torch.int16)}
+        ids = placed["input_ids"]
+        if int(ids.min()) < 0:
+            raise InputError(
+                f"input_ids hold {int(ids.min())}: token numbers begin at 0; mark padding in attention_mask"
+            )
         self._check_vocabulary(ids)
-        mask = placed.get("attention_mask", torch.ones_like(ids)).bool()
+        self._check_segments(placed.get("token_type_ids"), ids)
+        given = placed.get("attention_mask", torch.ones_like(ids))
+        mask = given.bool()
+        if not (given == mask).all():
+            raise InputError("attention_mask must hold 1 for real tokens and 0 for padding, and nothing else")
         if mask.shape != ids.shape or not mask.any(-1).all():
             raise InputError(
                 f"attention_mask {tuple(mask.shape)} must mark real tokens in each row of input_ids {tuple(ids.shape)}"
@@ -303,6 +317,24 @@ class TextAdapter(Adapter):
                 "this tokenizer belongs to another model"
             )
 
+    def _check_segments(self, segments: Tensor | None, ids: Tensor) -> None:
+        """Token types, which models look up like tokens."""
+        if segments is None:
+            return
+        kinds = getattr(getattr(self.model, "config", None), "type_vocab_size", None)
+        most = kinds if isinstance(kinds, int) and kinds > 0 else None
+        whole = not segments.is_floating_point() and segments.dtype != torch.bool
+        if (
+            segments.shape != ids.shape
+            or not whole
+            or int(segments.min()) < 0
+            or (most and int(segments.max()) >= most)
+        ):
+            raise InputError(
+                f"token_type_ids must be integers from 0{f' to {most - 1}' if most else ''} for each of input_ids "
+                f"{tuple(ids.shape)}, got {segments.dtype} of shape {tuple(segments.shape)}"
+            )
+
     def _check_lengths(
         self, lengths: list[int], first: list[str], second: list[str], truncation: bool
     ) -> tuple[int, ...]:
@@ -322,6 +354,10 @@ class TextAdapter(Adapter):
         return (0,) * len(lengths)
 
 
+_HALF = re.compile("[\ud800-\udfff]")
+"""What stands alone in a string only if it was decoded wrongly; tokenizers refuse it."""
+
+
 def _parts(text: str | tuple[str, str]) -> tuple[str, ...]:
     return (text,) if isinstance(text, str) else text
 
@@ -333,4 +369,9 @@ def _checked_text(value: Any) -> str | tuple[str, str]:
     for part in parts:
         if not part.strip():
             raise InputError("the text is empty: there is nothing to explain")
+        if not part.isascii() and _HALF.search(part):
+            raise InputError(
+                f"the text has half of a surrogate pair at character {_HALF.search(part).start()}: it is not valid Unicode; "  # type: ignore[union-attr]
+                "decode it from its bytes again, or remove that character"
+            )
     return value if isinstance(value, str) else (parts[0], parts[1]) if len(parts) == 2 else parts[0]

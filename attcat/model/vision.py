@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import AttCATError, InputError, OptionError, ProcessorError
-from ..tokens import Tokens, View
+from ..tokens import MAX_PIXELS, Tokens, View
 from .adapter import Adapter
-from .encoding import Encoding, content_of, first_of
+from .encoding import Encoding, checked_arguments, content_of, first_of
 from .picture import Observer, check_proportions, read_picture, to_pixels
 
 PROPORTIONS = 16
@@ -99,10 +99,28 @@ class VisionAdapter(Adapter):
             raise InputError(
                 f"model arguments for a vision model need float 'pixel_values' [B, 3, H, W], got {given or 'none'}"
             )
+        checked_arguments({"pixel_values": pixels})
         placed = self.place({**arguments, "pixel_values": pixels[None] if pixels.dim() == 3 else pixels})
-        batch, _, height, width = placed["pixel_values"].shape
+        batch, channels, height, width = placed["pixel_values"].shape
+        self._check_size(batch, channels, height, width)
         tokens = (self._tokens(height, width, None),) * batch
         return self._encoding(placed, tokens, (None,) * batch)
+
+    def _check_size(self, batch: int, channels: int, height: int, width: int) -> None:
+        """Refuse pixels in which there is no patch, or too many to be explained."""
+        expected = getattr(getattr(self.model, "config", None), "num_channels", 3)
+        given = f"pixel_values [{batch}, {channels}, {height}, {width}]"
+        if batch == 0 or channels != expected:
+            raise InputError(f"{given}: expected [B, {expected}, H, W], of at least one picture")
+        rows, columns = self.patch_size
+        if height * width > MAX_PIXELS:
+            raise InputError(f"{given}: at most {MAX_PIXELS:,} pixels are explained; make the picture smaller")
+        try:
+            fits = min(height, width) > 0 and min(self.grid(height, width)) > 0
+        except (RuntimeError, ValueError, AssertionError):  # from the model's own first layer
+            fits = False
+        if not fits:
+            raise InputError(f"{given}: smaller than a patch of {rows} x {columns} pixels; make the picture larger")
 
     removals = ("zero", "mean", "blur", "drop")
 
