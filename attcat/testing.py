@@ -424,6 +424,8 @@ def _matrices(bench: _Bench) -> list[Tensor]:
 
 
 def _attending(bench: _Bench) -> list[int]:
+    if bench.adapter.has_stages:
+        raise _NotAsked("its blocks attend within windows or over coarser grids, not over all tokens")
     attending = [index for index, attends in enumerate(bench.adapter.attends) if attends]
     if not attending:
         raise _NotAsked("no block attends over all tokens")

@@ -58,6 +58,8 @@ class Call:
         enable_gqa: bool = False,
     ) -> Call:
         """Read a call's arguments; the parameters are those of torch's function."""
+        if query.dim() > 4 and attn_mask is None:  # windows as an axis of their own
+            query, key = query.flatten(0, -4), key.flatten(0, -4)
         return cls(query, key, attn_mask, is_causal, scale)
 
     @property

@@ -31,11 +31,17 @@ def prove(adapter: Adapter, settings: Settings) -> None:
         UnsupportedModelError: if a check fails; the message has the figure.
     """
     method = settings.method
-    over_all = method.needs.attention or method.needs.received or method.needs.relevance
-    if adapter.has_stages and (over_all or ("backward" in method.passes and method.several)):
+    over_all = method.needs.attention or method.needs.relevance
+    of_one_shape = "backward" in method.passes and method.several and not method.states  # puts states into blocks
+    if adapter.has_stages and (over_all or of_one_shape):
         raise UnsupportedModelError(
             f"{type(adapter.model).__name__} attends within windows or over coarser and coarser grids: there is no attention "
-            f"over all tokens, which {method.name} needs; use method='cat' or 'input_x_gradient'"
+            f"over all tokens, which {method.name} needs; use method='attcat', 'cat' or 'input_x_gradient'"
+        )
+    if adapter.has_stages and method.needs.received and not any(adapter.attends):
+        raise UnsupportedModelError(
+            f"the attention of {type(adapter.model).__name__} has no keys that stand for places on the picture, so that no token "
+            f"receives any, which {method.name} needs; use method='cat'"
         )
     if adapter.trial is None:
         return

@@ -36,6 +36,7 @@ class Recording:
     ones: Tensor | None = None  # factor of every bias, [B], when their share is measured
     aligned: Callable[[int, Tensor, bool], Tensor] = lambda _block, state, _share: state  # see Adapter
     attends: tuple[bool, ...] = ()  # for each block, whether it does; those that do not receive no weight
+    within: Callable[[int, Block], Tensor | None] = lambda _index, _block: None  # what tokens receive within windows
 
     def trace(
         self,
@@ -79,9 +80,13 @@ class Recording:
             rows = counting(query_weights)
             attends = self.attends or (True,) * len(self.blocks)
             return tuple(
-                _received(index, block, query_weights, rows) if attends[index] else torch.zeros_like(query_weights)
+                self._received_in(index, block, query_weights, rows) if attends[index] else torch.zeros_like(query_weights)
                 for index, block in enumerate(self.blocks)
             )
+
+    def _received_in(self, index: int, block: Block, query_weights: Tensor, rows: Sequence[int]) -> Tensor:
+        within = self.within(index, block)
+        return _received(index, block, query_weights, rows) if within is None else within
 
     def traces(
         self,
@@ -321,7 +326,7 @@ def record(
     encoding = replace(encoding, arguments={**encoding.arguments, **written}) if written else encoding
     with (
         borrowed(adapter) as own,
-        watch(own.blocks, blocks, open_blocks, gradient, before, early, own.passes_state, own.model.buffers),
+        watch(own.blocks, blocks, open_blocks, gradient, before, early, own.passes_state, own.model.buffers, own.until_next),
         torch.no_grad(),  # until the first block is reached
         Interception(rule, open_blocks, attention=attention, ones=ones),
     ):
@@ -344,7 +349,7 @@ def record(
             "the model's logits are not finite (NaN or infinity) for this input: there is nothing to explain"
         )
     read = adapter.head.read(encoding, logits.argmax(-1))
-    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones, adapter.aligned, adapter.attends)
+    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones, adapter.aligned, adapter.attends, adapter.received)
 
 
 def _is_state(value: Any) -> bool:

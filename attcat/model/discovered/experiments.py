@@ -256,6 +256,22 @@ def stopped_before(block: nn.Module) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
+@contextmanager
+def stopped_after(blocks: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """A forward pass ends where the last of these blocks would be called; what each of them takes is put into the list."""
+    states: list[Tensor] = []
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states.append(hidden_state(module, args, kwargs)[1].clone())
+        if len(states) == len(blocks):
+            raise _Stop
+
+    with ExitStack() as undo:
+        for block in blocks:
+            undo.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        yield states
+
+
 def until_stopped(run: Callable[[], Any]) -> None:
     """Run a forward pass that is stopped."""
     try:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise, permutations
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...capture.blocks import Block
+from ...capture.cuts import Piece, pieces_of
 from ...capture.randomness import OwnRandomness
-from ...capture.survey import Convolution, Unclear, stages_of, survey
+from ...capture.survey import Convolution, Unclear, survey
+from ...capture.windowed import received_within
 from ...errors import ProcessorError, UnsupportedModelError
 from ...tokens import Tokens
 from ..bound import borrowed
@@ -24,9 +30,16 @@ from .experiments import (
     logits_without,
     picture_size,
     placed,
+    stopped_after,
     stopped_before,
     until_stopped,
 )
+from .stages import Layout, Stage, order_of, readable
+from .windows import keys_of
+
+
+TOGETHER = 8
+"""How many pictures share a pass of an experiment."""
 
 
 class DiscoveredVision(Discovered, VisionAdapter):
@@ -38,21 +51,20 @@ class DiscoveredVision(Discovered, VisionAdapter):
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         super().__init__(model, processor)
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}
+        self._layouts: dict[tuple[int, ...], Layout] = {}
         height, width = picture_size(self)
         pixels = torch.zeros(1, 3, height, width)
-        watched = self._watch(self._unnamed(pixels))
         try:
-            self.found = self._blocks_in(watched)
+            self.found = self._blocks_in(self._watch(self._unnamed(pixels)))
+            self._place(height, width)
+            self.reads = self._reads(self.encode_arguments({"pixel_values": pixels}))
         except UnsupportedModelError as error:
             try:
-                self.found = Found.of_stages(watched, (height, width))
-            except Unclear:
+                self._find_pieces(height, width)
+            except UnsupportedModelError:
+                raise
+            except (Unclear, *FAILURES):
                 raise error from None
-        self._place(height, width)
-        trial = self.encode_arguments({"pixel_values": pixels})
-        if self.has_stages:
-            self._check_stages(height, width)
-        self.reads = ((), True) if self.has_stages else self._reads(trial)
         noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
         self.trial = self.encode_arguments({"pixel_values": noise})
         log.info("%s", self.describe())
@@ -61,6 +73,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
     overlap: bool = False
     """Whether neighbouring tokens see the same pixels, as behind a stem of convolutions."""
     _convolution: int | None = None
+    _layout: Layout
+    """How its blocks lie on the picture that it was inspected with."""
     prefix: tuple[str, ...] = ()
 
     @property
@@ -68,14 +82,31 @@ class DiscoveredVision(Discovered, VisionAdapter):
         """Whether its blocks have grids of their own."""
         return bool(self.found.stages)
 
+    @property
+    def until_next(self) -> bool:  # type: ignore[override]
+        """Blocks with grids of their own are pieces of the forward pass."""
+        return self.has_stages
+
+    @property
+    def attends(self) -> tuple[bool, ...]:
+        """Which blocks were seen to attend; of windows, those whose keys are known."""
+        return tuple(map(bool, self._layout.keys)) if self.has_stages else super().attends
+
     def aligned(self, block: int, state: Tensor, share: bool = False) -> Tensor:
-        """On the first block's grid: coarser positions are repeated for the patches whose centre lies in them."""
-        if not self.found.stages:
+        """On the finest grid: coarser positions are repeated for the patches whose centre lies in them."""
+        if not self.has_stages:
             return state
-        stage = self.found.stages[block]
-        places = stage.places(self.found.stages[0].grid).to(state.device)
-        spread = stage.flat(state)[:, places]
-        return spread / places.bincount()[places][:, None] if share else spread
+        layout = self._layouts[block, *state.shape[1:]]
+        return layout.spread(block, layout.stages[block].flat(state), share)
+
+    def received(self, index: int, block: Block) -> Tensor | None:
+        """Within windows, or over coarser keys; none where it is not known what the keys stand for."""
+        if not self.has_stages:
+            return None
+        state = block.input
+        layout = self._layouts[index, *state.shape[1:]]
+        weights = received_within(block.attention, layout.keys[index], len(state))
+        return layout.spread(index, weights[..., None], False)[..., 0]
 
     def call(self, encoding: Encoding) -> Any:
         """Run the model, with the pixels by name if it has a name for them."""
@@ -85,6 +116,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches: what the model's convolution makes of a picture of this size."""
+        if (height, width) not in self._grids and self.has_stages:
+            self._grids[height, width] = self._laid_out_anew(height, width).grid
         if (height, width) not in self._grids:
             states, convolutions = self._embed(torch.zeros(1, 3, height, width))
             if self._convolution is not None:
@@ -141,33 +174,124 @@ class DiscoveredVision(Discovered, VisionAdapter):
             f"another token changes than in a grid of {' or '.join(seen) or 'any size'}"
         )
 
-    def _check_stages(self, height: int, width: int) -> None:
-        """In every block the positions have to lie row by row: those of a quarter that changes have to change most."""
-        generator = torch.Generator().manual_seed(0)
-        pixels = torch.randn(1, 3, height, width, generator=generator).repeat(3, 1, 1, 1)
-        other = torch.randn(3, height // 2, width // 2, generator=generator)
-        pixels[1, :, : height // 2, -(width // 2) :] = other
-        pixels[2, :, -(height // 2) :, : width // 2] = other
-        encoding = self._unnamed(pixels)
+    def _find_pieces(self, height: int, width: int) -> None:
+        """The blocks between states that everything passes through, each with a grid of its own.
+
+        Raises:
+            Unclear: if there are none.
+            UnsupportedModelError: if it is not known where they lie on the picture.
+        """
+        pieces, stages = self._pieces(height, width)
+        self.found = Found.of_pieces(pieces, stages)
+        vars(self).pop("blocks", None)
+        vars(self).pop("_twins", None)
+        self._layout = self._laid_out(height, width, pieces, stages)
+        self._place(height, width)
+        self.reads = ((), True)
+
+    def _pieces(self, height: int, width: int) -> tuple[list[Piece], list[Stage]]:
+        """The pieces of a pass over a picture of that size, and their grids."""
+        leaf = torch.zeros(1, 3, height, width, device=self.device, dtype=self.dtype, requires_grad=True)
+        values: list[Tensor] = []
         with borrowed(self) as own, OwnRandomness():
-            watched = survey(own.model, lambda: own.call(encoding))
-        watched.batch = len(pixels)
-        for block, visit in enumerate(stages_of(watched)):
-            assert visit.taken is not None
-            states = self.aligned(block, visit.taken)
-            change = (states[1:] - states[0]).abs().mean(-1).view(2, *self.found.stages[0].grid)
-            down, across = change.shape[1] // 2, change.shape[2] // 2
-            above, below = change[:, :down, -across:].mean((1, 2)), change[:, -down:, :across].mean((1, 2))
-            if not (above[0] > below[0] and below[1] > above[1]):
-                raise self._unclear(
-                    f"the positions of block {block} ({visit.name}) do not lie row by row on the picture"
-                )
+            encoding = self._unnamed(leaf.clone())
+            watched = survey(own.model, lambda: values.append(own.predict(encoding)[1].sum()), gradient=True)
+        grids = readable(watched.visits, (height, width))
+        pieces = pieces_of(watched, values[0], leaf, grids)
+        return pieces, [grids[piece.visit] for piece in pieces]
+
+    def _laid_out(self, height: int, width: int, pieces: Sequence[Piece], stages: Sequence[Stage]) -> Layout:
+        """Where the positions of each block lie on a picture of that size, and what its keys stand for."""
+        noise = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        stages = self._ordered(noise, stages)
+        encoding = self._unnamed(noise)
+        with borrowed(self) as own, OwnRandomness():
+            keys = keys_of(own.blocks, stages, lambda: own.call(encoding))
+        layout = Layout(tuple(stages), tuple(keys))
+        for block, piece in enumerate(pieces):
+            assert piece.visit.taken is not None
+            self._layouts[block, *piece.visit.taken.shape[1:]] = layout
+        return layout
+
+    def _laid_out_anew(self, height: int, width: int) -> Layout:
+        """The layout of a picture of another size.
+
+        Raises:
+            ProcessorError: if the model does not take it, or has other blocks then.
+        """
+        try:
+            pieces, stages = self._pieces(height, width)
+        except (*FAILURES, Unclear) as error:
+            raise ProcessorError(
+                f"the model does not take pictures of {height} x {width} pixels: {error}"
+            ) from error
+        if tuple(piece.visit.name for piece in pieces) != self.found.names:
+            raise ProcessorError(f"on pictures of {height} x {width} pixels the model has other blocks than it was found with")
+        return self._laid_out(height, width, pieces, stages)
+
+    def _ordered(self, noise: Tensor, stages: Sequence[Stage]) -> list[Stage]:
+        """The stages with the order of their positions, where these do not lie row by row."""
+        found = list(stages)
+        wrong = [block for block, right in enumerate(self._row_by_row(noise, stages)) if not right]
+        if any(stages[block].turned != stages[block] for block in wrong):
+            found = [stage.turned if block in wrong else stage for block, stage in enumerate(stages)]
+            wrong = [block for block, right in enumerate(self._row_by_row(noise, found)) if not right]
+        for grid in dict.fromkeys(stages[block].grid for block in wrong):
+            of_grid = [block for block in wrong if stages[block].grid == grid]
+            strips = torch.cat([noise, *_strips(noise, grid)])
+            states = self._states(strips, max(of_grid))
+            for block in of_grid:
+                stage = found[block]
+                patches = stage.flat(states[block])[:, stage.prefix :]
+                try:
+                    order = order_of((patches[1:] - patches[0]).abs().mean(-1), grid, states[block].dim() == 4)
+                except Unclear as error:
+                    raise self._unclear(
+                        f"the positions of block {block} ({self.found.names[block]}) do not lie row by row on the picture, nor in "
+                        f"another order that is seen when rows or columns of it are replaced: {error}"
+                    ) from None
+                found[block] = replace(stage, order=order)
+        return found
+
+    def _row_by_row(self, noise: Tensor, stages: Sequence[Stage]) -> list[bool]:
+        """For each block, whether the quarters of its grid follow those of the picture that are replaced, better than if they
+        lay in any other order.
+        """
+        height, width = noise.shape[-2:]
+        pixels = noise.repeat(5, 1, 1, 1)
+        other = torch.randn(noise.shape[1:], generator=torch.Generator().manual_seed(1))
+        for index, (rows, columns) in enumerate(_quarters(height, width), 1):
+            pixels[index, :, rows, columns] = other[:, rows, columns]
+        right = []
+        for stage, state in zip(stages, self._states(pixels, len(stages) - 1), strict=True):
+            patches = stage.flat(state)[:, stage.prefix :]
+            change = (patches[1:] - patches[0]).abs().mean(-1).view(4, *stage.grid)
+            quarters = [change[:, rows, columns].mean((1, 2)) for rows, columns in _quarters(*stage.grid)]
+            follows = torch.stack(quarters).clamp(min=1e-12).log()
+            best = max(permutations(range(4)), key=lambda order: float(follows[range(4), order].sum()))
+            right.append(min(stage.grid) < 2 or best == (0, 1, 2, 3))
+        return right
+
+    def _states(self, pixels: Tensor, last: int) -> list[Tensor]:
+        """What the blocks take up to the last one that is asked for, each `[B, ...]`; so many pictures at a time as are cheap."""
+        parts = []
+        for start in range(0, len(pixels), TOGETHER):
+            encoding = self._unnamed(pixels[start : start + TOGETHER])
+            with borrowed(self) as own, OwnRandomness(), torch.no_grad(), stopped_after(own.blocks[: last + 1]) as seen:
+                until_stopped(partial(own.call, encoding))
+            parts.append(seen)
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
 
     def _candidates(
         self, convolutions: Sequence[Convolution], height: int, width: int
     ) -> Iterator[tuple[int | None, tuple[int, int], tuple[int, int]]]:
         """Grids and patches that may be: of the convolutions, from the last one back, and such as have the picture's shape."""
         length = self.found.length
+        if self.has_stages:
+            grid = self._layout.grid
+            exact = len(convolutions) == 1 and convolutions[0].kernel == convolutions[0].stride
+            yield None, grid, convolutions[0].stride if exact else (-(-height // grid[0]), -(-width // grid[1]))
+            return
         for index in reversed(range(len(convolutions))):
             rows, columns = convolutions[index].grid
             if rows * columns > length or rows * columns < length // 2:
@@ -218,3 +342,21 @@ class DiscoveredVision(Discovered, VisionAdapter):
         if not all(matters(position) for position in tried):
             raise self._unclear(f"its head reads some patches, but not all of {tried}")
         return special, True
+
+
+def _quarters(height: int, width: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of the four corners; a row or column in the middle belongs to none."""
+    down, across = height // 2, width // 2
+    ends = ((slice(0, down), slice(height - down, height)), (slice(0, across), slice(width - across, width)))
+    return [(rows, columns) for rows in ends[0] for columns in ends[1]]
+
+
+def _strips(noise: Tensor, grid: tuple[int, int]) -> Iterator[Tensor]:
+    """The picture with each row of a grid replaced, then with each column."""
+    other = torch.randn(noise.shape, generator=torch.Generator().manual_seed(1))
+    for axis, many in zip((-2, -1), grid, strict=True):
+        edges = [round(index * noise.shape[axis] / many) for index in range(many + 1)]
+        for start, end in pairwise(edges):
+            changed = noise.clone()
+            changed.narrow(axis, start, end - start).copy_(other.narrow(axis, start, end - start))
+            yield changed
