@@ -78,11 +78,24 @@ def pieces_of(found: Survey, value: Tensor, leaf: Tensor, usable: Iterable[Visit
 
 
 def _piece(visits: Sequence[Visit], attention: range) -> Piece:
-    """With the innermost call that computes all of its attention, or else the first that takes the state."""
-    for visit in reversed(visits):
+    """With the innermost call that computes all of its attention, if nothing took the state before; or else the first call."""
+    inner: list[Visit] = []
+    for visit in (v for v in visits if v.given is not v.taken):  # what gives back what it takes does nothing
+        if inner and inner[-1] not in _around(visit):
+            break
+        inner.append(visit)
+    for visit in reversed(inner):
         if len(visit.seen) == len(attention):
             return Piece(visit, attention, True)
     return Piece(visits[0], attention, False)
+
+
+def _around(visit: Visit) -> list[Visit]:
+    found, parent = [], visit.parent
+    while parent is not None:
+        found.append(parent)
+        parent = parent.parent
+    return found
 
 
 def cuts(root: Any, leaf: Tensor) -> dict[tuple[Any, int], int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -99,6 +100,19 @@ class Discovered(Adapter):
     def blocks(self) -> tuple[nn.Module, ...]:
         """The blocks that were seen."""
         return tuple(map(self.model.get_submodule, self.found.names))
+
+    def like(self, model: nn.Module) -> Adapter:
+        """The same adapter for another model of the same class, which is not inspected again; what rests on weights is checked
+        anew when it is used.
+        """
+        other = copy(self)
+        own = ("_twins", "_lone", "blocks", "proven", "head", "labels", "accepted")
+        for name in own:
+            vars(other).pop(name, None)
+        other.model = model
+        if self.trial is not None:
+            other.trial = replace(self.trial, arguments=other.place(self.trial.arguments))
+        return other
 
     @property
     def passes_state(self) -> bool:  # type: ignore[override]

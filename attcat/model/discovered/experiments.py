@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ...capture.blocks import hidden_state
+from ...capture.blocks import hidden_state, rebind, with_state
 from ...capture.randomness import OwnRandomness
 from ...tokens import Tokens
 from ..adapter import Adapter
@@ -252,6 +252,21 @@ def stopped_before(block: nn.Module) -> Iterator[list[Tensor]]:
     hook = block.register_forward_pre_hook(stop, with_kwargs=True)
     try:
         yield states
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def replaced_before(block: nn.Module, state: Tensor) -> Iterator[None]:
+    """Another hidden state for a block, in place of the one that it is called with."""
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        place, own = hidden_state(module, args, kwargs)
+        return None if rebind(own, state) else with_state(place, state, args, kwargs)
+
+    hook = block.register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        yield
     finally:
         hook.remove()
 

@@ -6,8 +6,9 @@ positions put on the picture: row by row, or in an order that is found by changi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise, permutations
 
 import torch
 from torch import Tensor
@@ -85,6 +86,21 @@ class Stage:
             return values[None, :, None]
         grid = values.view(1, *(state.shape[1:3] if self.last else state.shape[2:]))
         return grid[..., None] if self.last else grid[:, None]
+
+    def follows(self, state: Tensor) -> bool:
+        """Whether the quarters of this grid follow those of the picture better than if they lay in any other order.
+
+        Args:
+            state: of a picture, and of four copies in each of which another quarter is replaced, `[5, ...]`.
+        """
+        if min(self.grid) < 2:
+            return True
+        patches = self.flat(state)[:, self.prefix :]
+        change = (patches[1:] - patches[0]).abs().mean(-1).view(4, *self.grid)
+        means = torch.stack([change[:, rows, columns].mean((1, 2)) for rows, columns in quarters(*self.grid)])
+        logs = means.clamp(min=1e-12).log()
+        best = max(permutations(range(4)), key=lambda order: float(logs[range(4), order].sum()))
+        return best == (0, 1, 2, 3)
 
     def places(self, fine: tuple[int, int]) -> Tensor:
         """For each patch of a finer grid the position of this one that its centre lies in."""
@@ -176,29 +192,45 @@ class Layout:
         return torch.cat([front, missing, patches], 1)
 
 
-def order_of(change: Tensor, grid: tuple[int, int], told: bool) -> tuple[int, ...]:
-    """In which order the positions of a block lie on its grid, by how they change with the rows and columns of a picture.
+def quarters(height: int, width: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of the four corners; a row or column in the middle belongs to none."""
+    down, across = height // 2, width // 2
+    ends = ((slice(0, down), slice(height - down, height)), (slice(0, across), slice(width - across, width)))
+    return [(rows, columns) for rows in ends[0] for columns in ends[1]]
+
+
+def strips_of(noise: Tensor, grid: tuple[int, int]) -> Iterator[Tensor]:
+    """A picture with each row of a grid replaced, then with each column."""
+    other = torch.randn(noise.shape, generator=torch.Generator().manual_seed(1))
+    for axis, many in zip((-2, -1), grid, strict=True):
+        edges = [round(index * noise.shape[axis] / many) for index in range(many + 1)]
+        for start, end in pairwise(edges):
+            changed = noise.clone()
+            changed.narrow(axis, start, end - start).copy_(other.narrow(axis, start, end - start))
+            yield changed
+
+
+def order_of(change: Tensor, grid: tuple[int, int], told: bool) -> tuple[int, ...] | None:
+    """In which order the positions of a block lie on its grid, by how they change with its rows and columns.
 
     Args:
-        change: how much each position changes when a row of the picture is replaced, then a column, `[rows + columns, T]`.
+        change: how much each position changes when a row is replaced, then a column, `[rows + columns, T]`.
         grid: rows and columns.
         told: whether the state itself has axes for rows and columns, so that it is enough if these follow the picture's.
 
     Returns:
-        For each patch, row by row, its position; nothing if that is its own number.
-
-    Raises:
-        Unclear: if two positions lie at the same place.
+        For each patch, row by row, its position; nothing if that is its own number; None if two lie at the same place.
     """
     rows, columns = grid
     if told:
         as_told, turned = _following(change, grid, False), _following(change, grid, True)
         if as_told > max(turned, SURE):
             return ()
-    places = _centres(change[:rows]) * columns + _centres(change[rows:])
-    if len(places.unique()) < rows * columns:
-        raise Unclear(f"the positions of a block do not lie on a grid of {rows} x {columns}")
-    return tuple(places.argsort().tolist())
+    for lies in (lambda part: part.argmax(0), _centres):
+        places = lies(change[:rows]) * columns + lies(change[rows:])
+        if len(places.unique()) == rows * columns:
+            return tuple(places.argsort().tolist())
+    return None
 
 
 def _centres(change: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise, permutations
 from typing import Any
 
 import torch
@@ -30,16 +30,20 @@ from .experiments import (
     logits_without,
     picture_size,
     placed,
+    replaced_before,
     stopped_after,
     stopped_before,
     until_stopped,
 )
-from .stages import Layout, Stage, order_of, readable
+from .stages import Layout, Stage, order_of, quarters, readable, strips_of
 from .windows import keys_of
 
 
 TOGETHER = 8
 """How many pictures share a pass of an experiment."""
+
+STRIPS = 128
+"""So many rows and columns are replaced one by one, but no more."""
 
 
 class DiscoveredVision(Discovered, VisionAdapter):
@@ -63,7 +67,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
                 self._find_pieces(height, width)
             except UnsupportedModelError:
                 raise
-            except (Unclear, *FAILURES):
+            except (Unclear, *FAILURES) as why:
+                import os, traceback; os.environ.get("DBG") and traceback.print_exc()
                 raise error from None
         noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
         self.trial = self.encode_arguments({"pixel_values": noise})
@@ -230,54 +235,74 @@ class DiscoveredVision(Discovered, VisionAdapter):
         return self._laid_out(height, width, pieces, stages)
 
     def _ordered(self, noise: Tensor, stages: Sequence[Stage]) -> list[Stage]:
-        """The stages with the order of their positions, where these do not lie row by row."""
-        found = list(stages)
-        wrong = [block for block, right in enumerate(self._row_by_row(noise, stages)) if not right]
-        if any(stages[block].turned != stages[block] for block in wrong):
-            found = [stage.turned if block in wrong else stage for block, stage in enumerate(stages)]
-            wrong = [block for block, right in enumerate(self._row_by_row(noise, found)) if not right]
-        for grid in dict.fromkeys(stages[block].grid for block in wrong):
-            of_grid = [block for block in wrong if stages[block].grid == grid]
-            strips = torch.cat([noise, *_strips(noise, grid)])
-            states = self._states(strips, max(of_grid))
-            for block in of_grid:
-                stage = found[block]
-                patches = stage.flat(states[block])[:, stage.prefix :]
-                try:
-                    order = order_of((patches[1:] - patches[0]).abs().mean(-1), grid, states[block].dim() == 4)
-                except Unclear as error:
-                    raise self._unclear(
-                        f"the positions of block {block} ({self.found.names[block]}) do not lie row by row on the picture, nor in "
-                        f"another order that is seen when rows or columns of it are replaced: {error}"
-                    ) from None
-                found[block] = replace(stage, order=order)
-        return found
+        """The stages with the order of their positions, where these do not lie row by row.
 
-    def _row_by_row(self, noise: Tensor, stages: Sequence[Stage]) -> list[bool]:
-        """For each block, whether the quarters of its grid follow those of the picture that are replaced, better than if they
-        lay in any other order.
+        The quarters of a grid have to follow those of the picture that are replaced, better than if they lay in any other order.
         """
-        height, width = noise.shape[-2:]
         pixels = noise.repeat(5, 1, 1, 1)
         other = torch.randn(noise.shape[1:], generator=torch.Generator().manual_seed(1))
-        for index, (rows, columns) in enumerate(_quarters(height, width), 1):
+        for index, (rows, columns) in enumerate(quarters(*noise.shape[-2:]), 1):
             pixels[index, :, rows, columns] = other[:, rows, columns]
-        right = []
-        for stage, state in zip(stages, self._states(pixels, len(stages) - 1), strict=True):
-            patches = stage.flat(state)[:, stage.prefix :]
-            change = (patches[1:] - patches[0]).abs().mean(-1).view(4, *stage.grid)
-            quarters = [change[:, rows, columns].mean((1, 2)) for rows, columns in _quarters(*stage.grid)]
-            follows = torch.stack(quarters).clamp(min=1e-12).log()
-            best = max(permutations(range(4)), key=lambda order: float(follows[range(4), order].sum()))
-            right.append(min(stage.grid) < 2 or best == (0, 1, 2, 3))
-        return right
+        found: list[Stage] = []
+        for block, state in enumerate(self._states(pixels, len(stages) - 1)):
+            before = [one for one in found[-1:] if replace(one, order=()) == stages[block]]
+            fits = (one for one in (*before, stages[block], stages[block].turned) if one.follows(state))
+            found.append(next(fits, None) or self._found_order(noise, found, stages[block]))
+        return found
 
-    def _states(self, pixels: Tensor, last: int) -> list[Tensor]:
-        """What the blocks take up to the last one that is asked for, each `[B, ...]`; so many pictures at a time as are cheap."""
+    def _found_order(self, noise: Tensor, before: Sequence[Stage], stage: Stage) -> Stage:
+        """A stage with the order of its positions, as they follow the rows and columns of the picture, or of the block before.
+
+        Raises:
+            UnsupportedModelError: if they lie in none.
+        """
+        block = len(before)
+        if sum(stage.grid) > STRIPS:
+            order = None
+        else:
+            if before:
+                states = self._follow(noise, before[-1], block, stage.grid)
+            else:
+                states = self._states(torch.cat([noise, *strips_of(noise, stage.grid)]), block)[block]
+            patches = stage.flat(states)[:, stage.prefix :]
+            order = order_of((patches[1:] - patches[0]).abs().mean(-1), stage.grid, states.dim() == 4)
+        if order is None:
+            raise self._unclear(
+                f"the positions of block {block} ({self.found.names[block]}) do not lie row by row on the picture, nor in another "
+                "order that is seen when rows or columns of it are replaced"
+            )
+        return replace(stage, order=order)
+
+    def _follow(self, noise: Tensor, before: Stage, block: int, grid: tuple[int, int]) -> Tensor:
+        """What a block takes, as it is, and when each row, then each column, of a grid is moved in the block before it."""
+        (state,) = self._states(noise, block - 1)[block - 1 :]
+        places = [torch.arange(before.count) // before.grid[1], torch.arange(before.count) % before.grid[1]]
+        moved, direction = [state], torch.randn(before.width, generator=torch.Generator().manual_seed(0)).to(state)
+        direction = direction * state.std() * 1e-2
+        for place, many, fine in zip(places, grid, before.grid, strict=True):
+            strip = ((place + 0.5) * many / fine).long()
+            for index in range(many):
+                chosen = torch.cat([torch.zeros(before.prefix), (strip == index).float()])
+                shape = direction if before.last else direction[:, None, None]
+                moved.append(state + before.like(chosen, state).to(state) * shape)
+        return self._states(noise, block, instead=moved)[block]
+
+    def _states(self, pixels: Tensor, last: int, instead: Sequence[Tensor] = ()) -> list[Tensor]:
+        """What the blocks take up to the last one that is asked for, each `[B, ...]`; so many pictures at a time as are cheap.
+
+        Args:
+            pixels: `[B, 3, H, W]`, or one picture.
+            last: the number of the last block.
+            instead: states of the block before the last one that take the place of its own, of the one picture.
+        """
         parts = []
-        for start in range(0, len(pixels), TOGETHER):
-            encoding = self._unnamed(pixels[start : start + TOGETHER])
-            with borrowed(self) as own, OwnRandomness(), torch.no_grad(), stopped_after(own.blocks[: last + 1]) as seen:
+        for start in range(0, len(instead) or len(pixels), TOGETHER):
+            given = instead[start : start + TOGETHER]
+            encoding = self._unnamed(pixels.repeat(len(given), 1, 1, 1) if given else pixels[start : start + TOGETHER])
+            with borrowed(self) as own, OwnRandomness(), torch.no_grad(), ExitStack() as undo:
+                if given:
+                    undo.enter_context(replaced_before(own.blocks[last - 1], torch.cat(list(given))))
+                seen = undo.enter_context(stopped_after(own.blocks[: last + 1]))
                 until_stopped(partial(own.call, encoding))
             parts.append(seen)
         return [torch.cat(part) for part in zip(*parts, strict=True)]
@@ -342,21 +367,3 @@ class DiscoveredVision(Discovered, VisionAdapter):
         if not all(matters(position) for position in tried):
             raise self._unclear(f"its head reads some patches, but not all of {tried}")
         return special, True
-
-
-def _quarters(height: int, width: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of the four corners; a row or column in the middle belongs to none."""
-    down, across = height // 2, width // 2
-    ends = ((slice(0, down), slice(height - down, height)), (slice(0, across), slice(width - across, width)))
-    return [(rows, columns) for rows in ends[0] for columns in ends[1]]
-
-
-def _strips(noise: Tensor, grid: tuple[int, int]) -> Iterator[Tensor]:
-    """The picture with each row of a grid replaced, then with each column."""
-    other = torch.randn(noise.shape, generator=torch.Generator().manual_seed(1))
-    for axis, many in zip((-2, -1), grid, strict=True):
-        edges = [round(index * noise.shape[axis] / many) for index in range(many + 1)]
-        for start, end in pairwise(edges):
-            changed = noise.clone()
-            changed.narrow(axis, start, end - start).copy_(other.narrow(axis, start, end - start))
-            yield changed

@@ -24,6 +24,9 @@ STEP = 1e-3
 NEAR = 0.35
 """How far from the middle of its row or column a key may be found, in positions."""
 
+MOST = 0.6
+"""The share of the keys of which this is asked: at the edges of the picture they see less, and on one side only."""
+
 Matrices = dict[int, list[tuple[tuple[int, ...], Tensor | None]]]
 """For each block its attention matrices: their shapes and their keys."""
 
@@ -125,12 +128,14 @@ def _keys(index: int, stage: Stage, seen: Sequence[tuple[tuple[int, ...], Tensor
         ordinary = real & (front == 0)
         if not bool(ordinary.any()):
             return None
+        rows, columns = (place - _offset(place[ordinary]) for place in (rows, columns))  # a convolution may look aside
         off = torch.maximum((rows - rows.round()).abs(), (columns - columns.round()).abs())[ordinary]
-        outside = ((rows.round() < 0) | (rows.round() >= grid[0]) | (columns.round() < 0) | (columns.round() >= grid[1]))
-        if off.quantile(0.9) > NEAR or bool((outside & ordinary).any()):
+        outside = (rows < -1) | (rows > grid[0]) | (columns < -1) | (columns > grid[1])
+        rows, columns = (place.round().clamp(0, many - 1).long() for place, many in zip((rows, columns), grid, strict=True))
+        if off.quantile(MOST) > NEAR or bool((outside & ordinary).any()):
             continue
         count = grid[0] * grid[1]
-        places = stage.prefix + rows.round().long() * grid[1] + columns.round().long()
+        places = stage.prefix + rows * grid[1] + columns
         places = torch.where(front > 0, front - 1, places).masked_fill(~real, -1)
         hit = places[ordinary].unique()
         if len(hit) < count:
@@ -146,6 +151,12 @@ def _keys(index: int, stage: Stage, seen: Sequence[tuple[tuple[int, ...], Tensor
         cells = torch.cat([torch.arange(stage.prefix), stage.prefix + Stage(grid, True, 1).places(stage.grid)])
         return Keys(index, places, stage.prefix + count, cells)
     return None
+
+
+def _offset(places: Tensor) -> Tensor:
+    """How far places lie from whole numbers, all in the same direction, between -0.5 and 0.5."""
+    turns = 2 * torch.pi * places
+    return torch.atan2(turns.sin().mean(), turns.cos().mean()) / (2 * torch.pi)
 
 
 def _repeated(places: Tensor, keys: Sequence[int], matrix: Sequence[int]) -> Tensor:
