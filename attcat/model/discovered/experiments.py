@@ -196,7 +196,7 @@ class Placed:
 
 
 def placed(
-    states_of: Callable[[Tensor], Tensor], size: tuple[int, int], grid: tuple[int, int], patch: tuple[int, int]
+    states_of: Callable[[Tensor], Tensor], size: tuple[int, int], grid: tuple[int, int], patch: tuple[float, float]
 ) -> Placed | None:
     """Change the pixels of some patches, and see which tokens change most.
 
@@ -211,15 +211,17 @@ def placed(
     """
     (rows, columns), (down, across) = grid, patch
     tried = sorted({(row, column) for row in _spread(rows) for column in _spread(columns)})
-    pixels = torch.zeros(1 + len(tried), 3, *size)
+    noise = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    pixels = noise[:1].repeat(1 + len(tried), 1, 1, 1)
     for index, (row, column) in enumerate(tried, 1):
-        area = pixels[index, :, row * down : (row + 1) * down, column * across : (column + 1) * across]
-        area.copy_(torch.linspace(-1, 1, area.shape[-1]) if area.numel() else area)
+        rows_of = slice(round(row * down), round((row + 1) * down))
+        columns_of = slice(round(column * across), round((column + 1) * across))
+        pixels[index, :, rows_of, columns_of] = noise[1, :, rows_of, columns_of]
     states = states_of(pixels)
     count = states.shape[1] - rows * columns
     if count < 0 or len(states) != len(pixels):
         return None
-    change = (states[1:] - states[0]).abs().amax(-1)
+    change = (states[1:] - states[0]).abs().mean(-1)
     found, changed = change[:, count:].argmax(-1), change > 0
     off = max(
         max(abs(int(place) // columns - row), abs(int(place) % columns - column))

@@ -87,6 +87,10 @@ class Stage:
         grid = values.view(1, *(state.shape[1:3] if self.last else state.shape[2:]))
         return grid[..., None] if self.last else grid[:, None]
 
+    def told_by(self, shape: Sequence[int]) -> bool:
+        """Whether a state of this shape has axes for rows and columns."""
+        return len(shape) == 4 and tuple(shape[1:3] if self.last else shape[2:]) == self.grid
+
     def follows(self, state: Tensor) -> bool:
         """Whether the quarters of this grid follow those of the picture better than if they lay in any other order.
 

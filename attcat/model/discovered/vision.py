@@ -67,14 +67,13 @@ class DiscoveredVision(Discovered, VisionAdapter):
                 self._find_pieces(height, width)
             except UnsupportedModelError:
                 raise
-            except (Unclear, *FAILURES) as why:
-                import os, traceback; os.environ.get("DBG") and traceback.print_exc()
+            except (Unclear, *FAILURES):
                 raise error from None
         noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
         self.trial = self.encode_arguments({"pixel_values": noise})
         log.info("%s", self.describe())
 
-    patch_size: tuple[int, int] = (0, 0)
+    patch_size: tuple[float, float] = (0, 0)
     overlap: bool = False
     """Whether neighbouring tokens see the same pixels, as behind a stem of convolutions."""
     _convolution: int | None = None
@@ -152,7 +151,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
         (height, width), (rows, columns) = next(iter(self._grids.items()))
         return (
             f"{len(self.prefix)} prefix tokens ({', '.join(self.prefix) or 'none'}), then {rows} x {columns} patches of "
-            f"{self.patch_size[0]} x {self.patch_size[1]} pixels for a picture of {height} x {width}"
+            f"{self.patch_size[0]:.4g} x {self.patch_size[1]:.4g} pixels for a picture of {height} x {width}"
             f"{', each of which sees pixels of its neighbours too' if self.overlap else ''}; "
             + ("" if self.has_stages else f"its head reads {', '.join(read)}")
         )
@@ -265,7 +264,9 @@ class DiscoveredVision(Discovered, VisionAdapter):
             else:
                 states = self._states(torch.cat([noise, *strips_of(noise, stage.grid)]), block)[block]
             patches = stage.flat(states)[:, stage.prefix :]
-            order = order_of((patches[1:] - patches[0]).abs().mean(-1), stage.grid, states.dim() == 4)
+            order = order_of((patches[1:] - patches[0]).abs().mean(-1), stage.grid, stage.told_by(states.shape))
+        if order is None and before and not before[-1].order:
+            order = ()  # a block whose positions follow nothing before it (no residual connection) goes on as they lay
         if order is None:
             raise self._unclear(
                 f"the positions of block {block} ({self.found.names[block]}) do not lie row by row on the picture, nor in another "
@@ -309,13 +310,13 @@ class DiscoveredVision(Discovered, VisionAdapter):
 
     def _candidates(
         self, convolutions: Sequence[Convolution], height: int, width: int
-    ) -> Iterator[tuple[int | None, tuple[int, int], tuple[int, int]]]:
+    ) -> Iterator[tuple[int | None, tuple[int, int], tuple[float, float]]]:
         """Grids and patches that may be: of the convolutions, from the last one back, and such as have the picture's shape."""
         length = self.found.length
         if self.has_stages:
             grid = self._layout.grid
             exact = len(convolutions) == 1 and convolutions[0].kernel == convolutions[0].stride
-            yield None, grid, convolutions[0].stride if exact else (-(-height // grid[0]), -(-width // grid[1]))
+            yield None, grid, convolutions[0].stride if exact else _divided(height, width, grid)
             return
         for index in reversed(range(len(convolutions))):
             rows, columns = convolutions[index].grid
@@ -367,3 +368,9 @@ class DiscoveredVision(Discovered, VisionAdapter):
         if not all(matters(position) for position in tried):
             raise self._unclear(f"its head reads some patches, but not all of {tried}")
         return special, True
+
+
+def _divided(height: int, width: int, grid: tuple[int, int]) -> tuple[float, float]:
+    """The patches of a picture that is divided by a grid."""
+    down, across = height / grid[0], width / grid[1]
+    return int(down) if down.is_integer() else down, int(across) if across.is_integer() else across
