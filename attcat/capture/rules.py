@@ -371,12 +371,18 @@ def _attention(
     call = Call.of(query.detach(), key.detach(), value, *args, **options)
     usual = value.dim() == 4 and query.shape[0] == value.shape[0]  # what is not may still stand outside of the blocks
     if not usual or value.device.type not in RECOMPUTED_ON:
+        args = tuple(_still(x) for x in args)  # a mask may depend on the hidden states, as relative positions do
+        options = {name: _still(x) for name, x in options.items()}
         fused: Tensor = function(query.detach(), key.detach(), value, *args, **options)
         return fused
     with torch.no_grad():
         output = function(call.query, call.key, value, *args, **options)
     result: Tensor = _ConstantAttention.apply(value, output, call)
     return result
+
+
+def _still(x: Any) -> Any:
+    return x.detach() if isinstance(x, Tensor) else x
 
 
 class _ConstantAttention(torch.autograd.Function):
