@@ -222,10 +222,14 @@ def placed(
     if count < 0 or len(states) != len(pixels):
         return None
     change = (states[1:] - states[0]).abs().mean(-1)
-    found, changed = change[:, count:].argmax(-1), change > 0
-    off = max(
-        max(abs(int(place) // columns - row), abs(int(place) % columns - column))
-        for place, (row, column) in zip(found, tried, strict=True)
+    patches, changed = change[:, count:], change > 0
+    # Behind many convolutions some tokens answer to everything: then what counts is which change moves a token most.
+    off = min(
+        max(
+            max(abs(int(place) // columns - row), abs(int(place) % columns - column))
+            for place, (row, column) in zip(answers.argmax(-1), tried, strict=True)
+        )
+        for answers in (patches, patches / patches.mean(0).clamp(min=1e-30))
     )
     return Placed(off, bool((changed.sum(-1) == 1).all()), bool(changed[:, :count].any()))
 

@@ -233,7 +233,8 @@ def order_of(change: Tensor, grid: tuple[int, int], told: bool) -> tuple[int, ..
     for lies in (lambda part: part.argmax(0), _centres):
         places = lies(change[:rows]) * columns + lies(change[rows:])
         if len(places.unique()) == rows * columns:
-            return tuple(places.argsort().tolist())
+            order = tuple(places.argsort().tolist())
+            return () if order == tuple(range(rows * columns)) else order
     return None
 
 

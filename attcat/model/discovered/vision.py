@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ...capture.blocks import Block
-from ...capture.cuts import Piece, pieces_of
+from ...capture.cuts import Piece, cuts, pieces_of
 from ...capture.randomness import OwnRandomness
-from ...capture.survey import Convolution, Unclear, survey
+from ...capture.survey import Convolution, Survey, Unclear, survey
 from ...capture.windowed import received_within
 from ...errors import ProcessorError, UnsupportedModelError
 from ...tokens import Tokens
@@ -60,6 +60,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
         pixels = torch.zeros(1, 3, height, width)
         try:
             self.found = self._blocks_in(self._watch(self._unnamed(pixels)))
+            self._check_states(height, width)
             self._place(height, width)
             self.reads = self._reads(self.encode_arguments({"pixel_values": pixels}))
         except UnsupportedModelError as error:
@@ -193,16 +194,31 @@ class DiscoveredVision(Discovered, VisionAdapter):
         self._place(height, width)
         self.reads = ((), True)
 
+    def _check_states(self, height: int, width: int) -> None:
+        """What blocks take that are not called one after another has to be all that the prediction depends on."""
+        if not self.found.between:
+            return
+        watched, value, leaf = self._graph(height, width)
+        through = cuts(value.grad_fn, leaf)
+        aside = [visit.name for visit in watched.visits if visit.name in self.found.names and visit.origin not in through]
+        if aside:
+            raise self._unclear(f"what its block {aside[0]} takes is not the hidden state: a sum outside, around a norm?")
+
     def _pieces(self, height: int, width: int) -> tuple[list[Piece], list[Stage]]:
         """The pieces of a pass over a picture of that size, and their grids."""
+        watched, value, leaf = self._graph(height, width)
+        grids = readable(watched.visits, (height, width))
+        pieces = pieces_of(watched, value, leaf, grids)
+        return pieces, [grids[piece.visit] for piece in pieces]
+
+    def _graph(self, height: int, width: int) -> tuple[Survey, Tensor, Tensor]:
+        """A pass that was watched with gradient, the sum of its logits, and the picture."""
         leaf = torch.zeros(1, 3, height, width, device=self.device, dtype=self.dtype, requires_grad=True)
         values: list[Tensor] = []
         with borrowed(self) as own, OwnRandomness():
             encoding = self._unnamed(leaf.clone())
             watched = survey(own.model, lambda: values.append(own.predict(encoding)[1].sum()), gradient=True)
-        grids = readable(watched.visits, (height, width))
-        pieces = pieces_of(watched, values[0], leaf, grids)
-        return pieces, [grids[piece.visit] for piece in pieces]
+        return watched, values[0], leaf
 
     def _laid_out(self, height: int, width: int, pieces: Sequence[Piece], stages: Sequence[Stage]) -> Layout:
         """Where the positions of each block lie on a picture of that size, and what its keys stand for."""
