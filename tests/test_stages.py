@@ -64,7 +64,9 @@ def test_every_arrangement_is_found(kind: str) -> None:
         torch.manual_seed(0)
         model = make().eval()
     explain = attcat.Explainer(model)
-    assert [str(check) for check in check_adapter(model) if check.passed is False] == []  # among them, where patches lie
+    assert [
+        str(check) for check in check_adapter(model) if check.passed is False
+    ] == []  # among them, where patches lie
     height, width = next(iter(explain.adapter._grids))
     picture = {"pixel_values": torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))}
     explanation = explain(picture)
@@ -161,7 +163,13 @@ def received_in_windows(matrix: Tensor, grid: tuple[int, int], window: int, shif
 def test_received_attention_within_windows_that_are_shifted(fused: bool) -> None:
     torch.manual_seed(0)
     swin = timm.create_model(
-        "swin_tiny_patch4_window7_224", img_size=(32, 64), window_size=4, embed_dim=16, depths=(2,), num_heads=(2,), num_classes=3
+        "swin_tiny_patch4_window7_224",
+        img_size=(32, 64),
+        window_size=4,
+        embed_dim=16,
+        depths=(2,),
+        num_heads=(2,),
+        num_classes=3,
     ).eval()
     pixels = torch.randn(1, 3, 32, 64)
     expected = [
@@ -169,9 +177,13 @@ def test_received_attention_within_windows_that_are_shifted(fused: bool) -> None
         for matrix, shift in zip(matrices(written_out(copy.deepcopy(swin)), pixels), (0, 2), strict=True)
     ]
     model = swin if fused else written_out(swin)
-    weighted, plain = (attcat.Explainer(model, method=name)({"pixel_values": pixels}, 1).layers for name in ("attcat", "cat"))
+    weighted, plain = (
+        attcat.Explainer(model, method=name)({"pixel_values": pixels}, 1).layers for name in ("attcat", "cat")
+    )
     for weighted_layer, layer, weights in zip(weighted, plain, expected, strict=True):
-        assert torch.allclose(torch.as_tensor(weighted_layer), torch.as_tensor(layer) * weights.flatten(), atol=1e-7, rtol=1e-4)
+        assert torch.allclose(
+            torch.as_tensor(weighted_layer), torch.as_tensor(layer) * weights.flatten(), atol=1e-7, rtol=1e-4
+        )
 
 
 def test_received_attention_of_coarser_keys_is_shared_among_the_tokens_that_they_stand_for() -> None:
@@ -181,7 +193,9 @@ def test_received_attention_of_coarser_keys_is_shared_among_the_tokens_that_they
     ).eval()
     pixels = torch.randn(1, 3, 224, 224)
     seen = matrices(written_out(copy.deepcopy(pvt)), pixels)
-    weighted, plain = (attcat.Explainer(pvt, method=name)({"pixel_values": pixels}, 1).layers for name in ("attcat", "cat"))
+    weighted, plain = (
+        attcat.Explainer(pvt, method=name)({"pixel_values": pixels}, 1).layers for name in ("attcat", "cat")
+    )
     for block, (matrix, many) in enumerate(zip(seen, (56, 28, 14, 7), strict=True)):
         weights = torch.zeros(56, 56)
         for row in range(56):
@@ -190,7 +204,9 @@ def test_received_attention_of_coarser_keys_is_shared_among_the_tokens_that_they
                 coarse = own[0] * 7 // many * 7 + own[1] * 7 // many
                 weights[row, column] = matrix[0, 0, :, coarse].mean() / (many // 7) ** 2
         expected = torch.as_tensor(plain[block]) * weights.flatten()
-        assert torch.allclose(torch.as_tensor(weighted[block]), expected, atol=1e-7 * float(expected.abs().max()), rtol=1e-3)
+        assert torch.allclose(
+            torch.as_tensor(weighted[block]), expected, atol=1e-7 * float(expected.abs().max()), rtol=1e-3
+        )
 
 
 class OneWindow(nn.Module):
@@ -200,7 +216,12 @@ class OneWindow(nn.Module):
         super().__init__()
         self.image_size = (32, 64)
         self.body = timm.create_model(
-            "swin_tiny_patch4_window7_224", img_size=(32, 64), window_size=2, embed_dim=16, depths=(1, 1), num_heads=(2, 2)
+            "swin_tiny_patch4_window7_224",
+            img_size=(32, 64),
+            window_size=2,
+            embed_dim=16,
+            depths=(1, 1),
+            num_heads=(2, 2),
         )
         self.head = nn.Linear(32, 3)
         self.row, self.column = row, column

@@ -73,7 +73,9 @@ def pieces_of(found: Survey, value: Tensor, leaf: Tensor, usable: Iterable[Visit
     starts = [visits[0].before for visits in states]
     ends = [*starts[1:], len(found.attention)]
     return [
-        _piece(visits, range(start, end)) for visits, start, end in zip(states, starts, ends, strict=True) if end > start
+        _piece(visits, range(start, end))
+        for visits, start, end in zip(states, starts, ends, strict=True)
+        if end > start
     ]
 
 
@@ -101,7 +103,8 @@ def _around(visit: Visit) -> list[Visit]:
 def cuts(root: Any, leaf: Tensor) -> dict[tuple[Any, int], int]:
     """The nodes of the graph, each with the number of its output, that every way from the root to the leaf leads through.
 
-    They are numbered from the root. In an order in which each node comes before those that it depends on, a node is one if no edge leads past it.
+    They are numbered from the root. In an order in which each node comes before those that it depends on, a node is one if no
+    edge leads past it.
     """
     order = _ordered(root, leaf)
     place = {node: index for index, node in enumerate(order)}

@@ -97,7 +97,7 @@ def instance_norm(
 
 
 def _normalised(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    grouped = x.unflatten(1, (groups, -1)).flatten(2)
+    grouped = x.reshape(len(x), groups, -1)
     constant = grouped.detach().to(torch.promote_types(x.dtype, torch.float32))
     reciprocal = constant.var(-1, correction=0, keepdim=True).add(eps).rsqrt().to(x.dtype)
     result = ((grouped - grouped.mean(-1, keepdim=True)) * reciprocal).view_as(x)

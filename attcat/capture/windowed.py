@@ -104,7 +104,9 @@ class KeyWatcher(TorchFunctionMode):
         matrices: where the shape of every matrix is noted with its keys, or None if they were not seen, by block.
     """
 
-    def __init__(self, running: Sequence[int], matrices: dict[int, list[tuple[tuple[int, ...], Tensor | None]]]) -> None:
+    def __init__(
+        self, running: Sequence[int], matrices: dict[int, list[tuple[tuple[int, ...], Tensor | None]]]
+    ) -> None:
         super().__init__()
         self.running = running
         self.matrices = matrices

@@ -80,7 +80,9 @@ class Recording:
             rows = counting(query_weights)
             attends = self.attends or (True,) * len(self.blocks)
             return tuple(
-                self._received_in(index, block, query_weights, rows) if attends[index] else torch.zeros_like(query_weights)
+                self._received_in(index, block, query_weights, rows)
+                if attends[index]
+                else torch.zeros_like(query_weights)
                 for index, block in enumerate(self.blocks)
             )
 
@@ -326,7 +328,17 @@ def record(
     encoding = replace(encoding, arguments={**encoding.arguments, **written}) if written else encoding
     with (
         borrowed(adapter) as own,
-        watch(own.blocks, blocks, open_blocks, gradient, before, early, own.passes_state, own.model.buffers, own.until_next),
+        watch(
+            own.blocks,
+            blocks,
+            open_blocks,
+            gradient,
+            before,
+            early,
+            own.passes_state,
+            own.model.buffers,
+            own.until_next,
+        ),
         torch.no_grad(),  # until the first block is reached
         Interception(rule, open_blocks, attention=attention, ones=ones),
     ):
@@ -349,7 +361,9 @@ def record(
             "the model's logits are not finite (NaN or infinity) for this input: there is nothing to explain"
         )
     read = adapter.head.read(encoding, logits.argmax(-1))
-    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones, adapter.aligned, adapter.attends, adapter.received)
+    return Recording(
+        tuple(blocks), output, logits, encoding.mask, read, ones, adapter.aligned, adapter.attends, adapter.received
+    )
 
 
 def _is_state(value: Any) -> bool:

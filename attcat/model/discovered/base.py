@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ...capture.randomness import OwnRandomness
 from ...capture.cuts import Piece
+from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey, Unclear, between, blocks_of, survey
 from ...errors import AttCATError, UnsupportedModelError
 from ..adapter import GUIDE, Adapter

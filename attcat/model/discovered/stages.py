@@ -55,11 +55,15 @@ class Stage:
         if shape[0] == 1:
             for exact in (True, False):
                 found = [stage for stage in _readings(cls, shape, picture) if _fits(stage.grid, picture, exact)]
-                if found:  # of several the first: of prefixes the shortest; a cube may be read either way, which is seen later
+                if (
+                    found
+                ):  # of several the first: of prefixes the shortest; a cube may be read either way, which is seen later
                     return found[0]
             if not found and len(shape) == 4 and (grid := _grid(shape[1] * shape[2], picture)):
                 return cls(grid, True, shape[3])  # windows, and the positions within them
-        raise Unclear(f"{name} takes a state of shape {tuple(shape)}, in which a grid of the picture's shape is not seen")
+        raise Unclear(
+            f"{name} takes a state of shape {tuple(shape)}, in which a grid of the picture's shape is not seen"
+        )
 
     @property
     def turned(self) -> Stage:
@@ -246,9 +250,11 @@ def _centres(change: Tensor) -> Tensor:
     """
     energy = change.double().square()
     peak, last = energy.argmax(0), len(energy) - 1
-    near = [(peak + step).clamp(0, last) for step in (-1, 0, 1)]
-    weights = torch.stack([energy.gather(0, place[None])[0] * (place == peak + step) for place, step in zip(near, (-1, 0, 1))])
-    centre = peak + (weights[2] - weights[0]) / weights.sum(0).clamp(min=1e-300)
+    weights = []
+    for step in (-1, 0, 1):
+        near = (peak + step).clamp(0, last)
+        weights.append(energy.gather(0, near[None])[0] * (near == peak + step))
+    centre = peak + (weights[2] - weights[0]) / torch.stack(weights).sum(0).clamp(min=1e-300)
     turns = 2 * torch.pi * centre
     off = torch.atan2(turns.sin().mean(), turns.cos().mean()) / (2 * torch.pi)
     return (centre - off).round().long().clamp(0, last)

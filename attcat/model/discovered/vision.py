@@ -38,7 +38,6 @@ from .experiments import (
 from .stages import Layout, Stage, order_of, quarters, readable, strips_of
 from .windows import keys_of
 
-
 TOGETHER = 8
 """How many pictures share a pass of an experiment."""
 
@@ -200,9 +199,13 @@ class DiscoveredVision(Discovered, VisionAdapter):
             return
         watched, value, leaf = self._graph(height, width)
         through = cuts(value.grad_fn, leaf)
-        aside = [visit.name for visit in watched.visits if visit.name in self.found.names and visit.origin not in through]
+        aside = [
+            visit.name for visit in watched.visits if visit.name in self.found.names and visit.origin not in through
+        ]
         if aside:
-            raise self._unclear(f"what its block {aside[0]} takes is not the hidden state: a sum outside, around a norm?")
+            raise self._unclear(
+                f"what its block {aside[0]} takes is not the hidden state: a sum outside, around a norm?"
+            )
 
     def _pieces(self, height: int, width: int) -> tuple[list[Piece], list[Stage]]:
         """The pieces of a pass over a picture of that size, and their grids."""
@@ -242,11 +245,11 @@ class DiscoveredVision(Discovered, VisionAdapter):
         try:
             pieces, stages = self._pieces(height, width)
         except (*FAILURES, Unclear) as error:
-            raise ProcessorError(
-                f"the model does not take pictures of {height} x {width} pixels: {error}"
-            ) from error
+            raise ProcessorError(f"the model does not take pictures of {height} x {width} pixels: {error}") from error
         if tuple(piece.visit.name for piece in pieces) != self.found.names:
-            raise ProcessorError(f"on pictures of {height} x {width} pixels the model has other blocks than it was found with")
+            raise ProcessorError(
+                f"on pictures of {height} x {width} pixels the model has other blocks than it was found with"
+            )
         return self._laid_out(height, width, pieces, stages)
 
     def _ordered(self, noise: Tensor, stages: Sequence[Stage]) -> list[Stage]:
@@ -285,8 +288,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
             order = ()  # a block whose positions follow nothing before it (no residual connection) goes on as they lay
         if order is None:
             raise self._unclear(
-                f"the positions of block {block} ({self.found.names[block]}) do not lie row by row on the picture, nor in another "
-                "order that is seen when rows or columns of it are replaced"
+                f"the positions of block {block} ({self.found.names[block]}) do not lie row by row on the picture, nor in "
+                "another order that is seen when rows or columns of it are replaced"
             )
         return replace(stage, order=order)
 

@@ -117,52 +117,68 @@ def _keys(index: int, stage: Stage, seen: Sequence[tuple[tuple[int, ...], Tensor
         return None  # one query only pools
     along, down, across = (keys - still for _, keys in seen[1:] if keys is not None)
     strength = along.pow(2).sum(-1)
-    if not bool(strength.max() > 0):
-        return None
     real = strength > 1e-6 * strength.max()
-    row, column = ((moved * along).sum(-1) / strength.clamp(min=1e-30) for moved in (down, across))
-    front = (-row).round().clamp(min=0).masked_fill(row > 0, 0).long() if stage.prefix else torch.zeros_like(row).long()
-    grids = [stage.grid, *_coarser(stage, shape[-1])]
-    for grid in grids:
-        rows, columns = (share * many - 0.5 for share, many in zip((row, column), grid, strict=True))
-        ordinary = real & (front == 0)
-        if not bool(ordinary.any()):
-            return None
-        rows, columns = (place - _offset(place[ordinary]) for place in (rows, columns))  # a convolution may look aside
-        off = torch.maximum((rows - rows.round()).abs(), (columns - columns.round()).abs())[ordinary]
-        outside = (rows < -1) | (rows > grid[0]) | (columns < -1) | (columns > grid[1])
-        rows, columns = (place.round().clamp(0, many - 1).long() for place, many in zip((rows, columns), grid, strict=True))
-        if off.quantile(MOST) > NEAR or bool((outside & ordinary).any()):
+    place = torch.stack([(moved * along).sum(-1) / strength.clamp(min=1e-30) for moved in (down, across)])
+    for grid in (stage.grid, *_coarser(stage, shape[-1])):
+        places = _places(place, real, grid, stage.prefix)
+        if places is None:
             continue
-        count = grid[0] * grid[1]
-        places = stage.prefix + rows * grid[1] + columns
-        places = torch.where(front > 0, front - 1, places).masked_fill(~real, -1)
-        hit = places[ordinary].unique()
-        if len(hit) < count:
-            continue
-        matrices = torch.Size(shape[:-2]).numel()
         places = places.reshape(-1, shape[-1])
-        pairs = torch.stack([torch.arange(len(places))[:, None].expand_as(places), places], -1)[places >= 0]
-        if matrices % len(places) or len(pairs.unique(dim=0)) < 0.9 * len(pairs):  # in a matrix each place has one key
+        heads, left_over = divmod(torch.Size(shape[:-2]).numel(), len(places))
+        if left_over or not _one_key_each(places):
             return None
-        places = _repeated(places, still.shape, shape)
+        places = places.repeat_interleave(heads, 0)  # where several heads share keys
+        count = stage.prefix + grid[0] * grid[1]
         if grid == stage.grid:
-            return Keys(index, places, stage.prefix + count)
-        cells = torch.cat([torch.arange(stage.prefix), stage.prefix + Stage(grid, True, 1).places(stage.grid)])
-        return Keys(index, places, stage.prefix + count, cells)
+            return Keys(index, places, count)
+        cells = stage.prefix + Stage(grid, True, 1).places(stage.grid)
+        return Keys(index, places, count, torch.cat([torch.arange(stage.prefix), cells]))
     return None
+
+
+def _places(place: Tensor, real: Tensor, grid: tuple[int, int], prefix: int) -> Tensor | None:
+    """For each key its position on a grid, behind the prefix; None if the keys do not lie in its rows and columns, or not in all.
+
+    Args:
+        place: the share of the picture above each key, and left of it; at or below -1 for tokens in front of the grid.
+        real: the keys that follow anything at all; the others are padding.
+        grid: rows and columns.
+        prefix: the number of tokens in front.
+    """
+    front = (
+        (-place[0]).round().long() * (real & (place[0] < -0.5)) if prefix else torch.zeros_like(real, dtype=torch.long)
+    )
+    ordinary = real & (front == 0)
+    if not bool(ordinary.any()):
+        return None
+    rows, columns = (share * many - 0.5 for share, many in zip(place, grid, strict=True))
+    rows, columns = (one - _offset(one[ordinary]) for one in (rows, columns))  # a convolution may look to one side
+    off = torch.maximum((rows - rows.round()).abs(), (columns - columns.round()).abs())[ordinary]
+    outside = (rows < -1) | (rows > grid[0]) | (columns < -1) | (columns > grid[1])
+    if off.quantile(MOST) > NEAR or bool((outside & ordinary).any()):
+        return None
+    row, column = (one.round().clamp(0, many - 1).long() for one, many in zip((rows, columns), grid, strict=True))
+    places = prefix + row * grid[1] + column
+    if len(set(places[ordinary].tolist())) < grid[0] * grid[1]:
+        return None
+    return torch.where(front > 0, front - 1, places).masked_fill(~real, -1)
+
+
+def _one_key_each(places: Tensor) -> bool:
+    """Whether in a matrix each place has one key, but for few at the edges."""
+    pairs = [
+        place + row * (int(places.max()) + 1)
+        for row, line in enumerate(places.tolist())
+        for place in line
+        if place >= 0
+    ]
+    return len(set(pairs)) >= 0.9 * len(pairs)
 
 
 def _offset(places: Tensor) -> Tensor:
     """How far places lie from whole numbers, all in the same direction, between -0.5 and 0.5."""
     turns = 2 * torch.pi * places
     return torch.atan2(turns.sin().mean(), turns.cos().mean()) / (2 * torch.pi)
-
-
-def _repeated(places: Tensor, keys: Sequence[int], matrix: Sequence[int]) -> Tensor:
-    """For each matrix, when several heads share keys `[B, G, K, d]`."""
-    matrices = torch.Size(matrix[:-2]).numel()
-    return places.repeat_interleave(matrices // len(places), 0)
 
 
 def _coarser(stage: Stage, keys: int) -> list[tuple[int, int]]:
