@@ -14,6 +14,7 @@ from zoo_unseen import PYRAMIDS, STAGES
 
 import attcat
 from attcat.testing import check_adapter
+from attcat.trace import incompleteness
 
 
 @pytest.fixture(params=STAGES)
@@ -283,3 +284,52 @@ def test_a_sum_outside_of_the_blocks_and_around_a_norm() -> None:
     for layer, state in zip(layers, states, strict=True):
         (gradient,) = torch.autograd.grad(logits[0, 1], state, retain_graph=True)
         assert torch.allclose(torch.as_tensor(layer), (state * gradient).sum(-1)[0], atol=1e-6)
+
+
+def test_what_hybrids_are_made_of_is_complete_under_libra() -> None:
+    class Mixed(nn.Module):
+        """Normalisations over channels, gates that saturate, constants that are added on the way."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.batch, self.group, self.instance = (
+                nn.BatchNorm2d(8),
+                nn.GroupNorm(2, 8),
+                nn.InstanceNorm2d(8, affine=True),
+            )
+            self.up, self.down = nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(8, 8, 2, 2)
+            self.constant = nn.Parameter(torch.randn(8, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            flat = x.flatten(2).transpose(1, 2)[:, None]
+            attended = torch.nn.functional.scaled_dot_product_attention(flat, flat, flat)
+            x = x + attended[:, 0].transpose(1, 2).reshape(x.shape)
+            x = x + self.down(torch.nn.functional.relu6(self.up(self.batch(x))))
+            x = x * torch.nn.functional.hardsigmoid(x.mean((2, 3), keepdim=True)) + self.group(x)
+            return torch.addcmul(self.constant, self.instance(x), self.constant) + x
+
+    class Hybrid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.image_size = 32
+            self.patches, self.mixed, self.head = (
+                nn.Conv2d(3, 8, 4, 4),
+                nn.ModuleList([Mixed(), Mixed()]),
+                nn.Linear(8, 3),
+            )
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            x = self.patches(pixel_values)
+            for mixed in self.mixed:
+                x = mixed(x)
+            return self.head(x.mean((2, 3)))
+
+    torch.manual_seed(0)
+    model = Hybrid().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.normal_(norm.running_mean)
+    adapter = attcat.Explainer(model.double()).adapter
+    assert adapter.has_stages
+    assert incompleteness(adapter, adapter.trial) < 1e-6

@@ -246,9 +246,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "timm-resnet": (lambda: timm.create_model("resnet10t"), "computes no attention"),
     "timm-crossvit": (
-        lambda: timm.create_model(
-            "crossvit_tiny_240", img_size=48, embed_dim=(8, 16), depth=((1, 2, 0),), num_heads=(2, 2)
-        ),
+        lambda: timm.create_model("crossvit_tiny_240", embed_dim=(8, 16), num_heads=(2, 2), depth=((1, 2, 0),)),
         "several lines",
     ),
 }

@@ -226,7 +226,7 @@ _INSTANCE_NORM = (
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _ADD = set(named("add", "radd"))
 _ADDCMUL = set(named("addcmul"))
-_CONVOLUTIONS = set(named("conv1d", "conv2d", "conv3d"))
+_CONVOLUTIONS = set(named(*(f"conv{how}{axes}d" for how in ("", "_transpose") for axes in (1, 2, 3))))
 _JOIN = set(named("cat", "concat", "concatenate", "stack"))
 
 

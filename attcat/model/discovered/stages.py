@@ -110,6 +110,24 @@ class Stage:
         best = max(permutations(range(4)), key=lambda order: float(logs[range(4), order].sum()))
         return best == (0, 1, 2, 3)
 
+    def quarters(self) -> list[Tensor]:
+        """For each corner of the grid a number for each position: 1 within, `[prefix + rows * columns]`."""
+        found = []
+        for rows, columns in quarters(*self.grid):
+            part = torch.zeros(self.grid)
+            part[rows, columns] = 1.0
+            found.append(torch.cat([torch.zeros(self.prefix), part.flatten()]))
+        return found
+
+    def strips(self, grid: tuple[int, int]) -> list[Tensor]:
+        """The same for each row, then for each column, of another grid."""
+        place = torch.arange(self.count)
+        found = []
+        for own, fine, many in zip((place // self.grid[1], place % self.grid[1]), self.grid, grid, strict=True):
+            strip = ((own + 0.5) * many / fine).long()
+            found += [torch.cat([torch.zeros(self.prefix), (strip == index).float()]) for index in range(many)]
+        return found
+
     def places(self, fine: tuple[int, int]) -> Tensor:
         """For each patch of a finer grid the position of this one that its centre lies in."""
         rows, columns = (

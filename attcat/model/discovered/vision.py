@@ -61,7 +61,6 @@ class DiscoveredVision(Discovered, VisionAdapter):
             self.found = self._blocks_in(self._watch(self._unnamed(pixels)))
             self._check_states(height, width)
             self._place(height, width)
-            self.reads = self._reads(self.encode_arguments({"pixel_values": pixels}))
         except UnsupportedModelError as error:
             try:
                 self._find_pieces(height, width)
@@ -69,6 +68,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
                 raise
             except (Unclear, *FAILURES):
                 raise error from None
+        else:
+            self.reads = self._reads(self.encode_arguments({"pixel_values": pixels}))
         noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
         self.trial = self.encode_arguments({"pixel_values": noise})
         log.info("%s", self.describe())
@@ -263,10 +264,23 @@ class DiscoveredVision(Discovered, VisionAdapter):
             pixels[index, :, rows, columns] = other[:, rows, columns]
         found: list[Stage] = []
         for block, state in enumerate(self._states(pixels, len(stages) - 1)):
-            before = [one for one in found[-1:] if replace(one, order=()) == stages[block]]
-            fits = (one for one in (*before, stages[block], stages[block].turned) if one.follows(state))
-            found.append(next(fits, None) or self._found_order(noise, found, stages[block]))
+            likely = [one for one in found[-1:] if replace(one, order=()) == stages[block]]
+            likely += [stages[block], stages[block].turned]
+            fits = next((one for one in likely if one.follows(state)), None)
+            if fits is not None and not found and not self._lies(fits, noise):
+                fits = None
+            if fits is None and found:  # far from the picture, what the block before has is the better measure
+                state = self._answers(noise, found[-1], block, found[-1].quarters())
+                fits = next((one for one in likely if one.follows(state)), None)
+            found.append(fits or self._found_order(noise, found, stages[block]))
         return found
+
+    def _lies(self, stage: Stage, noise: Tensor) -> bool:
+        """Whether single patches of the picture are seen where the first block has them, by this reading of its state."""
+        height, width = noise.shape[-2:]
+        patch = (height / stage.grid[0], width / stage.grid[1])
+        seen = placed(lambda pixels: stage.flat(self._states(pixels, 0)[0]), (height, width), stage.grid, patch)
+        return seen is not None and seen.off <= 1
 
     def _found_order(self, noise: Tensor, before: Sequence[Stage], stage: Stage) -> Stage:
         """A stage with the order of its positions, as they follow the rows and columns of the picture, or of the block before.
@@ -279,7 +293,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
             order = None
         else:
             if before:
-                states = self._follow(noise, before[-1], block, stage.grid)
+                states = self._answers(noise, before[-1], block, before[-1].strips(stage.grid))
             else:
                 states = self._states(torch.cat([noise, *strips_of(noise, stage.grid)]), block)[block]
             patches = stage.flat(states)[:, stage.prefix :]
@@ -293,19 +307,13 @@ class DiscoveredVision(Discovered, VisionAdapter):
             )
         return replace(stage, order=order)
 
-    def _follow(self, noise: Tensor, before: Stage, block: int, grid: tuple[int, int]) -> Tensor:
-        """What a block takes, as it is, and when each row, then each column, of a grid is moved in the block before it."""
+    def _answers(self, noise: Tensor, before: Stage, block: int, parts: Sequence[Tensor]) -> Tensor:
+        """What a block takes, as it is, and when each of some parts of the grid of the block before it is moved."""
         (state,) = self._states(noise, block - 1)[block - 1 :]
-        places = [torch.arange(before.count) // before.grid[1], torch.arange(before.count) % before.grid[1]]
-        moved, direction = [state], torch.randn(before.width, generator=torch.Generator().manual_seed(0)).to(state)
-        direction = direction * state.std() * 1e-2
-        for place, many, fine in zip(places, grid, before.grid, strict=True):
-            strip = ((place + 0.5) * many / fine).long()
-            for index in range(many):
-                chosen = torch.cat([torch.zeros(before.prefix), (strip == index).float()])
-                shape = direction if before.last else direction[:, None, None]
-                moved.append(state + before.like(chosen, state).to(state) * shape)
-        return self._states(noise, block, instead=moved)[block]
+        direction = torch.randn(before.width, generator=torch.Generator().manual_seed(0)).to(state) * state.std() * 1e-2
+        direction = direction if before.last else direction[:, None, None]
+        moved = [state + before.like(part, state).to(state) * direction for part in parts]
+        return self._states(noise, block, instead=[state, *moved])[block]
 
     def _states(self, pixels: Tensor, last: int, instead: Sequence[Tensor] = ()) -> list[Tensor]:
         """What the blocks take up to the last one that is asked for, each `[B, ...]`; so many pictures at a time as are cheap.
