@@ -459,6 +459,8 @@ def _matrices(bench: _Bench) -> list[Tensor]:
 def _attending(bench: _Bench) -> list[int]:
     if bench.adapter.streams is not None:
         raise _NotAsked("an encoder and a decoder attend each on its own")
+    if bench.adapter.has_stages:
+        raise _NotAsked("its blocks attend within windows or over coarser grids, not over all tokens")
     attending = [index for index, attends in enumerate(bench.adapter.attends) if attends]
     if not attending:
         raise _NotAsked("no block attends over all tokens")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import transformers
 from tasks_zoo import TAGS, make, tokenizer
 from test_image_text import make as make_pair
@@ -61,7 +62,18 @@ def test_the_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.Monk
             names["AutoTokenizer"] = Loaded(copy(tokenizer(family)))
             names["AutoTokenizer"].made.chat_template = CHAT
     names["AutoModel"], names["AutoProcessor"] = Loaded(make_pair("clip")), Loaded(processor("clip"))
+    monkeypatch.setattr(timm, "create_model", small_swin)
     exec(code, names)
+
+
+MAKE = timm.create_model
+
+
+def small_swin(name: str, pretrained: bool) -> Any:
+    small = {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (1, 1), "num_heads": (2, 2)}
+    model = MAKE(name, **small)
+    model.pretrained_cfg["input_size"] = (3, 32, 32)
+    return model.eval()
 
 
 SERVICE = re.findall(

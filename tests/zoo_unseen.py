@@ -244,14 +244,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         ),
         "pyramid",
     ),
-    "timm-xcit": (
-        lambda: timm.create_model("xcit_nano_12_p8_224", img_size=SIDE, embed_dim=WIDTH, depth=2, num_heads=HEADS),
-        "does not see all tokens at once",
-    ),
     "timm-resnet": (lambda: timm.create_model("resnet10t"), "computes no attention"),
-    "timm-hiera": (
-        lambda: timm.create_model("hiera_tiny_224", stages=(1, 1, 1, 1)),
-        "attention matrices|attention of shape|several lines",
+    "timm-crossvit": (
+        lambda: timm.create_model("crossvit_tiny_240", embed_dim=(8, 16), num_heads=(2, 2), depth=((1, 2, 0),)),
+        "several lines",
     ),
 }
 """Models that attend in another way, and what the error says about it."""
@@ -269,3 +265,60 @@ STAGES: dict[str, Callable[[], nn.Module]] = {
     ),
 }
 """Models that attend within windows, or over coarser and coarser grids."""
+
+PYRAMIDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
+    "windows in an order of their own, a picture that is not square": (
+        _hf(
+            "HieraForImageClassification",
+            _config(
+                "HieraConfig",
+                image_size=[64, 96],
+                embed_dim=16,
+                depths=[1, 2],
+                num_heads=[1, 2],
+                num_query_pool=1,
+                masked_unit_attention=[True, False],
+            ),
+        ),
+        (16, 24),
+    ),
+    "padded windows, heads in the axis of the batch, a picture that is not square": (
+        lambda: timm.create_model(
+            "samvit_base_patch16",
+            img_size=(96, 128),
+            embed_dim=WIDTH,
+            depth=2,
+            num_heads=2,
+            global_attn_indexes=(1,),
+            window_size=5,
+            neck_chans=16,
+            num_classes=3,
+        ),
+        (6, 8),
+    ),
+    "a class token, overlapping patches that leave pixels over": (
+        lambda: timm.create_model(
+            "pit_xs_224", base_dims=(16, 16, 16), depth=(1, 1, 1), heads=(1, 1, 1), img_size=64, num_classes=3
+        ),
+        (7, 7),
+    ),
+    "a stem of convolutions, no residual connection between the stages": (
+        lambda: timm.create_model(
+            "levit_128s", embed_dim=(32, 64, 64), key_dim=8, num_heads=(2, 2, 2), depth=(1, 1, 1), num_classes=3
+        ),
+        (14, 14),
+    ),
+    "coarser keys, and windows": (
+        lambda: timm.create_model(
+            "twins_svt_small", embed_dims=(16, 16, 32, 32), depths=(1, 2, 1, 1), num_heads=(1, 1, 1, 1), num_classes=3
+        ),
+        (56, 56),
+    ),
+    "attention between channels": (
+        lambda: timm.create_model(
+            "xcit_nano_12_p8_224", img_size=SIDE, embed_dim=WIDTH, depth=2, num_heads=HEADS, num_classes=3
+        ),
+        (4, 4),
+    ),
+}
+"""Models with blocks on grids of their own, of which no two arrange positions alike, and their finest grids."""

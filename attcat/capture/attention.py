@@ -58,6 +58,11 @@ class Call:
         enable_gqa: bool = False,
     ) -> Call:
         """Read a call's arguments; the parameters are those of torch's function."""
+        if query.dim() > 4 and attn_mask is None:  # windows as an axis of their own
+            query, key = query.flatten(0, -4), key.flatten(0, -4)
+        elif query.dim() == 3:  # batch, windows and heads in one axis
+            query, key = query[:, None], key[:, None]
+            attn_mask = attn_mask[:, None] if attn_mask is not None and attn_mask.dim() == 3 else attn_mask
         return cls(query, key, attn_mask, is_causal, scale)
 
     @property

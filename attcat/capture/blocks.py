@@ -29,6 +29,8 @@ class Block:
     attention: list[Call | Tensor] = field(default_factory=list)
     version: int = 0
     """Torch's count of changes in place of the input, when the block was called."""
+    windowed: bool = False
+    """Whether every softmax may be attention, within windows or over coarser keys."""
 
 
 def output_of(block: Block) -> Tensor:
@@ -53,6 +55,7 @@ def watch(
     outputs: bool = True,
     lasting: Callable[[], Iterable[Tensor]] = tuple,
     starts: Sequence[int] = (0,),
+    until_next: bool = False,
 ) -> Iterator[None]:
     """Hook the blocks: note their input and output, and make the first input depend on a leaf that requires a gradient.
 
@@ -66,6 +69,7 @@ def watch(
         outputs: whether what a block returns is a hidden state; if the sum stands outside of it, it is not.
         lasting: tensors that outlive the pass, as the caller's and the model's: they are not touched.
         starts: the blocks at which a sequence begins, whose input is made to depend on a leaf: the first; and that of a decoder.
+        until_next: whether a block lasts until the next one is called, and not until its module returns.
     """
 
     def enter(
@@ -81,12 +85,16 @@ def watch(
             kept = kept or own is state or own.requires_grad
             if kept or not (gradient or before is not None) or not rebind(own, state):
                 args, kwargs = with_state(place, state, args, kwargs)
-        block = Block(state, version=0 if state.is_inference() else state._version)
+        block = Block(state, version=0 if state.is_inference() else state._version, windowed=until_next)
         blocks.append(block)
+        if until_next:
+            open_blocks.clear()
         open_blocks.append(block)
         return args, kwargs
 
     def leave(module: nn.Module, args: Any, output: Any) -> Any:
+        if until_next:
+            return None
         block = open_blocks.pop()
         parts = (output,) if isinstance(output, Tensor) else tuple(output)
         # A block may return its attention weights as well, in front or behind.

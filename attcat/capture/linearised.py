@@ -66,7 +66,47 @@ def rms_norm(
     return _Linearised.apply(input, result, reciprocal if weight is None else reciprocal * weight)
 
 
-_SLOPE_AT_ZERO = {F.gelu: 0.5, F.silu: 0.5, F.mish: 0.6, F.elu: 1.0, F.hardswish: 0.5}
+def group_norm(
+    function: TorchFunction,
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """y = (x - mean(x)) / s * weight + bias within groups of channels `[B, C, ...]`, with a constant standard deviation s."""
+    return _normalised(input, num_groups, weight, bias, eps)
+
+
+def instance_norm(
+    function: TorchFunction,
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """The same within each channel; with statistics of the training, which are constants, it is linear as it stands."""
+    if not use_input_stats:
+        result: Tensor = function(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+        return result
+    return _normalised(input, input.shape[1], weight, bias, eps)
+
+
+def _normalised(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    grouped = x.reshape(len(x), groups, -1)
+    constant = grouped.detach().to(torch.promote_types(x.dtype, torch.float32))
+    reciprocal = constant.var(-1, correction=0, keepdim=True).add(eps).rsqrt().to(x.dtype)
+    result = ((grouped - grouped.mean(-1, keepdim=True)) * reciprocal).view_as(x)
+    across = (-1, *(1,) * (x.dim() - 2))
+    result = result if weight is None else result * weight.view(across)
+    return result if bias is None else result + bias.view(across)
+
+
+_SLOPE_AT_ZERO = {F.gelu: 0.5, F.silu: 0.5, F.mish: 0.6, F.elu: 1.0, F.hardswish: 0.5, F.relu6: 0.0, F.hardtanh: 1.0}
 
 
 def gate(function: TorchFunction, x: Tensor, *args: Any, **options: Any) -> Tensor:

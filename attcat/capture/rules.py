@@ -32,7 +32,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import Option, OptionError
 from .attention import Call, mix
-from .linearised import gate, layer_norm, rms_norm
+from .linearised import gate, group_norm, instance_norm, layer_norm, rms_norm
 
 TorchFunction = Callable[..., Any]
 
@@ -83,7 +83,12 @@ class Libra(Rule):
 
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """Attention, normalisations, activations and products of hidden states."""
-        table: dict[TorchFunction, TorchFunction] = {F.layer_norm: layer_norm, F.rms_norm: rms_norm}
+        table: dict[TorchFunction, TorchFunction] = {
+            F.layer_norm: layer_norm,
+            F.rms_norm: rms_norm,
+            F.group_norm: group_norm,
+            F.instance_norm: instance_norm,
+        }
         groups: tuple[tuple[list[TorchFunction], TorchFunction], ...] = (
             (named("softmax"), _constant_result),
             (
@@ -94,8 +99,8 @@ class Libra(Rule):
                 ],
                 _constant_result,
             ),
-            ([*named("sigmoid", "erf", "exp"), F.softplus, torch.special.erf], _constant_result),
-            ([F.gelu, F.silu, F.mish, F.elu, F.hardswish], gate),
+            ([*named("sigmoid", "erf", "exp"), F.hardsigmoid, F.softplus, torch.special.erf], _constant_result),
+            ([F.gelu, F.silu, F.mish, F.elu, F.hardswish, F.relu6, F.hardtanh], gate),
             ([F.glu], _gated_half),
             (named("tanh"), self._tanh),
             (named("add", "__radd__"), self._add),
@@ -229,7 +234,7 @@ class GIM(Libra, Explicit):
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """Libra's normalisations and products, and the softmax; activations are marked, so that x * sigmoid(x) is no product."""
         table = dict(super().replacements())
-        as_they_are = {F.glu, F.gelu, F.silu, F.mish, F.elu, F.hardswish, *named("pow", "square")}
+        as_they_are = {F.glu, F.gelu, F.silu, F.mish, F.elu, F.hardswish, F.relu6, F.hardtanh, *named("pow", "square")}
         table = {function: replacement for function, replacement in table.items() if function not in as_they_are}
         table.update(dict.fromkeys(named("softmax"), self._softmax))
         marked = [*named("sigmoid", "erf", "tanh"), F.softplus, torch.special.erf]
@@ -370,12 +375,18 @@ def _attention(
     call = Call.of(query.detach(), key.detach(), value, *args, **options)
     usual = value.dim() == 4 and query.shape[0] == value.shape[0]  # what is not may still stand outside of the blocks
     if not usual or value.device.type not in RECOMPUTED_ON:
-        fused: Tensor = function(call.query, call.key, value, *args, **options)
+        args = tuple(_still(x) for x in args)  # a mask may depend on the hidden states, as relative positions do
+        options = {name: _still(x) for name, x in options.items()}
+        fused: Tensor = function(query.detach(), key.detach(), value, *args, **options)
         return fused
     with torch.no_grad():
         output = function(call.query, call.key, value, *args, **options)
     result: Tensor = _ConstantAttention.apply(value, output, call)
     return result
+
+
+def _still(x: Any) -> Any:
+    return x.detach() if isinstance(x, Tensor) else x
 
 
 class _ConstantAttention(torch.autograd.Function):

@@ -57,6 +57,10 @@ class Visit:
     """The same of what went out."""
     handed: Mapping[int | str, Tensor] = field(default_factory=dict)
     """Every floating point tensor `[B, T, D]` that came in, by its place among the arguments."""
+    origin: tuple[Any, int] | None = None
+    """Where what was taken comes from: a node of the graph and the number of its output."""
+    before: int = 0
+    """How much attention had been computed in the pass when it was called."""
 
     @property
     def attention(self) -> list[Attention]:
@@ -106,10 +110,10 @@ class Unclear(Exception):  # noqa: N818 - a finding that the caller turns into a
         self.hopeless = hopeless
 
 
-def survey(model: nn.Module, run: Callable[[], Any]) -> Survey:
-    """Watch one forward pass, without gradient; the model is left as it was found."""
+def survey(model: nn.Module, run: Callable[[], Any], gradient: bool = False) -> Survey:
+    """Watch one forward pass, without gradient unless it is asked for; the model is left as it was found."""
     found = Survey()
-    with as_found(model), torch.no_grad(), _visits(model, found) as stack, _Watcher(found, stack):
+    with as_found(model), torch.set_grad_enabled(gradient), _visits(model, found) as stack, _Watcher(found, stack):
         run()
     return found
 
@@ -137,37 +141,6 @@ def blocks_of(found: Survey) -> list[Visit]:
     _check_line(blocks)
     _check_rest(found, blocks)
     return _in_line(found, blocks, listed)
-
-
-def stages_of(found: Survey) -> list[Visit]:
-    """The blocks of a model that attends within windows, or over coarser and coarser grids: each has a grid of its own.
-
-    They are the innermost modules of lists that take a hidden state, attend, and pass on a state of the same shape.
-
-    Raises:
-        Unclear: if there are fewer than two.
-    """
-    everything = found.visits[0].module.modules()
-    listed = {child for module in everything if _is_list(module) for child in module.children()}
-    able = [
-        v
-        for v in found.visits
-        if v.module in listed
-        and v.seen
-        and v.taken is not None
-        and v.given is not None
-        and v.taken.shape == v.given.shape
-    ]
-    outer = set()
-    for visit in able:
-        parent = visit.parent
-        while parent is not None:
-            outer.add(parent)
-            parent = parent.parent
-    blocks = [visit for visit in able if visit not in outer]
-    if len(blocks) < 2:
-        raise Unclear("no modules of a list take a hidden state, attend, and pass on a state of the same shape")
-    return blocks
 
 
 def _in_line(found: Survey, blocks: Sequence[Visit], listed: set[nn.Module]) -> list[Visit]:
@@ -296,6 +269,9 @@ def _visits(model: nn.Module, found: Survey) -> Iterator[list[Visit]]:
             places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
             visit.handed = {place: value for place, value in places if _state((value,)) is not None}
             visit.taken = visit.state if visit.state is not None else _state((*args, *kwargs.values()), 4)
+            visit.before = len(found.attention)
+            if visit.taken is not None and visit.taken.grad_fn is not None:
+                visit.origin = (visit.taken.grad_fn, visit.taken.output_nr)
             found.visits.append(visit)
             stack.append(visit)
 

@@ -83,7 +83,10 @@ class Interception(TorchFunctionMode):
             result = _plus(self._call(func, args, kwargs), bias, self.ones, self.positions_first)
         else:
             result = self._call(func, args, kwargs)
-        if func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor) and result.dim() == 4:
+        if self.open_blocks and self.open_blocks[-1].windowed:
+            if is_softmax(func, result):
+                self.open_blocks[-1].attention.append(result)
+        elif func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor) and result.dim() == 4:
             if self.attention and not result.requires_grad and any(map(varies, (*args, *kwargs.values()))):
                 result = as_weights(result.requires_grad_())  # constant under the rule, but asked for
             self.open_blocks[-1].attention.append(result)
@@ -130,6 +133,11 @@ def _constant(x: Any) -> Any:
 _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
 
 
+def is_softmax(func: Callable[..., Any], result: Any) -> bool:
+    """Whether what was called is a softmax that may be attention: matrices, whatever else they are arranged by."""
+    return func in _SOFTMAX and isinstance(result, Tensor) and result.dim() >= 3
+
+
 def _without_bias(
     rule: Rule, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Tensor | None]:
@@ -145,6 +153,10 @@ def _without_bias(
             return func, args, kwargs, None
         first = tuple(given.pop(name) for name in names[func][:2])  # by position, as quantised weights expect them
         return func, first, given, bias
+    if func is F.group_norm or func is F.instance_norm:
+        return _without_bias_of_channels(func, args, kwargs)
+    if func is F.batch_norm:
+        return _by_statistics(func, args, kwargs)
     if func in _CONVOLUTIONS:
         given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
         bias = given.get("bias") if varies(given["input"]) else None
@@ -153,8 +165,8 @@ def _without_bias(
         others = {name: value for name, value in kwargs.items() if name not in ("input", "weight", "bias")}
         spread = bias.view(-1, *(1,) * (given["weight"].dim() - 2))
         return func, (given["input"], given["weight"], None, *args[3:]), others, spread
-    if func is F.batch_norm:
-        return _without_shift(args, kwargs)
+    if func in _ADDCMUL and len(args) == 3 and not kwargs and not varies(args[0]) and any(map(varies, args[1:])):
+        return torch.mul, args[1:], {}, args[0]
     if func is torch.addmm and len(args) == 3 and not kwargs and varies(args[1]):
         return torch.mm, args[1:], {}, args[0]
     if func in _ADD and len(args) == 2 and not kwargs:
@@ -173,24 +185,48 @@ def _without_bias(
     return func, args, kwargs, None
 
 
-def _without_shift(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
+def _without_bias_of_channels(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Tensor | None]:
-    """A batch normalisation with running statistics is x * s + t; t is split off."""
-    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    """A normalisation within groups or channels, `[B, C, ...]`."""
+    names = _GROUP_NORM if func is F.group_norm else _INSTANCE_NORM
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    x, mean = given["input"], given["running_mean"]
-    if given.get("training") or mean is None or not varies(x):
-        return F.batch_norm, args, kwargs, None
-    scale = (given["running_var"] + given.get("eps", 1e-5)).rsqrt()
-    scale = scale if given.get("weight") is None else scale * given["weight"].detach()
-    shift = -mean * scale if given.get("bias") is None else given["bias"].detach() - mean * scale
-    unshifted = {**given, "running_mean": torch.zeros_like(mean), "bias": None}
-    return F.batch_norm, (), unshifted, shift.view(-1, *(1,) * (x.dim() - 2))
+    x, bias = given["input"], given.pop("bias", None)
+    if bias is None or not varies(x):
+        return func, args, kwargs, None
+    return func, (), given, bias.view(-1, *(1,) * (x.dim() - 2))
 
 
+def _by_statistics(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Tensor | None]:
+    """Batch normalisation by the statistics of the training: a factor and a constant for each channel."""
+    given = {**dict(zip(_BATCH_NORM, args, strict=False)), **kwargs}
+    x, mean, variance = given["input"], given.get("running_mean"), given.get("running_var")
+    if mean is None or variance is None or given.get("training", False) or not varies(x):
+        return func, args, kwargs, None
+    factor = (variance + given.get("eps", 1e-5)).rsqrt()
+    factor = factor if given.get("weight") is None else factor * given["weight"]
+    bias = -mean * factor if given.get("bias") is None else given["bias"] - mean * factor
+    across = (-1, *(1,) * (x.dim() - 2))
+    return torch.mul, (x, factor.to(x.dtype).view(across)), {}, bias.to(x.dtype).view(across)
+
+
+_GROUP_NORM = ("input", "num_groups", "weight", "bias", "eps")
+_INSTANCE_NORM = (
+    "input",
+    "running_mean",
+    "running_var",
+    "weight",
+    "bias",
+    "use_input_stats",
+    "momentum",
+    "eps",
+)
+_BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _ADD = set(named("add", "radd"))
-_CONVOLUTIONS = set(named("conv1d", "conv2d", "conv3d"))
+_ADDCMUL = set(named("addcmul"))
+_CONVOLUTIONS = set(named(*(f"conv{how}{axes}d" for how in ("", "_transpose") for axes in (1, 2, 3))))
 _JOIN = set(named("cat", "concat", "concatenate", "stack"))
 
 

@@ -7,6 +7,9 @@ over a short text or one picture).
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import torch
 
 from ..errors import CaptureError, UnsupportedModelError
@@ -31,11 +34,17 @@ def prove(adapter: Adapter, settings: Settings) -> None:
         UnsupportedModelError: if a check fails; the message has the figure.
     """
     method = settings.method
-    over_all = method.needs.attention or method.needs.received or method.needs.relevance
-    if adapter.has_stages and (over_all or ("backward" in method.passes and settings.several)):
+    over_all = method.needs.attention or method.needs.relevance
+    of_one_shape = "backward" in method.passes and settings.several and not method.states  # puts states into blocks
+    if adapter.has_stages and (over_all or of_one_shape):
         raise UnsupportedModelError(
             f"{type(adapter.model).__name__} attends within windows or over coarser and coarser grids: there is no attention "
-            f"over all tokens, which {method.name} needs; use method='cat' or 'input_x_gradient'"
+            f"over all tokens, which {method.name} needs; use method='attcat', 'cat' or 'input_x_gradient'"
+        )
+    if adapter.has_stages and method.needs.received and not any(adapter.attends):
+        raise UnsupportedModelError(
+            f"the attention of {type(adapter.model).__name__} has no keys that stand for places on the picture, so that no token "
+            f"receives any, which {method.name} needs; use method='cat'"
         )
     if adapter.trial is None:
         return
@@ -70,6 +79,8 @@ def _gradient(adapter: Adapter) -> str:
     if torch.finfo(adapter.dtype).eps > 1e-6:
         return ""  # finite differences drown in the rounding of half precision
     error = slope_error(adapter, adapter.trial, STEPS, enough=SLOPE)
+    if error is not None and error > SLOPE:
+        error = _exact_slope_error(adapter, error)  # steps that are small enough for kinks drown in float32's rounding
     if error is None or error <= SLOPE:
         return ""
     return (
@@ -77,6 +88,17 @@ def _gradient(adapter: Adapter) -> str:
         f"{error:.0%} of the change (at most {SLOPE:.0%}): a part of its forward pass has no gradient, or it is all kinks. Use "
         "method='occlusion'"
     )
+
+
+def _exact_slope_error(adapter: Adapter, otherwise: float) -> float | None:
+    """The same with a copy in float64, whose steps can be small; the figure that is known if there is no copy."""
+    assert adapter.trial is not None
+    try:
+        exact = adapter.like(copy.deepcopy(adapter.model).double())
+    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
+        return otherwise
+    trial = replace(adapter.trial, arguments=exact.place(adapter.trial.arguments))
+    return slope_error(exact, trial, enough=SLOPE)
 
 
 def _libra(adapter: Adapter) -> str:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..capture.blocks import Block
 from ..capture.streams import Streams
 from ..errors import OptionError, UnsupportedModelError
 from .encoding import Encoding
@@ -97,6 +98,21 @@ class Adapter(ABC):
 
     has_stages: bool = False
     """Whether blocks have grids of their own, so that nothing is defined over all tokens but states and gradients."""
+
+    def received(self, index: int, block: Block) -> Tensor | None:
+        """The attention that each token receives in a block that attends within windows or over coarser keys, `[B, T]`.
+
+        Args:
+            index: the block's number.
+            block: what was seen of it.
+
+        Returns:
+            None where every query sees every token, and the matrix says it.
+        """
+        return None
+
+    until_next: bool = False
+    """Whether a block lasts until the next one is called, as the piece of the forward pass between two states."""
 
     passes_state: bool = True
     """Whether what a block returns is a hidden state; not if the sum with its input stands outside of it."""

@@ -30,8 +30,10 @@ class VisionAdapter(Adapter):
 
     @property
     @abstractmethod
-    def patch_size(self) -> tuple[int, int]:
-        """Height and width of a patch, in the model's pixels."""
+    def patch_size(self) -> tuple[float, float]:
+        """Height and width of a patch, in the model's pixels; not whole numbers where a picture is divided into patches that
+        overlap.
+        """
 
     @property
     @abstractmethod
@@ -41,7 +43,7 @@ class VisionAdapter(Adapter):
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches for an input of this size."""
         rows, columns = self.patch_size
-        return height // rows, width // columns
+        return int(height // rows), int(width // columns)
 
     @property
     def native_size(self) -> tuple[int, int] | None:

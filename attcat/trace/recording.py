@@ -38,6 +38,7 @@ class Recording:
     ones: Tensor | None = None  # factor of every bias, [B], when their share is measured
     aligned: Callable[[int, Tensor, bool], Tensor] = lambda _block, state, _share: state  # see Adapter
     attends: tuple[bool, ...] = ()  # for each block, whether it does; those that do not receive no weight
+    within: Callable[[int, Block], Tensor | None] = lambda _index, _block: None  # what tokens receive within windows
     cuts: Cuts | None = None  # of an encoder with a decoder: what belongs together
 
     @property
@@ -86,19 +87,27 @@ class Recording:
         """
         with torch.no_grad():
             attends = self.attends or (True,) * len(self.blocks)
-            every = [
-                one_attention(index, block) if yes else None
-                for index, (block, yes) in enumerate(zip(self.blocks, attends, strict=True))
-            ]
-            seen = [_tokens_only(matrix) if isinstance(matrix, Tensor) else matrix for matrix in every]
             if self.cuts is not None:
+                seen = [
+                    _of_tokens(one_attention(index, block)) if yes else None
+                    for index, (block, yes) in enumerate(zip(self.blocks, attends, strict=True))
+                ]
                 mask = self.mask if len(self.mask) == len(query_weights) else self.mask.expand(len(query_weights), -1)
                 return self.cuts.received(self.blocks, mask, query_weights, seen, _received)
             rows = counting(query_weights)
+            rows = counting(query_weights)
             return tuple(
-                torch.zeros_like(query_weights) if attention is None else _received(attention, query_weights, rows)
-                for attention in seen
+                self._received_in(index, block, query_weights, rows)
+                if attends[index]
+                else torch.zeros_like(query_weights)
+                for index, block in enumerate(self.blocks)
             )
+
+    def _received_in(self, index: int, block: Block, query_weights: Tensor, rows: Sequence[int]) -> Tensor:
+        within = self.within(index, block)
+        if within is not None:
+            return within
+        return _received(_of_tokens(one_attention(index, block)), query_weights, rows)
 
     def traces(
         self,
@@ -364,7 +373,18 @@ def record(
         before = _either(before, Cuts(streams, (), encoding.offset, shared), encoding.mask, blocks)
     with (
         borrowed(adapter) as own,
-        watch(own.blocks, blocks, open_blocks, gradient, before, early, own.passes_state, own.model.buffers, starts),
+        watch(
+            own.blocks,
+            blocks,
+            open_blocks,
+            gradient,
+            before,
+            early,
+            own.passes_state,
+            own.model.buffers,
+            starts,
+            own.until_next,
+        ),
         remembered(own.blocks, streams, memory),
         torch.no_grad(),  # until the first block is reached
         Interception(rule, open_blocks, attention=attention, ones=ones),
@@ -390,7 +410,18 @@ def record(
     read = adapter.head.read(encoding, logits.argmax(-1))
     source = encoding.offset or encoding.mask.shape[1]
     cuts = None if streams is None else Cuts(streams, tuple(memory), source, shared)
-    return Recording(tuple(blocks), output, logits, encoding.mask, read, ones, adapter.aligned, adapter.attends, cuts)
+    return Recording(
+        tuple(blocks),
+        output,
+        logits,
+        encoding.mask,
+        read,
+        ones,
+        adapter.aligned,
+        adapter.attends,
+        adapter.received,
+        cuts,
+    )
 
 
 def _either(
@@ -412,6 +443,10 @@ def _is_state(value: Any) -> bool:
 
 
 # -- reading a block -------------------------------------------------------------------------------------------------
+
+
+def _of_tokens(attention: Call | Tensor) -> Call | Tensor:
+    return _tokens_only(attention) if isinstance(attention, Tensor) else attention
 
 
 def _received(attention: Call | Tensor, query_weights: Tensor, counted: Sequence[int]) -> Tensor:

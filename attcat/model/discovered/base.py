@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ...capture.cuts import Piece
 from ...capture.randomness import OwnRandomness
-from ...capture.survey import Survey, Unclear, Visit, between, blocks_of, stages_of, survey
+from ...capture.survey import Survey, Unclear, Visit, between, blocks_of, survey
 from ...errors import AttCATError, UnsupportedModelError
 from ..adapter import GUIDE, Adapter
 from ..bound import borrowed
@@ -20,61 +21,9 @@ from ..encoding import Encoding
 from ..vision import VisionAdapter
 from ..wrappers import names_of
 from .experiments import FAILURES, accepted
+from .stages import Stage
 
 log = logging.getLogger("attcat")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """The grid of a block, and the axes of its hidden state.
-
-    Args:
-        grid: rows and columns.
-        last: whether features are the last axis: `[B, T, D]` or `[B, rows, columns, D]`; else `[B, D, rows, columns]`.
-        width: D.
-    """
-
-    grid: tuple[int, int]
-    last: bool
-    width: int
-
-    @classmethod
-    def of(cls, visit: Visit, picture: tuple[int, int]) -> Stage:
-        """By the axes that have the picture's proportions.
-
-        Raises:
-            Unclear: if none or several have.
-        """
-        assert visit.taken is not None
-        shape, (height, width) = tuple(visit.taken.shape), picture
-        if len(shape) == 3:
-            rows = round((shape[1] * height / width) ** 0.5)
-            found = (
-                [cls((rows, shape[1] // rows), True, shape[2])]
-                if rows and rows * (shape[1] // rows) == shape[1]
-                else []
-            )
-        else:
-            made = (cls((shape[1], shape[2]), True, shape[3]), cls((shape[2], shape[3]), False, shape[1]))
-            found = [stage for stage in made if stage.grid[0] * width == stage.grid[1] * height]
-        if len(found) != 1 or found[0].grid[0] * width != found[0].grid[1] * height:
-            raise Unclear(
-                f"{visit.name} takes a state of shape {shape}, in which a grid of the picture's shape is not seen"
-            )
-        return found[0]
-
-    def flat(self, state: Tensor) -> Tensor:
-        """`[B, rows * columns, D]`."""
-        if state.dim() == 3:
-            return state
-        return (state if self.last else state.permute(0, 2, 3, 1)).flatten(1, 2)
-
-    def places(self, fine: tuple[int, int]) -> Tensor:
-        """For each patch of a finer grid the position of this one that its centre lies in."""
-        rows, columns = (
-            ((torch.arange(many) + 0.5) * few / many).long() for many, few in zip(fine, self.grid, strict=True)
-        )
-        return (rows[:, None] * self.grid[1] + columns).flatten()
 
 
 @dataclass(frozen=True)
@@ -116,21 +65,13 @@ class Found:
         return cls(names, kinds, state.shape[2], state.shape[1], stands, attends)
 
     @classmethod
-    def of_stages(cls, watched: Survey, picture: tuple[int, int]) -> Found:
-        """The same of a model whose blocks have grids of their own.
-
-        Raises:
-            Unclear: if it is not known which axes are the grid's, or the first grid is not the finest.
-        """
-        visits = stages_of(watched)
-        stages = tuple(Stage.of(visit, picture) for visit in visits)
-        first = stages[0]
-        if any(stage.grid[0] > first.grid[0] or stage.grid[1] > first.grid[1] for stage in stages):
-            raise Unclear("a later block has a finer grid than the first")
-        names = tuple(visit.name for visit in visits)
-        kinds = tuple(type(visit.module).__name__ for visit in visits)
-        length, free = first.grid[0] * first.grid[1], (False,) * len(visits)
-        return cls(names, kinds, first.width, length, ("other layers",), free, stages)
+    def of_pieces(cls, pieces: Sequence[Piece], stages: Sequence[Stage]) -> Found:
+        """The same of a model whose blocks have grids of their own, and begin at states that everything passes through."""
+        names = tuple(piece.visit.name for piece in pieces)
+        kinds = tuple(type(piece.visit.module).__name__ for piece in pieces)
+        finest = max(stages, key=lambda stage: stage.count)
+        length = finest.count + max(stage.prefix for stage in stages)
+        return cls(names, kinds, stages[0].width, length, ("other layers",), (True,) * len(names), tuple(stages))
 
     def behind(self, front: Sequence[Visit]) -> Found:
         """The same with modules in front of the blocks that mix tokens: blocks too, which do not attend."""
@@ -167,6 +108,19 @@ class Discovered(Adapter):
     def blocks(self) -> tuple[nn.Module, ...]:
         """The blocks that were seen."""
         return tuple(map(self.model.get_submodule, self.found.names))
+
+    def like(self, model: nn.Module) -> Adapter:
+        """The same adapter for another model of the same class, which is not inspected again; what rests on weights is checked
+        anew when it is used.
+        """
+        other = copy(self)
+        own = ("_twins", "_lone", "blocks", "proven", "head", "labels", "accepted")
+        for name in own:
+            vars(other).pop(name, None)
+        other.model = model
+        if self.trial is not None:
+            other.trial = replace(self.trial, arguments=other.place(self.trial.arguments))
+        return other
 
     @property
     def passes_state(self) -> bool:  # type: ignore[override]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ...capture.blocks import hidden_state, with_state
+from ...capture.blocks import hidden_state, rebind, with_state
 from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey, Visit
 from ...tokens import Tokens
@@ -249,7 +249,7 @@ class Placed:
 
 
 def placed(
-    states_of: Callable[[Tensor], Tensor], size: tuple[int, int], grid: tuple[int, int], patch: tuple[int, int]
+    states_of: Callable[[Tensor], Tensor], size: tuple[int, int], grid: tuple[int, int], patch: tuple[float, float]
 ) -> Placed | None:
     """Change the pixels of some patches, and see which tokens change most.
 
@@ -264,19 +264,25 @@ def placed(
     """
     (rows, columns), (down, across) = grid, patch
     tried = sorted({(row, column) for row in _spread(rows) for column in _spread(columns)})
-    pixels = torch.zeros(1 + len(tried), 3, *size)
+    noise = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    pixels = noise[:1].repeat(1 + len(tried), 1, 1, 1)
     for index, (row, column) in enumerate(tried, 1):
-        area = pixels[index, :, row * down : (row + 1) * down, column * across : (column + 1) * across]
-        area.copy_(torch.linspace(-1, 1, area.shape[-1]) if area.numel() else area)
+        rows_of = slice(round(row * down), round((row + 1) * down))
+        columns_of = slice(round(column * across), round((column + 1) * across))
+        pixels[index, :, rows_of, columns_of] = noise[1, :, rows_of, columns_of]
     states = states_of(pixels)
     count = states.shape[1] - rows * columns
     if count < 0 or len(states) != len(pixels):
         return None
-    change = (states[1:] - states[0]).abs().amax(-1)
-    found, changed = change[:, count:].argmax(-1), change > 0
-    off = max(
-        max(abs(int(place) // columns - row), abs(int(place) % columns - column))
-        for place, (row, column) in zip(found, tried, strict=True)
+    change = (states[1:] - states[0]).abs().mean(-1)
+    patches, changed = change[:, count:], change > 0
+    # Behind many convolutions some tokens answer to everything: then what counts is which change moves a token most.
+    off = min(
+        max(
+            max(abs(int(place) // columns - row), abs(int(place) % columns - column))
+            for place, (row, column) in zip(answers.argmax(-1), tried, strict=True)
+        )
+        for answers in (patches, patches / patches.mean(0).clamp(min=1e-30))
     )
     return Placed(off, bool((changed.sum(-1) == 1).all()), bool(changed[:, :count].any()))
 
@@ -307,6 +313,37 @@ def stopped_before(block: nn.Module) -> Iterator[list[Tensor]]:
         yield states
     finally:
         hook.remove()
+
+
+@contextmanager
+def replaced_before(block: nn.Module, state: Tensor) -> Iterator[None]:
+    """Another hidden state for a block, in place of the one that it is called with."""
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        place, own = hidden_state(module, args, kwargs)
+        return None if rebind(own, state) else with_state(place, state, args, kwargs)
+
+    hook = block.register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def stopped_after(blocks: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """A forward pass ends where the last of these blocks would be called; what each of them takes is put into the list."""
+    states: list[Tensor] = []
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states.append(hidden_state(module, args, kwargs)[1].clone())
+        if len(states) == len(blocks):
+            raise _Stop
+
+    with ExitStack() as undo:
+        for block in blocks:
+            undo.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        yield states
 
 
 def until_stopped(run: Callable[[], Any]) -> None:

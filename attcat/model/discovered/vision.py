@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...capture.blocks import Block
+from ...capture.cuts import Piece, cuts, pieces_of
 from ...capture.randomness import OwnRandomness
-from ...capture.survey import Convolution, Unclear, stages_of, survey
+from ...capture.survey import Convolution, Survey, Unclear, survey
+from ...capture.windowed import received_within
 from ...errors import ProcessorError, UnsupportedModelError
 from ...tokens import Tokens
 from ..bound import borrowed
@@ -24,9 +30,19 @@ from .experiments import (
     logits_without,
     picture_size,
     placed,
+    replaced_before,
+    stopped_after,
     stopped_before,
     until_stopped,
 )
+from .stages import Layout, Stage, order_of, quarters, readable, strips_of
+from .windows import keys_of
+
+TOGETHER = 8
+"""How many pictures share a pass of an experiment."""
+
+STRIPS = 128
+"""So many rows and columns are replaced one by one, but no more."""
 
 
 class DiscoveredVision(Discovered, VisionAdapter):
@@ -38,29 +54,32 @@ class DiscoveredVision(Discovered, VisionAdapter):
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         super().__init__(model, processor)
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}
+        self._layouts: dict[tuple[int, ...], Layout] = {}
         height, width = picture_size(self)
         pixels = torch.zeros(1, 3, height, width)
-        watched = self._watch(self._unnamed(pixels))
         try:
-            self.found = self._blocks_in(watched)
+            self.found = self._blocks_in(self._watch(self._unnamed(pixels)))
+            self._check_states(height, width)
+            self._place(height, width)
         except UnsupportedModelError as error:
             try:
-                self.found = Found.of_stages(watched, (height, width))
-            except Unclear:
+                self._find_pieces(height, width)
+            except UnsupportedModelError:
+                raise
+            except (Unclear, *FAILURES):
                 raise error from None
-        self._place(height, width)
-        trial = self.encode_arguments({"pixel_values": pixels})
-        if self.has_stages:
-            self._check_stages(height, width)
-        self.reads = ((), True) if self.has_stages else self._reads(trial)
+        else:
+            self.reads = self._reads(self.encode_arguments({"pixel_values": pixels}))
         noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
         self.trial = self.encode_arguments({"pixel_values": noise})
         log.info("%s", self.describe())
 
-    patch_size: tuple[int, int] = (0, 0)
+    patch_size: tuple[float, float] = (0, 0)
     overlap: bool = False
     """Whether neighbouring tokens see the same pixels, as behind a stem of convolutions."""
     _convolution: int | None = None
+    _layout: Layout
+    """How its blocks lie on the picture that it was inspected with."""
     prefix: tuple[str, ...] = ()
 
     @property
@@ -68,14 +87,31 @@ class DiscoveredVision(Discovered, VisionAdapter):
         """Whether its blocks have grids of their own."""
         return bool(self.found.stages)
 
+    @property
+    def until_next(self) -> bool:  # type: ignore[override]
+        """Blocks with grids of their own are pieces of the forward pass."""
+        return self.has_stages
+
+    @property
+    def attends(self) -> tuple[bool, ...]:
+        """Which blocks were seen to attend; of windows, those whose keys are known."""
+        return tuple(map(bool, self._layout.keys)) if self.has_stages else super().attends
+
     def aligned(self, block: int, state: Tensor, share: bool = False) -> Tensor:
-        """On the first block's grid: coarser positions are repeated for the patches whose centre lies in them."""
-        if not self.found.stages:
+        """On the finest grid: coarser positions are repeated for the patches whose centre lies in them."""
+        if not self.has_stages:
             return state
-        stage = self.found.stages[block]
-        places = stage.places(self.found.stages[0].grid).to(state.device)
-        spread = stage.flat(state)[:, places]
-        return spread / places.bincount()[places][:, None] if share else spread
+        layout = self._layouts[block, *state.shape[1:]]
+        return layout.spread(block, layout.stages[block].flat(state), share)
+
+    def received(self, index: int, block: Block) -> Tensor | None:
+        """Within windows, or over coarser keys; none where it is not known what the keys stand for."""
+        if not self.has_stages:
+            return None
+        state = block.input
+        layout = self._layouts[index, *state.shape[1:]]
+        weights = received_within(block.attention, layout.keys[index], len(state))
+        return layout.spread(index, weights[..., None], False)[..., 0]
 
     def call(self, encoding: Encoding) -> Any:
         """Run the model, with the pixels by name if it has a name for them."""
@@ -85,6 +121,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches: what the model's convolution makes of a picture of this size."""
+        if (height, width) not in self._grids and self.has_stages:
+            self._grids[height, width] = self._laid_out_anew(height, width).grid
         if (height, width) not in self._grids:
             states, convolutions = self._embed(torch.zeros(1, 3, height, width))
             if self._convolution is not None:
@@ -114,7 +152,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
         (height, width), (rows, columns) = next(iter(self._grids.items()))
         return (
             f"{len(self.prefix)} prefix tokens ({', '.join(self.prefix) or 'none'}), then {rows} x {columns} patches of "
-            f"{self.patch_size[0]} x {self.patch_size[1]} pixels for a picture of {height} x {width}"
+            f"{self.patch_size[0]:.4g} x {self.patch_size[1]:.4g} pixels for a picture of {height} x {width}"
             f"{', each of which sees pixels of its neighbours too' if self.overlap else ''}; "
             + ("" if self.has_stages else f"its head reads {', '.join(read)}")
         )
@@ -141,33 +179,172 @@ class DiscoveredVision(Discovered, VisionAdapter):
             f"another token changes than in a grid of {' or '.join(seen) or 'any size'}"
         )
 
-    def _check_stages(self, height: int, width: int) -> None:
-        """In every block the positions have to lie row by row: those of a quarter that changes have to change most."""
-        generator = torch.Generator().manual_seed(0)
-        pixels = torch.randn(1, 3, height, width, generator=generator).repeat(3, 1, 1, 1)
-        other = torch.randn(3, height // 2, width // 2, generator=generator)
-        pixels[1, :, : height // 2, -(width // 2) :] = other
-        pixels[2, :, -(height // 2) :, : width // 2] = other
-        encoding = self._unnamed(pixels)
+    def _find_pieces(self, height: int, width: int) -> None:
+        """The blocks between states that everything passes through, each with a grid of its own.
+
+        Raises:
+            Unclear: if there are none.
+            UnsupportedModelError: if it is not known where they lie on the picture.
+        """
+        pieces, stages = self._pieces(height, width)
+        self.found = Found.of_pieces(pieces, stages)
+        vars(self).pop("blocks", None)
+        vars(self).pop("_twins", None)
+        self._layout = self._laid_out(height, width, pieces, stages)
+        self._place(height, width)
+        self.reads = ((), True)
+
+    def _check_states(self, height: int, width: int) -> None:
+        """What blocks take that are not called one after another has to be all that the prediction depends on."""
+        if not self.found.between:
+            return
+        watched, value, leaf = self._graph(height, width)
+        through = cuts(value.grad_fn, leaf)
+        aside = [
+            visit.name for visit in watched.visits if visit.name in self.found.names and visit.origin not in through
+        ]
+        if aside:
+            raise self._unclear(
+                f"what its block {aside[0]} takes is not the hidden state: a sum outside, around a norm?"
+            )
+
+    def _pieces(self, height: int, width: int) -> tuple[list[Piece], list[Stage]]:
+        """The pieces of a pass over a picture of that size, and their grids."""
+        watched, value, leaf = self._graph(height, width)
+        grids = readable(watched.visits, (height, width))
+        pieces = pieces_of(watched, value, leaf, grids)
+        return pieces, [grids[piece.visit] for piece in pieces]
+
+    def _graph(self, height: int, width: int) -> tuple[Survey, Tensor, Tensor]:
+        """A pass that was watched with gradient, the sum of its logits, and the picture."""
+        leaf = torch.zeros(1, 3, height, width, device=self.device, dtype=self.dtype, requires_grad=True)
+        values: list[Tensor] = []
         with borrowed(self) as own, OwnRandomness():
-            watched = survey(own.model, lambda: own.call(encoding))
-        watched.batch = len(pixels)
-        for block, visit in enumerate(stages_of(watched)):
-            assert visit.taken is not None
-            states = self.aligned(block, visit.taken)
-            change = (states[1:] - states[0]).abs().mean(-1).view(2, *self.found.stages[0].grid)
-            down, across = change.shape[1] // 2, change.shape[2] // 2
-            above, below = change[:, :down, -across:].mean((1, 2)), change[:, -down:, :across].mean((1, 2))
-            if not (above[0] > below[0] and below[1] > above[1]):
-                raise self._unclear(
-                    f"the positions of block {block} ({visit.name}) do not lie row by row on the picture"
-                )
+            encoding = self._unnamed(leaf.clone())
+            watched = survey(own.model, lambda: values.append(own.predict(encoding)[1].sum()), gradient=True)
+        return watched, values[0], leaf
+
+    def _laid_out(self, height: int, width: int, pieces: Sequence[Piece], stages: Sequence[Stage]) -> Layout:
+        """Where the positions of each block lie on a picture of that size, and what its keys stand for."""
+        noise = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        stages = self._ordered(noise, stages)
+        encoding = self._unnamed(noise)
+        with borrowed(self) as own, OwnRandomness():
+            keys = keys_of(own.blocks, stages, lambda: own.call(encoding))
+        layout = Layout(tuple(stages), tuple(keys))
+        for block, piece in enumerate(pieces):
+            assert piece.visit.taken is not None
+            self._layouts[block, *piece.visit.taken.shape[1:]] = layout
+        return layout
+
+    def _laid_out_anew(self, height: int, width: int) -> Layout:
+        """The layout of a picture of another size.
+
+        Raises:
+            ProcessorError: if the model does not take it, or has other blocks then.
+        """
+        try:
+            pieces, stages = self._pieces(height, width)
+        except (*FAILURES, Unclear) as error:
+            raise ProcessorError(f"the model does not take pictures of {height} x {width} pixels: {error}") from error
+        if tuple(piece.visit.name for piece in pieces) != self.found.names:
+            raise ProcessorError(
+                f"on pictures of {height} x {width} pixels the model has other blocks than it was found with"
+            )
+        return self._laid_out(height, width, pieces, stages)
+
+    def _ordered(self, noise: Tensor, stages: Sequence[Stage]) -> list[Stage]:
+        """The stages with the order of their positions, where these do not lie row by row.
+
+        The quarters of a grid have to follow those of the picture that are replaced, better than if they lay in any other order.
+        """
+        pixels = noise.repeat(5, 1, 1, 1)
+        other = torch.randn(noise.shape[1:], generator=torch.Generator().manual_seed(1))
+        for index, (rows, columns) in enumerate(quarters(*noise.shape[-2:]), 1):
+            pixels[index, :, rows, columns] = other[:, rows, columns]
+        found: list[Stage] = []
+        for block, state in enumerate(self._states(pixels, len(stages) - 1)):
+            likely = [one for one in found[-1:] if replace(one, order=()) == stages[block]]
+            likely += [stages[block], stages[block].turned]
+            fits = next((one for one in likely if one.follows(state)), None)
+            if fits is not None and not found and not self._lies(fits, noise):
+                fits = None
+            if fits is None and found:  # far from the picture, what the block before has is the better measure
+                state = self._answers(noise, found[-1], block, found[-1].quarters())
+                fits = next((one for one in likely if one.follows(state)), None)
+            found.append(fits or self._found_order(noise, found, stages[block]))
+        return found
+
+    def _lies(self, stage: Stage, noise: Tensor) -> bool:
+        """Whether single patches of the picture are seen where the first block has them, by this reading of its state."""
+        height, width = noise.shape[-2:]
+        patch = (height / stage.grid[0], width / stage.grid[1])
+        seen = placed(lambda pixels: stage.flat(self._states(pixels, 0)[0]), (height, width), stage.grid, patch)
+        return seen is not None and seen.off <= 1
+
+    def _found_order(self, noise: Tensor, before: Sequence[Stage], stage: Stage) -> Stage:
+        """A stage with the order of its positions, as they follow the rows and columns of the picture, or of the block before.
+
+        Raises:
+            UnsupportedModelError: if they lie in none.
+        """
+        block = len(before)
+        if sum(stage.grid) > STRIPS:
+            order = None
+        else:
+            if before:
+                states = self._answers(noise, before[-1], block, before[-1].strips(stage.grid))
+            else:
+                states = self._states(torch.cat([noise, *strips_of(noise, stage.grid)]), block)[block]
+            patches = stage.flat(states)[:, stage.prefix :]
+            order = order_of((patches[1:] - patches[0]).abs().mean(-1), stage.grid, stage.told_by(states.shape))
+        if order is None and before and not before[-1].order:
+            order = ()  # a block whose positions follow nothing before it (no residual connection) goes on as they lay
+        if order is None:
+            raise self._unclear(
+                f"the positions of block {block} ({self.found.names[block]}) do not lie row by row on the picture, nor in "
+                "another order that is seen when rows or columns of it are replaced"
+            )
+        return replace(stage, order=order)
+
+    def _answers(self, noise: Tensor, before: Stage, block: int, parts: Sequence[Tensor]) -> Tensor:
+        """What a block takes, as it is, and when each of some parts of the grid of the block before it is moved."""
+        (state,) = self._states(noise, block - 1)[block - 1 :]
+        direction = torch.randn(before.width, generator=torch.Generator().manual_seed(0)).to(state) * state.std() * 1e-2
+        direction = direction if before.last else direction[:, None, None]
+        moved = [state + before.like(part, state).to(state) * direction for part in parts]
+        return self._states(noise, block, instead=[state, *moved])[block]
+
+    def _states(self, pixels: Tensor, last: int, instead: Sequence[Tensor] = ()) -> list[Tensor]:
+        """What the blocks take up to the last one that is asked for, each `[B, ...]`; so many pictures at a time as are cheap.
+
+        Args:
+            pixels: `[B, 3, H, W]`, or one picture.
+            last: the number of the last block.
+            instead: states of the block before the last one that take the place of its own, of the one picture.
+        """
+        parts = []
+        for start in range(0, len(instead) or len(pixels), TOGETHER):
+            given = instead[start : start + TOGETHER]
+            encoding = self._unnamed(pixels.repeat(len(given), 1, 1, 1) if given else pixels[start : start + TOGETHER])
+            with borrowed(self) as own, OwnRandomness(), torch.no_grad(), ExitStack() as undo:
+                if given:
+                    undo.enter_context(replaced_before(own.blocks[last - 1], torch.cat(list(given))))
+                seen = undo.enter_context(stopped_after(own.blocks[: last + 1]))
+                until_stopped(partial(own.call, encoding))
+            parts.append(seen)
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
 
     def _candidates(
         self, convolutions: Sequence[Convolution], height: int, width: int
-    ) -> Iterator[tuple[int | None, tuple[int, int], tuple[int, int]]]:
+    ) -> Iterator[tuple[int | None, tuple[int, int], tuple[float, float]]]:
         """Grids and patches that may be: of the convolutions, from the last one back, and such as have the picture's shape."""
         length = self.found.length
+        if self.has_stages:
+            grid = self._layout.grid
+            exact = len(convolutions) == 1 and convolutions[0].kernel == convolutions[0].stride
+            yield None, grid, convolutions[0].stride if exact else _divided(height, width, grid)
+            return
         for index in reversed(range(len(convolutions))):
             rows, columns = convolutions[index].grid
             if rows * columns > length or rows * columns < length // 2:
@@ -218,3 +395,9 @@ class DiscoveredVision(Discovered, VisionAdapter):
         if not all(matters(position) for position in tried):
             raise self._unclear(f"its head reads some patches, but not all of {tried}")
         return special, True
+
+
+def _divided(height: int, width: int, grid: tuple[int, int]) -> tuple[float, float]:
+    """The patches of a picture that is divided by a grid."""
+    down, across = height / grid[0], width / grid[1]
+    return int(down) if down.is_integer() else down, int(across) if across.is_integer() else across
