@@ -134,9 +134,9 @@ def _default_inputs(adapter: Adapter) -> Any:
     if samples is not None:
         return samples
     if isinstance(adapter, TextAdapter):
-        ids = ordinary_tokens(adapter, 9)
+        ids = ordinary_tokens(adapter, adapter.fixed_length or 9)
         if not adapter.can_batch:
-            return encoding_of(adapter, ids[None], torch.ones(1, 9, dtype=torch.long))
+            return encoding_of(adapter, ids[None], torch.ones(1, len(ids), dtype=torch.long))
         mask = torch.ones(2, 9, dtype=torch.long)
         mask[1, 6:] = 0
         return encoding_of(adapter, ids.repeat(2, 1).masked_fill(mask == 0, adapter.pad_id or 0), mask)
@@ -272,9 +272,9 @@ def _classes(bench: _Bench) -> Measured:
     one = bench.row(0)
     if not isinstance(one.adapter, TextAdapter) or type(one.adapter.head) is not Head:
         raise _NotAsked("the model classifies no text as a whole")
-    length = one.encoding.mask.shape[1] - 1
-    if length < 1:
-        raise _NotAsked("the text has a single token")
+    length = one.encoding.mask.shape[1] - sum(one.adapter.own_tokens) - 1
+    if length < 1 or one.adapter.fixed_length:
+        raise _NotAsked("the text cannot be shorter")
     shorter = {n: v[:, :length] if v.shape[1:] == (length + 1,) else v for n, v in one.encoding.arguments.items()}
     logits = logits_of(one.adapter, one.adapter.encode_arguments(shorter))
     return abs(logits.shape[1] - logits_of(one.adapter, one.encoding).shape[1]), 0

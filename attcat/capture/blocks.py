@@ -22,13 +22,15 @@ from .attention import Call
 
 @dataclass
 class Block:
-    """What was seen of one call of a block."""
+    """What was seen of one call of a block; its states are `[B, T, D]`, whichever axis the model has in front."""
 
     input: Tensor
     output: Tensor | None = None
     attention: list[Call | Tensor] = field(default_factory=list)
     version: int = 0
     """Torch's count of changes in place of the input, when the block was called."""
+    several: bool = False
+    """Whether it may attend several times, with heads of its own each time."""
 
 
 def output_of(block: Block) -> Tensor:
@@ -51,6 +53,8 @@ def watch(
     before: Callable[[Tensor], Tensor] | None = None,
     early: int | None = None,
     outputs: bool = True,
+    positions_first: bool = False,
+    several: bool = False,
     lasting: Callable[[], Iterable[Tensor]] = tuple,
 ) -> Iterator[None]:
     """Hook the blocks: note their input and output, and make the first input depend on a leaf that requires a gradient.
@@ -63,23 +67,31 @@ def watch(
         before: replaces the first block's input.
         early: the block whose output the last one passes on.
         outputs: whether what a block returns is a hidden state; if the sum stands outside of it, it is not.
+        positions_first: whether the model's states are `[T, B, D]`.
+        several: whether a block may attend several times.
         lasting: tensors that outlive the pass, as the caller's and the model's: they are not touched.
     """
+
+    def turned(state: Tensor) -> Tensor:
+        return state.transpose(0, 1) if positions_first else state
 
     def enter(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        place, state = hidden_state(module, args, kwargs)
+        place, own = hidden_state(module, args, kwargs)
+        state = turned(own)
         if not blocks:
             torch.set_grad_enabled(True)
-            own, state = state, state if before is None else before(state)
+            state = state if before is None else before(state)
             if not state.requires_grad:
                 state = state.detach().clone().requires_grad_(gradient)
             kept = any(own is tensor for tensor in lasting())
             kept = kept or own is state or own.requires_grad
-            if kept or not (gradient or before is not None) or not rebind(own, state):
-                args, kwargs = with_state(place, state, args, kwargs)
-        block = Block(state, version=0 if state.is_inference() else state._version)
+            if kept or not (gradient or before is not None) or not rebind(own, turned(state)):
+                args, kwargs = with_state(place, turned(state), args, kwargs)
+        elif positions_first:
+            args, kwargs = with_state(place, turned(state), args, kwargs)
+        block = Block(state, version=0 if state.is_inference() else state._version, several=several)
         blocks.append(block)
         open_blocks.append(block)
         return args, kwargs
@@ -88,11 +100,16 @@ def watch(
         block = open_blocks.pop()
         parts = (output,) if isinstance(output, Tensor) else tuple(output)
         # A block may return its attention weights as well, in front or behind.
-        alike = (part for part in parts if isinstance(part, Tensor) and part.shape == block.input.shape)
-        block.output = next(alike, None) if outputs else None
-        if early is None or len(blocks) < len(modules):
+        shape = turned(block.input).shape
+        own = next((part for part in parts if isinstance(part, Tensor) and part.shape == shape), None)
+        block.output = turned(own) if outputs and own is not None else None
+        if early is not None and len(blocks) == len(modules):
+            passed, _ = output_of(blocks[early]), output_of(block)  # the head reads an earlier block
+        elif positions_first and block.output is not None:
+            passed = block.output
+        else:
             return None
-        state, own = output_of(blocks[early]), output_of(block)  # the head reads an earlier block
+        state = turned(passed)
         return state if isinstance(output, Tensor) else type(output)(state if part is own else part for part in parts)
 
     with ExitStack() as hooks:

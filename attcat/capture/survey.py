@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .attention import Call
+from .attention import Call, is_flat
 from .borrow import as_found
 from .rules import named
 from .torch_calls import COMPOSITES
@@ -57,19 +57,43 @@ class Visit:
     """The same of what went out."""
 
     @property
+    def around(self) -> Iterator[Visit]:
+        """The calls that this one was made within, from the inside."""
+        parent = self.parent
+        while parent is not None:
+            yield parent
+            parent = parent.parent
+
+    @property
     def attention(self) -> list[Attention]:
         """Fused calls, or if there are none what looks like attention written out."""
         return [attention for attention in self.seen if attention.fused] or self.seen
 
     @property
-    def is_block(self) -> bool:
-        """Takes and passes on a hidden state, and attends once over all of it."""
+    def positions_first(self) -> bool:
+        """Whether the hidden state is `[T, B, D]`, as torch's own layers have it by default; one example is watched."""
+        return self.state is not None and self.state.shape[0] > 1 and self.state.shape[1] == 1
+
+    @property
+    def length(self) -> int:
+        """T of the hidden state."""
+        assert self.state is not None
+        return self.state.shape[0 if self.positions_first else 1]
+
+    @property
+    def attends(self) -> bool:
+        """Takes and passes on a hidden state, and attends over all of it and over nothing else, once or several times."""
         if self.state is None or self.output is None or self.state.shape != self.output.shape:
             return False
-        batch, length, _ = self.state.shape
+        batch, length = self.state.shape[1 if self.positions_first else 0], self.length
         shapes = [attention.shape for attention in self.attention]
         whole = ((length, length), (length, length + 1))  # one key more: a sink behind the tokens
-        return len(shapes) == 1 and shapes[0][0] == batch and shapes[0][2:] in whole
+        return bool(shapes) and all(shape[0] == batch and shape[2:] in whole for shape in shapes)
+
+    @property
+    def is_block(self) -> bool:
+        """Takes and passes on a hidden state, and attends once over all of it."""
+        return len(self.attention) == 1 and self.attends
 
     @property
     def changes(self) -> bool:
@@ -115,6 +139,9 @@ def survey(model: nn.Module, run: Callable[[], Any]) -> Survey:
 def blocks_of(found: Survey) -> list[Visit]:
     """The calls of the blocks, in order.
 
+    They are the modules of a list, or those that are called again, that attend once; else any that do, as attributes of a model
+    may; else the innermost of a list, which attend several times.
+
     Raises:
         Unclear: if there are none, or the candidates do not make one line; the message says what was seen.
     """
@@ -123,18 +150,32 @@ def blocks_of(found: Survey) -> list[Visit]:
         calls[visit.module] = calls.get(visit.module, 0) + 1
     everything = found.visits[0].module.modules()  # the model is the first that is called
     listed = {child for module in everything if _is_list(module) for child in module.children()}
-    blocks: list[Visit] = []
-    inside: set[Visit] = set()
-    for visit in found.visits:  # an outer call comes before those within it
-        if visit.parent in inside or (visit.is_block and (visit.module in listed or calls[visit.module] > 1)):
-            if visit.parent not in inside:
-                blocks.append(visit)
-            inside.add(visit)
-    if not blocks:
-        raise _why_none(found)
-    _check_line(blocks)
-    _check_rest(found, blocks)
-    return _in_line(found, blocks, listed)
+    once = [visit for visit in found.visits if visit.is_block]
+    again = [visit for visit in once if visit.module in listed or calls[visit.module] > 1]
+    several = [visit for visit in found.visits if visit.module in listed and visit.attends]
+    failed = None
+    for blocks in (_outermost(again), _outermost(once), _innermost(several)):
+        try:
+            _check_line(blocks)
+            _check_rest(found, blocks)
+        except Unclear as error:
+            failed = failed or error
+        else:
+            if blocks:
+                return _in_line(found, blocks, listed)
+    raise failed or _why_none(found)
+
+
+def _outermost(visits: Sequence[Visit]) -> list[Visit]:
+    """Without those that are called within others of them."""
+    every = set(visits)
+    return [visit for visit in visits if every.isdisjoint(visit.around)]
+
+
+def _innermost(visits: Sequence[Visit]) -> list[Visit]:
+    """Without those that others of them are called within."""
+    outer = {around for visit in visits for around in visit.around}
+    return [visit for visit in visits if visit not in outer]
 
 
 def stages_of(found: Survey) -> list[Visit]:
@@ -156,13 +197,7 @@ def stages_of(found: Survey) -> list[Visit]:
         and v.given is not None
         and v.taken.shape == v.given.shape
     ]
-    outer = set()
-    for visit in able:
-        parent = visit.parent
-        while parent is not None:
-            outer.add(parent)
-            parent = parent.parent
-    blocks = [visit for visit in able if visit not in outer]
+    blocks = _innermost(able)
     if len(blocks) < 2:
         raise Unclear("no modules of a list take a hidden state, attend, and pass on a state of the same shape")
     return blocks
@@ -249,6 +284,8 @@ def _check_line(blocks: Sequence[Visit]) -> None:
 def _check_rest(found: Survey, blocks: Sequence[Visit]) -> None:
     """Outside of the blocks attention may pool with one query (a learned one, or a class token), nothing else."""
     within = {id(attention) for block in blocks for attention in block.seen}
+    if not blocks:
+        return
     for attention in found.attention:
         if id(attention) not in within and attention.shape[2] != 1:
             raise Unclear(
@@ -338,6 +375,8 @@ class _Watcher(TorchFunctionMode):
             self._attention(Call.of(*args, **kwargs).shape, fused=True)
         elif func in _SOFTMAX and isinstance(result, Tensor) and result.dim() >= 4:
             self._attention(tuple(result.shape), fused=False)
+        elif func in _SOFTMAX and isinstance(result, Tensor) and is_flat(result, self.found.batch):
+            self._attention((self.found.batch, len(result) // self.found.batch, *result.shape[1:]), fused=False)
         elif func in _CONVOLUTION and args[0].dim() == 4:
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             stride = args[3] if len(args) > 3 else kwargs.get("stride", 1)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import CaptureError, Option
-from .attention import Call
+from .attention import Call, is_flat
 from .blocks import Block
 from .foreign import Foreign, gated
 from .randomness import DRAWING, Draws
@@ -83,11 +83,21 @@ class Interception(TorchFunctionMode):
             result = _plus(self._call(func, args, kwargs), bias, self.ones, self.positions_first)
         else:
             result = self._call(func, args, kwargs)
-        if func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor) and result.dim() == 4:
-            if self.attention and not result.requires_grad and any(map(varies, (*args, *kwargs.values()))):
-                result = as_weights(result.requires_grad_())  # constant under the rule, but asked for
-            self.open_blocks[-1].attention.append(result)
+        if func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor):
+            return self._weights(result, any(map(varies, (*args, *kwargs.values()))))
         return result
+
+    def _weights(self, result: Tensor, variable: bool) -> Tensor:
+        """A softmax inside of a block, noted if it is attention: `[B, H, T, S]`, or with batch and heads in one axis."""
+        block = self.open_blocks[-1]
+        flat = is_flat(result, len(block.input)) and result.shape[1] == block.input.shape[1]
+        if result.dim() != 4 and not flat:
+            return result
+        if self.attention and not result.requires_grad and variable:
+            result = as_weights(result.requires_grad_())  # constant under the rule, but asked for
+        apart = result.view(len(block.input), -1, *result.shape[1:]) if flat else result
+        block.attention.append(apart)
+        return apart.flatten(0, 1) if flat else apart
 
     def _taken(self, x: Any) -> Any:
         """An argument, with parameters as constants, and the gate of an activation that is an autograd function of its own."""

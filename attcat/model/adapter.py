@@ -97,6 +97,12 @@ class Adapter(ABC):
     passes_state: bool = True
     """Whether what a block returns is a hidden state; not if the sum with its input stands outside of it."""
 
+    positions_first: bool = False
+    """Whether the blocks' hidden states are `[T, B, D]`, as torch's own layers have them by default."""
+
+    attends_again: bool = False
+    """Whether a block may attend several times over the same tokens; the heads of all of its calls are then taken together."""
+
     @abstractmethod
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """Turn inputs into one batch for the model.

@@ -89,6 +89,8 @@ class Found:
         between: what stands between the blocks, if they do not take just what the one before them returns.
         attends: for each block, whether it attends over all tokens.
         stages: for each block its grid, if they have grids of their own.
+        positions_first: whether the hidden state is `[T, B, D]`.
+        again: whether some block attends several times.
     """
 
     names: tuple[str, ...]
@@ -98,6 +100,8 @@ class Found:
     between: tuple[str, ...] = ()
     attends: tuple[bool, ...] = ()
     stages: tuple[Stage, ...] = ()
+    positions_first: bool = False
+    again: bool = False
 
     @classmethod
     def of(cls, watched: Survey) -> Found:
@@ -112,8 +116,17 @@ class Found:
         names = tuple(visit.name for visit in visits)
         kinds = tuple(type(visit.module).__name__ for visit in visits)
         stands = tuple(between(watched, visits))
-        attends = tuple(visit.is_block for visit in visits)
-        return cls(names, kinds, state.shape[2], state.shape[1], stands, attends)
+        first = visits[0]
+        return cls(
+            names,
+            kinds,
+            state.shape[2],
+            first.length,
+            stands,
+            attends=tuple(visit.attends for visit in visits),
+            positions_first=first.positions_first,
+            again=any(visit.attends and not visit.is_block for visit in visits),
+        )
 
     @classmethod
     def of_stages(cls, watched: Survey, picture: tuple[int, int]) -> Found:
@@ -163,6 +176,16 @@ class Discovered(Adapter):
     def passes_state(self) -> bool:  # type: ignore[override]
         """Whether each block takes just what the one before it returned."""
         return not self.found.between
+
+    @property
+    def positions_first(self) -> bool:  # type: ignore[override]
+        """Whether the hidden state was seen to be `[T, B, D]`."""
+        return self.found.positions_first
+
+    @property
+    def attends_again(self) -> bool:  # type: ignore[override]
+        """Whether a block was seen to attend several times."""
+        return self.found.again
 
     @property
     def attends(self) -> tuple[bool, ...]:

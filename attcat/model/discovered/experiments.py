@@ -45,7 +45,8 @@ def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int
             return None
         state = (output if isinstance(output, Tensor) else output[0]).clone()
         push = torch.linspace(-3, 3, state.shape[-1], device=state.device, dtype=state.dtype)
-        state[:, list(positions)] += push * state.float().std().clamp(min=1e-3).to(state.dtype)
+        at = state.transpose(0, 1) if adapter.positions_first else state
+        at[:, list(positions)] += push * state.float().std().clamp(min=1e-3).to(state.dtype)
         return state if isinstance(output, Tensor) else type(output)((state, *output[1:]))
 
     with borrowed(adapter) as own, ExitStack() as undo:
@@ -113,10 +114,11 @@ def encoding_of(adapter: TextAdapter, ids: Tensor, mask: Tensor) -> Encoding:
     real = arguments["attention_mask"].bool()
     names = [tuple(f"#{token}" for token in row[kept].tolist()) for row, kept in zip(ids, mask.bool(), strict=True)]
     if not isinstance(adapter.head, SpanHead):
-        return Encoding(arguments, real, tuple(Tokens(row, (False,) * len(row)) for row in names), (None,) * len(ids))
+        tokens = tuple(Tokens(row, (False,) * len(row)) for row in names)
+        return adapter.completed(Encoding(arguments, real, tokens, (None,) * len(ids)))
     pairs = [(row[:2], row[2:]) for row in names]
     texts = tuple((" ".join(question), " ".join(context)) for question, context in pairs)
-    return Encoding(arguments, real, tuple(_pair_tokens(*pair) for pair in pairs), texts)
+    return adapter.completed(Encoding(arguments, real, tuple(_pair_tokens(*pair) for pair in pairs), texts))
 
 
 def _pair_tokens(question: tuple[str, ...], context: tuple[str, ...]) -> Tokens:
@@ -156,7 +158,10 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
         From the replaced position to the others that change.
     """
     ids = encoding.arguments["input_ids"]
-    content = [place for place, special in enumerate(encoding.tokens[0].special) if not special]
+    before = adapter.own_tokens[0]
+    content = [
+        place for place, special in enumerate(encoding.tokens[0].special[before:][: ids.shape[1]]) if not special
+    ]
     content = [place for place in content if int(ids[0, place]) != adapter.pad_id]  # which would move positions
     tried = sorted({content[len(content) // 3], content[2 * len(content) // 3]}) if content else []
     states = []
@@ -170,13 +175,13 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
         arguments = {**encoding.arguments, "input_ids": changed}
         with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
             until_stopped(partial(own.call, replace(encoding, arguments=arguments)))
-        states.append(seen[0][0])
+        states.append(seen[0][:, 0] if adapter.positions_first else seen[0][0])
     found = {}
     for place, state in zip(tried, states[1:], strict=True):
         away = (state - states[0]).abs().amax(-1) > rounding(state) * states[0].abs().max()
-        others_changed = [index for index in away.nonzero().flatten().tolist() if index != place]
+        others_changed = [index for index in away.nonzero().flatten().tolist() if index != place + before]
         if others_changed:
-            found[place] = others_changed
+            found[place + before] = others_changed
     return found
 
 
