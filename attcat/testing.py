@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .capture.attention import Call
+from .capture.attention import Call, Several
 from .capture.rules import make_rule
 from .errors import CaptureError, InputError
 from .methods import METHODS
@@ -215,8 +215,12 @@ def _tokens(bench: _Bench) -> Measured:
 
 
 def _rows(bench: _Bench) -> Measured:
+    recording, sums = bench.record("plain"), []
     with torch.no_grad():
-        sums = [matrix.sum(-1).mean(1)[bench.encoding.mask] for matrix in _matrices(bench)]
+        for index in _attending(bench):
+            for part in _parts(one_attention(index, recording.blocks[index])):
+                matrix = part.weights() if isinstance(part, Call) else part  # with the column of a sink
+                sums.append(matrix.sum(-1).mean(1)[bench.encoding.mask])
     return max(float((s - 1).abs().max()) for s in sums), _loose(sums[0])
 
 
@@ -236,12 +240,14 @@ def _received(bench: _Bench) -> Measured:
     mask = bench.encoding.mask.float()
     weights = mask / mask.sum(-1, keepdim=True)
     recording, worst = bench.record("plain"), 0.0
-    for index, matrix in zip(_attending(bench), _matrices(bench), strict=True):
-        seen = one_attention(index, recording.blocks[index])
-        expected = torch.einsum("bq,bhqk->bk", weights.to(matrix.dtype), matrix) / matrix.shape[1]
-        if isinstance(seen, Call):
-            worst = max(worst, distance(expected, seen.received(weights, chunk=1).detach()))
-    return worst, _loose(matrix)
+    with torch.no_grad():
+        for index in _attending(bench):
+            for part in _parts(one_attention(index, recording.blocks[index])):
+                if isinstance(part, Call):
+                    matrix = part.weights()
+                    expected = torch.einsum("bq,bhqk->bk", weights.to(matrix.dtype), matrix) / matrix.shape[1]
+                    worst = max(worst, distance(expected, part.received(weights, chunk=1)))
+    return worst, _loose(weights)
 
 
 def _finite_difference(bench: _Bench) -> Measured:
@@ -416,6 +422,11 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
     "complete under libra": ("gradient times input misses a part of the logit: use the gradient rule plain", _complete),
     "the model is left as it was found": ("an attribute, hook or flag changed: see attcat.testing.snapshot", _left),
 }
+
+
+def _parts(attention: Call | Tensor | Several) -> tuple[Call | Tensor, ...]:
+    """The calls that make up a block's attention."""
+    return attention.parts if isinstance(attention, Several) else (attention,)
 
 
 def _matrices(bench: _Bench) -> list[Tensor]:

@@ -171,6 +171,20 @@ class Grouped(nn.Module):
         return self.wo((F.softmax(scores.float(), dim=-1).type_as(q) @ v).transpose(1, 2).flatten(2))
 
 
+class Sinks(Fused):
+    """A number for each head to which attention may go instead of to a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sinks = nn.Parameter(torch.zeros(HEADS))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        products = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        products = products.masked_fill(torch.ones_like(products).tril() == 0, float("-inf"))
+        sinks = self.sinks.view(1, -1, 1, 1).expand(*products.shape[:-1], 1)
+        return torch.cat([products, sinks], -1).softmax(-1)[..., :-1] @ v
+
+
 class ByHand(Fused):
     """Softmax out of exponentials: nothing that can be seen."""
 
@@ -252,6 +266,20 @@ class Parallel(Pre):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.attention(self.norm1(x)) + self.ff(self.norm2(x))
+
+
+class InPlace(Pre):
+    """Biases that are added in place, and numbers kept within bounds."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__(attention)
+        self.bias = nn.Parameter(torch.zeros(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.attention(self.norm1(x))
+        y.add_(self.bias)
+        x = x + y.clamp(-0.5, 0.5)
+        return x + self.ff(self.norm2(x))
 
 
 class NoFeedForward(Pre):
@@ -636,6 +664,8 @@ WRITTEN: dict[str, Written] = {
     "torch encoder, pre-norm": Written(lambda: Encoder(norm_first=True, activation="gelu")),
     "torch encoder, positions first": Written(lambda: Encoder(batch_first=False)),
     "rotary": Written(lambda: Mean(lambda: Pre(Rotary()))),
+    "sinks": Written(lambda: Mean(lambda: Pre(Sinks()))),
+    "in place": Written(lambda: Mean(lambda: InPlace(Fused()))),
     "relative bias": Written(lambda: Mean(lambda: Pre(Distances()))),
     "max pooling": Written(Maximum),
     "last token": Written(lambda: Last(lambda: Pre(Masked())), "last"),

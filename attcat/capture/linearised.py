@@ -66,7 +66,15 @@ def rms_norm(
     return _Linearised.apply(input, result, reciprocal if weight is None else reciprocal * weight)
 
 
-_SLOPE_AT_ZERO = {F.gelu: 0.5, F.silu: 0.5, F.mish: 0.6, F.elu: 1.0, F.hardswish: 0.5}
+_SLOPE_AT_ZERO = {
+    F.gelu: 0.5,
+    F.silu: 0.5,
+    F.mish: 0.6,
+    F.elu: 1.0,
+    F.hardswish: 0.5,
+    F.selu: 1.0507,
+    F.tanhshrink: 0.0,
+}
 
 
 def gate(function: TorchFunction, x: Tensor, *args: Any, **options: Any) -> Tensor:

@@ -71,6 +71,26 @@ class Explicit(ABC):
         """
 
 
+@cache
+def named(*names: str) -> list[TorchFunction]:
+    """Every spelling of an operation: `torch.f`, `torch.nn.functional.f`, `Tensor.f`, `Tensor.__f__`."""
+    places = (torch, F, Tensor)
+    found = [getattr(place, spelling, None) for name in names for spelling in (name, f"__{name}__") for place in places]
+    return [function for function in found if function is not None]
+
+
+THROUGH_ZERO: tuple[TorchFunction, ...] = (
+    F.selu,
+    F.celu,
+    F.relu6,
+    F.hardtanh,
+    F.softsign,
+    F.tanhshrink,
+    *named("expm1", "log1p", "atan", "arctan", "asinh", "arcsinh"),
+)
+"""Other functions of one number that are 0 at 0."""
+
+
 class Libra(Rule):
     """LibraGrad: see the module's text."""
 
@@ -94,8 +114,13 @@ class Libra(Rule):
                 ],
                 _constant_result,
             ),
-            ([*named("sigmoid", "erf", "exp"), F.softplus, torch.special.erf], _constant_result),
-            ([F.gelu, F.silu, F.mish, F.elu, F.hardswish], gate),
+            (
+                [*named("sigmoid", "erf", "exp"), F.softplus, F.hardsigmoid, F.logsigmoid, torch.special.erf],
+                _constant_result,
+            ),
+            ([F.gelu, F.silu, F.mish, F.elu, F.hardswish, *THROUGH_ZERO], gate),
+            (named("clamp", "clip"), _clamped),
+            ([F.glu], _gated_half),
             (named("tanh"), self._tanh),
             (named("add", "__radd__"), self._add),
             (named("mul", "multiply", "matmul", "bmm"), self._product),
@@ -228,7 +253,8 @@ class GIM(Libra, Explicit):
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """Libra's normalisations and products, and the softmax; activations are marked, so that x * sigmoid(x) is no product."""
         table = dict(super().replacements())
-        as_they_are = {F.gelu, F.silu, F.mish, F.elu, F.hardswish, *named("pow", "square")}
+        as_they_are = {F.gelu, F.silu, F.mish, F.elu, F.hardswish, F.glu, *THROUGH_ZERO}
+        as_they_are.update(named("pow", "square", "clamp", "clip"))
         table = {function: replacement for function, replacement in table.items() if function not in as_they_are}
         table.update(dict.fromkeys(named("softmax"), self._softmax))
         marked = [*named("sigmoid", "erf", "tanh"), F.softplus, torch.special.erf]
@@ -346,12 +372,21 @@ def register_rule(rule: type[Rule]) -> type[Rule]:
 # -- replacements ----------------------------------------------------------------------------------------------------
 
 
-@cache
-def named(*names: str) -> list[TorchFunction]:
-    """Every spelling of an operation: `torch.f`, `torch.nn.functional.f`, `Tensor.f`, `Tensor.__f__`."""
-    places = (torch, F, Tensor)
-    found = [getattr(place, spelling, None) for name in names for spelling in (name, f"__{name}__") for place in places]
-    return [function for function in found if function is not None]
+def _clamped(function: TorchFunction, x: Tensor, *bounds: Any, **options: Any) -> Tensor:
+    """x within bounds, times a constant gate where 0 is within them too; otherwise as it is."""
+    low, high = (*bounds, None, None)[:2]
+    low, high = options.get("min", low), options.get("max", high)
+    numbers = all(bound is None or isinstance(bound, (int, float)) for bound in (low, high))
+    if not varies(x) or not numbers or (low is not None and low > 0) or (high is not None and high < 0):
+        result: Tensor = function(x, *bounds, **options)
+        return result
+    return gate(function, x, *bounds, **options)
+
+
+def _gated_half(function: TorchFunction, x: Tensor, dim: int = -1) -> Tensor:
+    """a * sigmoid(b) with a constant gate, for the halves a and b of x."""
+    a, b = x.chunk(2, dim)
+    return a * b.detach().sigmoid()
 
 
 RECOMPUTED_ON: tuple[str, ...] = ("cpu",)

@@ -79,6 +79,8 @@ class Interception(TorchFunctionMode):
         if self.ones is not None:
             if func in _JOIN:
                 args = (_with_factor(args[0], self.ones), *args[1:])
+            elif func in _ADD_TO and len(args) == 2 and not kwargs and _is_bias(*args):
+                args = (args[0], _plus(torch.zeros_like(args[0]), args[1], self.ones, self.positions_first))
             func, args, kwargs, bias = _without_bias(self.rule, func, args, kwargs)
             result = _plus(self._call(func, args, kwargs), bias, self.ones, self.positions_first)
         else:
@@ -182,6 +184,14 @@ def _without_bias(
 
 
 _ADD = set(named("add", "radd"))
+_ADD_TO = set(named("add_", "iadd"))
+
+
+def _is_bias(x: Tensor, added: Any) -> bool:
+    """Whether something that does not depend on the hidden states is added, in place, to something that does."""
+    return varies(x) and x.is_floating_point() and isinstance(added, Tensor) and not varies(added)
+
+
 _CONVOLUTIONS = set(named("conv1d", "conv2d", "conv3d"))
 _JOIN = set(named("cat", "concat", "concatenate", "stack"))
 
