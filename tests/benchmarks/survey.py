@@ -80,9 +80,12 @@ COUNTS: dict[str, Any] = {
     **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts"), 4),
     **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token"), 2),
     **dict.fromkeys(("n_group", "topk_group"), 1),
+    **dict.fromkeys(("mamba_chunk_size", "chunk_size"), 8),
+    "vocab_size_per_layer_input": 340,
+    "num_kv_shared_layers": 0,
     "num_labels": 3,
 }
-LATENT = {
+LATENT: dict[str, Any] = {
     "q_lora_rank": 16,
     "kv_lora_rank": 16,
     "qk_nope_head_dim": 8,
@@ -92,7 +95,13 @@ LATENT = {
     "head_dim": 8,
     "num_key_value_heads": 4,
 }
-STATE_SPACE = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_expand": 2, "mamba_n_groups": 1}
+STATE_SPACE: dict[str, Any] = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_expand": 2,
+    "mamba_n_groups": 1,
+}
 PICTURE = {"image_size": 32, "patch_size": 8}
 ATTEMPTS: tuple[dict[str, Any], ...] = (
     {**WIDTH, **DEPTH, **COUNTS, **PICTURE},
@@ -108,6 +117,20 @@ ATTEMPTS: tuple[dict[str, Any], ...] = (
 or if such a model does not run in fewer ways. The first with which it runs is taken."""
 OWN: dict[str, dict[str, Any]] = {
     "BigBird": {"attention_type": "original_full"},
+    "GPTJ": {"rotary_dim": 4},
+    "CodeGen": {"rotary_dim": 4},
+    "Bamba": {"attn_layer_indices": [1], **STATE_SPACE},
+    "GraniteMoeHybrid": {"layer_types": ["mamba", "attention"], **STATE_SPACE},
+    "FalconH1": {"mamba_d_ssm": 64, **STATE_SPACE},
+    "BailingHybrid": {"layer_group_size": 2, **LATENT},
+    "Dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
+    "Gemma3n": {
+        "hidden_size_per_layer_input": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "laurel_rank": 8,
+    },
+    "Gemma4Assistant": {"hidden_size_per_layer_input": 0},
+    "Gemma4": {"hidden_size_per_layer_input": 16},
 }
 """Settings of single kinds of models, by the beginning of their names."""
 
