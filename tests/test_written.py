@@ -77,6 +77,15 @@ def test_the_reason_is_true(name: str) -> None:
         attcat.Explainer(made(WRITTEN[name]))
 
 
+@pytest.mark.parametrize("name", [name for name, written in WRITTEN.items() if not written.weights])
+def test_methods_that_need_weights_are_refused_where_there_are_none(name: str) -> None:
+    model = made(WRITTEN[name])
+    for method in ("attcat", "rollout", "lrp"):
+        with pytest.raises(attcat.UnsupportedModelError, match=f"no attention weights, which {method} needs"):
+            attcat.Explainer(model, method=method)(some(WRITTEN[name]))
+    assert "none of which attends over all tokens" in attcat.Explainer(model).describe()
+
+
 @pytest.mark.parametrize("name", ["torch attention, positions first", "flat bmm", "own class token", "flattened"])
 def test_the_model_is_left_as_it_was(name: str) -> None:
     model = made(WRITTEN[name]).train()

@@ -641,11 +641,13 @@ class ViT(nn.Module):
 
 @dataclass(frozen=True)
 class Written:
-    """How to make a model, and which tokens its head reads; `refused` is a piece of the reason, if it has to be."""
+    """How to make a model, and which tokens its head reads; whether it attends over all of them, so that there are weights; and
+    a piece of the reason, if it has to be refused."""
 
     make: Callable[[], nn.Module]
     reads: str = "all"
     refused: str = ""
+    weights: bool = True
 
 
 WRITTEN: dict[str, Written] = {
@@ -690,9 +692,9 @@ WRITTEN: dict[str, Written] = {
     "nanogpt, masked": Written(lambda: GPT(Masked), "focus"),
     "lecture": Written(lambda: Lecture(lambda: Pre(OwnHeads())), "focus"),
     "llama": Written(Llama, "focus"),
-    "exponentials": Written(lambda: Mean(lambda: Pre(ByHand())), refused="computes no attention"),
-    "linear attention": Written(lambda: Mean(lambda: Pre(Kernel())), refused="computes no attention"),
-    "windows": Written(lambda: Mean(lambda: Pre(Local())), refused="does not see all tokens at once"),
+    "exponentials": Written(lambda: Mean(lambda: Pre(ByHand())), weights=False),
+    "linear attention": Written(lambda: Mean(lambda: Pre(Kernel())), weights=False),
+    "windows": Written(lambda: Mean(lambda: Pre(Local())), weights=False),
     "lstm in front": Written(Recurrent, refused="tokens are mixed"),
     "convolution in front": Written(Convolved, refused="tokens are mixed"),
 }

@@ -98,10 +98,9 @@ def watch(
 
     def leave(module: nn.Module, args: Any, output: Any) -> Any:
         block = open_blocks.pop()
-        parts = (output,) if isinstance(output, Tensor) else tuple(output)
         # A block may return its attention weights as well, in front or behind.
         shape = turned(block.input).shape
-        own = next((part for part in parts if isinstance(part, Tensor) and part.shape == shape), None)
+        own = next((part for part in flat(output) if part.shape == shape), None)
         block.output = turned(own) if outputs and own is not None else None
         if early is not None and len(blocks) == len(modules):
             passed, _ = output_of(blocks[early]), output_of(block)  # the head reads an earlier block
@@ -110,13 +109,31 @@ def watch(
         else:
             return None
         state = turned(passed)
-        return state if isinstance(output, Tensor) else type(output)(state if part is own else part for part in parts)
+        return replaced(output, own, state)
 
     with ExitStack() as hooks:
         for module in dict.fromkeys(modules):  # a block that is called several times is hooked once
             hooks.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             hooks.callback(module.register_forward_hook(leave).remove)
         yield
+
+
+def flat(values: Any) -> Iterator[Tensor]:
+    """The tensors in what a module takes or returns: a tensor, or tuples of them in tuples."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (tuple, list)):
+        for value in values:
+            yield from flat(value)
+
+
+def replaced(values: Any, own: Tensor | None, state: Tensor) -> Any:
+    """What a module returns, with one tensor in place of another."""
+    if values is own:
+        return state
+    if isinstance(values, (tuple, list)):
+        return type(values)(replaced(value, own, state) for value in values)
+    return values
 
 
 def rebind(own: Tensor, state: Tensor) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .attention import Call, is_flat
+from .blocks import flat
 from .borrow import as_found
 from .rules import named
 from .torch_calls import COMPOSITES
@@ -96,11 +97,16 @@ class Visit:
         return len(self.attention) == 1 and self.attends
 
     @property
-    def changes(self) -> bool:
-        """Takes and passes on a hidden state, another one of the same shape, and attends nowhere inside."""
-        if self.state is None or self.output is None or self.seen:
+    def passes(self) -> bool:
+        """Takes and passes on a hidden state, another one of the same shape."""
+        if self.state is None or self.output is None:
             return False
         return self.state.shape == self.output.shape and not torch.equal(self.state, self.output)
+
+    @property
+    def changes(self) -> bool:
+        """The same, and attends nowhere inside."""
+        return not self.seen and self.passes
 
 
 @dataclass
@@ -140,7 +146,8 @@ def blocks_of(found: Survey) -> list[Visit]:
     """The calls of the blocks, in order.
 
     They are the modules of a list, or those that are called again, that attend once; else any that do, as attributes of a model
-    may; else the innermost of a list, which attend several times.
+    may; else those of a list that attend several times. Of these the first are taken that pass on just what the next one takes,
+    or if none do, the first that make one line.
 
     Raises:
         Unclear: if there are none, or the candidates do not make one line; the message says what was seen.
@@ -153,17 +160,38 @@ def blocks_of(found: Survey) -> list[Visit]:
     once = [visit for visit in found.visits if visit.is_block]
     again = [visit for visit in once if visit.module in listed or calls[visit.module] > 1]
     several = [visit for visit in found.visits if visit.module in listed and visit.attends]
-    failed = None
-    for blocks in (_outermost(again), _outermost(once), _innermost(several)):
+    lines, failed = [], None
+    for blocks in (_outermost(again), _outermost(once), _innermost(several), _outermost(several)):
         try:
             _check_line(blocks)
             _check_rest(found, blocks)
         except Unclear as error:
             failed = failed or error
         else:
-            if blocks:
-                return _in_line(found, blocks, listed)
+            lines.append(_in_line(found, blocks, listed) if blocks else [])
+    lines = [line for line in lines if line]
+    clean = (line for line in lines if len(line) > 1 and not between(found, line))
+    if (line := next(clean, lines[0] if lines else None)) is not None:
+        return line
     raise failed or _why_none(found)
+
+
+def passing(found: Survey) -> list[Visit]:
+    """The blocks of a model that attends in another way, or not at all: windows, blocks of tokens, recurrences, convolutions.
+
+    They are the modules of a list that take a hidden state, change it and pass it on, each just to the next one. Gradients are
+    all that can be read there.
+
+    Raises:
+        Unclear: if there are fewer than two.
+    """
+    everything = found.visits[0].module.modules()
+    listed = {child for module in everything if _is_list(module) for child in module.children()}
+    able = [v for v in found.visits if v.module in listed and any(v.module.children()) and v.passes]
+    for blocks in (_outermost(able), _innermost(able)):
+        if len(blocks) > 1 and not between(found, blocks):
+            return blocks
+    raise Unclear("no modules of a list take a hidden state and pass it on, each to the next one")
 
 
 def _outermost(visits: Sequence[Visit]) -> list[Visit]:
@@ -333,9 +361,9 @@ def _visits(model: nn.Module, found: Survey) -> Iterator[list[Visit]]:
             stack.append(visit)
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
-            visit, parts = stack.pop(), (output,) if isinstance(output, Tensor) else output
-            visit.output = _state(parts)
-            visit.given = visit.output if visit.output is not None else _state(parts, 4)
+            visit = stack.pop()
+            visit.output = _state(output)
+            visit.given = visit.output if visit.output is not None else _state(output, 4)
 
         return enter, leave
 
@@ -349,9 +377,7 @@ def _visits(model: nn.Module, found: Survey) -> Iterator[list[Visit]]:
 
 def _state(values: Any, axes: int = 3) -> Tensor | None:
     """The first floating point tensor with so many axes, as a hidden state `[B, T, D]`."""
-    if not isinstance(values, (tuple, list)):
-        return None
-    tensors = (v for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.dim() == axes)
+    tensors = (v for v in flat(values) if v.is_floating_point() and v.dim() == axes)
     return next(tensors, None)
 
 

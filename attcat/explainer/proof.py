@@ -37,6 +37,12 @@ def prove(adapter: Adapter, settings: Settings) -> None:
             f"{type(adapter.model).__name__} attends within windows or over coarser and coarser grids: there is no attention "
             f"over all tokens, which {method.name} needs; use method='cat' or 'input_x_gradient'"
         )
+    if over_all and not any(adapter.attends):
+        raise UnsupportedModelError(
+            f"{type(adapter.model).__name__} does not attend over all tokens (windows, blocks of tokens, recurrent or other "
+            f"layers instead of attention): there are no attention weights, which {method.name} needs; use method='cat' or "
+            "'input_x_gradient'"
+        )
     if adapter.trial is None:
         return
     checks = []

@@ -121,6 +121,7 @@ OWN: dict[str, dict[str, Any]] = {
     "CodeGen": {"rotary_dim": 4},
     "Bamba": {"attn_layer_indices": [1], **STATE_SPACE},
     "GraniteMoeHybrid": {"layer_types": ["mamba", "attention"], **STATE_SPACE},
+    "LongcatFlash": {"num_hidden_layers": 4, "num_layers": 2, **LATENT},
     "FalconH1": {"mamba_d_ssm": 64, **STATE_SPACE},
     "BailingHybrid": {"layer_group_size": 2, **LATENT},
     "Dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
@@ -225,6 +226,7 @@ def shrunk(kind: Any, wanted: dict[str, Any]) -> Any:
             return kind(**given)
         except Exception as error:
             refused = next((name for name in list(given) if name in str(error)), None)
+            refused = refused or next((name for name in list(given) if name not in vars(plain)), None)  # a property
             if refused is None:
                 raise
             del given[refused]
@@ -277,6 +279,9 @@ def tried(case: Case) -> dict[str, Any]:
         return {"result": "not built", "reason": f"{type(error).__name__}: {error}"}
     try:
         explainer = attcat.Explainer(model)
+        attends = any(explainer.adapter.attends)
+        if not attends:
+            explainer = attcat.Explainer(explainer.adapter, method="cat")
         checks = check_adapter(model)
         prove(explainer.adapter, explainer.settings)  # what the explainer asks itself on first use
     except attcat.AttCATError as error:
@@ -292,6 +297,7 @@ def tried(case: Case) -> dict[str, Any]:
         "result": "fails" if failed else "works",
         "reason": "; ".join(failed),
         "found": found,
+        "attends": attends,
         "checks": f"{passed} of {passed + len(failed)}",
     }
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...capture.randomness import OwnRandomness
-from ...capture.survey import Survey, Unclear, Visit, between, blocks_of, stages_of, survey
+from ...capture.survey import Survey, Unclear, Visit, between, blocks_of, passing, stages_of, survey
 from ...errors import AttCATError, UnsupportedModelError
 from ..adapter import GUIDE, Adapter
 from ..bound import borrowed
@@ -110,7 +110,20 @@ class Found:
         Raises:
             Unclear: see `blocks_of`.
         """
-        visits = blocks_of(watched)
+        return cls._of(watched, blocks_of(watched))
+
+    @classmethod
+    def of_gradients(cls, watched: Survey) -> Found:
+        """The same of a model that does not attend over all tokens.
+
+        Raises:
+            Unclear: see `passing`.
+        """
+        found = cls._of(watched, passing(watched))
+        return replace(found, attends=(False,) * len(found.names), again=False)
+
+    @classmethod
+    def _of(cls, watched: Survey, visits: Sequence[Visit]) -> Found:
         state = visits[0].state
         assert state is not None
         names = tuple(visit.name for visit in visits)
@@ -156,7 +169,11 @@ class Found:
                 f"windows or over such a grid, width {self.width} at first"
             )
         outside = f"; outside of them stand {', '.join(self.between)}" if self.between else ""
-        some = f", of which {sum(self.attends)} attend; the others have no attention weights" * (not all(self.attends))
+        some = ""
+        if not any(self.attends):
+            some = ", none of which attends over all tokens: there are gradients but no attention weights"
+        elif not all(self.attends):
+            some = f", of which {sum(self.attends)} attend; the others have no attention weights"
         return (
             f"{count} blocks ({self.names[0]} to {self.names[-1]}, {kinds}{shared}{some}), width {self.width}{outside}"
         )

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ...capture.blocks import hidden_state
+from ...capture.blocks import flat, hidden_state, replaced
 from ...capture.randomness import OwnRandomness
 from ...tokens import Tokens
 from ..adapter import Adapter
@@ -43,11 +43,13 @@ def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int
         seen += 1
         if seen < calls:  # one block that is called again and again: only its last call
             return None
-        state = (output if isinstance(output, Tensor) else output[0]).clone()
+        given = [part for part in flat(output) if part.is_floating_point()]
+        passed = next((part for part in given if part.dim() == 3), given[0])
+        state = passed.clone()
         push = torch.linspace(-3, 3, state.shape[-1], device=state.device, dtype=state.dtype)
         at = state.transpose(0, 1) if adapter.positions_first else state
         at[:, list(positions)] += push * state.float().std().clamp(min=1e-3).to(state.dtype)
-        return state if isinstance(output, Tensor) else type(output)((state, *output[1:]))
+        return replaced(output, passed, state)
 
     with borrowed(adapter) as own, ExitStack() as undo:
         last, calls = own.blocks[-1], own.blocks.count(own.blocks[-1])

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...capture.randomness import OwnRandomness
-from ...capture.survey import Survey
-from ...errors import InputError
+from ...capture.survey import Survey, Unclear
+from ...errors import InputError, UnsupportedModelError
 from ...tokens import Tokens
 from ..bound import borrowed
 from ..encoding import Encoding, last_of
 from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead, head_of
 from ..text import TextAdapter
-from .base import Discovered, log
+from .base import Discovered, Found, log
 from .experiments import (
     FAILURES,
     differ,
@@ -213,6 +213,17 @@ class DiscoveredText(Discovered, TextAdapter):
             )
         (first,) = before
         return first, more - first
+
+    def _blocks_in(self, watched: Survey) -> Found:
+        """The blocks; of a model that does not attend over all tokens those that pass on a state, for gradients alone."""
+        try:
+            return super()._blocks_in(watched)
+        except UnsupportedModelError:
+            try:
+                return Found.of_gradients(watched)
+            except Unclear:
+                pass
+            raise
 
     def _head_type(self) -> type[Head]:
         """By the name of the model's class; if that says nothing, by the shape of its output and by what a token can see."""
