@@ -304,7 +304,7 @@ def _check_line(blocks: Sequence[Visit]) -> None:
             continue
         raise Unclear(
             f"there are several lines of blocks: {after.name} ({type(after.module).__name__}) does not take over what "
-            f"{before.name} ({type(before.module).__name__}) passes on (an encoder with a decoder, or two towers?)",
+            f"{before.name} ({type(before.module).__name__}) passes on (an encoder with a decoder, two towers, several streams?)",
             hopeless=True,
         )
 

@@ -215,7 +215,15 @@ def _differentiate(value: Tensor, wanted: Sequence[Tensor], keep: bool) -> tuple
             "the target does not depend on the hidden states: the model, or the target function, computes it without "
             "gradient (torch.no_grad, .detach(), argmax or numpy inside)"
         )
-    return torch.autograd.grad(value, tuple(wanted), torch.ones_like(value), retain_graph=keep, allow_unused=True)
+    try:
+        return torch.autograd.grad(value, tuple(wanted), torch.ones_like(value), retain_graph=keep, allow_unused=True)
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+        raise CaptureError(
+            "the model writes over tensors that its gradient needs (x[...] = ..., x += ...), so that it cannot be "
+            "differentiated: write them anew there, or use method='occlusion', which needs no gradient"
+        ) from error
 
 
 ONE_BY_ONE = ("ScaledDotProduct", "GroupedMm")

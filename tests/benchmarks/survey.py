@@ -119,6 +119,7 @@ OWN: dict[str, dict[str, Any]] = {
     "BigBird": {"attention_type": "original_full"},
     "GPTJ": {"rotary_dim": 4},
     "CodeGen": {"rotary_dim": 4},
+    "Mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1},
     "Bamba": {"attn_layer_indices": [1], **STATE_SPACE},
     "GraniteMoeHybrid": {"layer_types": ["mamba", "attention"], **STATE_SPACE},
     "LongcatFlash": {"num_hidden_layers": 4, "num_layers": 2, **LATENT},

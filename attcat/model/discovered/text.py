@@ -16,7 +16,7 @@ from ...errors import InputError, UnsupportedModelError
 from ...tokens import Tokens
 from ..bound import borrowed
 from ..encoding import Encoding, last_of
-from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead, head_of
+from ..heads import Head, MaskedTokenHead, NextTokenHead, SpanHead, TokenHead, head_of
 from ..text import TextAdapter
 from .base import Discovered, Found, log
 from .experiments import (
@@ -228,6 +228,8 @@ class DiscoveredText(Discovered, TextAdapter):
     def _head_type(self) -> type[Head]:
         """By the name of the model's class; if that says nothing, by the shape of its output and by what a token can see."""
         named = head_of(self.model)
+        if issubclass(named, SpanHead) and self._has_classes():
+            return Head
         if named is not Head and named is not NextTokenHead:
             return named
         try:
@@ -240,6 +242,18 @@ class DiscoveredText(Discovered, TextAdapter):
         if named is NextTokenHead or (len(shape) == 3 and shape[-1] == vocabulary_size(self.model)):
             return NextTokenHead if causal else MaskedTokenHead
         return TokenHead if len(shape) == 3 and shape[1] == self.length else Head
+
+    def _has_classes(self) -> bool:
+        """Whether a model that answers questions, by its name, has one row of logits and no spans: it chooses an answer."""
+        ids = ordinary_tokens(self, self.length)[None]
+        try:
+            with borrowed(self) as own, torch.no_grad(), OwnRandomness():
+                output = own.call(encoding_of(self, ids, torch.ones_like(ids)))
+        except FAILURES:
+            return False  # the watched pass says what fails
+        del self.head  # was the classifier's, for this experiment
+        logits = getattr(output, "logits", None)
+        return isinstance(logits, Tensor) and logits.dim() == 2 and not hasattr(output, "start_logits")
 
     def _experience(self) -> tuple[tuple[int, ...], bool]:
         """The shape of what a plain pass gives; and whether its row for an early token stays when the last token changes."""
