@@ -69,6 +69,10 @@ WIDTH = {
     "head_dim": 8,
     "d_kv": 8,
     "moe_intermediate_size": 16,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
 }
 DEPTH = dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers"), 2)
 COUNTS: dict[str, Any] = {
@@ -222,6 +226,11 @@ def shrunk(kind: Any, wanted: dict[str, Any]) -> Any:
     for name, part in vars(plain).items():
         if hasattr(part, "to_dict") and hasattr(part, "model_type"):
             given[name] = shrunk(type(part), wanted)
+    layers = given.get("num_hidden_layers")
+    for name in ("layer_types", "mlp_layer_types"):  # of every kind of layer one, as far as they go
+        kinds = list(dict.fromkeys(vars(plain).get(name) or ()))
+        if layers is not None and kinds and name not in wanted:
+            given[name] = (kinds[-layers:] * layers)[:layers]
     while True:
         try:
             return kind(**given)
