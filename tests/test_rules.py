@@ -79,6 +79,22 @@ CASES = {
     ),
     "square": (lambda x: F.relu(x).square(), lambda x: F.relu(x) * F.relu(x).detach()),
     "normalize": (lambda x: F.normalize(x, dim=-1), lambda x: x / x.norm(dim=-1, keepdim=True).detach()),
+    "power of minus a half": (
+        lambda x: x * torch.pow(x.pow(2).mean(-1, keepdim=True) + 1e-5, -0.5) * WEIGHT,
+        rms_norm,
+    ),
+    "einsum": (
+        lambda x: torch.einsum("bhqd,bhkd->bhqk", x, 2 * x),
+        lambda x: x @ x.detach().transpose(-2, -1) + x.detach() @ x.transpose(-2, -1),
+    ),
+    "einsum of three": (
+        lambda x: torch.einsum("bhqd,bhqd,bhqd->bhqd", [x, 2 * x, x]),
+        lambda x: 2 * x * x.detach() ** 2,
+    ),
+    "product that is added": (
+        lambda x: torch.addcmul(x, x, 2 * x),
+        lambda x: x + 2 * x * x.detach(),
+    ),
     "constant factor": (lambda x: x * WEIGHT, lambda x: x * WEIGHT),
 }
 

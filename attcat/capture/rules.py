@@ -123,7 +123,12 @@ class Libra(Rule):
             ([F.glu], _gated_half),
             (named("tanh"), self._tanh),
             (named("add", "__radd__"), self._add),
-            (named("mul", "multiply", "matmul", "bmm"), self._product),
+            (named("mul", "multiply", "matmul", "bmm", "mm", "mv", "dot", "outer", "inner"), self._product),
+            (
+                [torch.baddbmm, Tensor.baddbmm, torch.addbmm, Tensor.addbmm, torch.addcmul, Tensor.addcmul],
+                self._added_product,
+            ),
+            ([torch.einsum], self._einsum),
             (named("div", "divide", "true_divide"), _quotient),
             (named("pow", "square"), _power),
             ([torch.linalg.solve_triangular, torch.linalg.solve], _solution),
@@ -145,6 +150,26 @@ class Libra(Rule):
             of_a, of_b = self.value_share, self.weight_share
         shared: Tensor = function(scaled(a, of_a), scaled(b, of_b), **options)
         return shared
+
+    def _added_product(self, function: TorchFunction, x: Any, a: Any, b: Any, **options: Any) -> Tensor:
+        """x + a * b; see `_product`."""
+        return self._product(lambda a, b: function(x, a, b, **options), a, b)
+
+    def _einsum(self, function: TorchFunction, equation: Any, *operands: Any) -> Tensor:
+        """A product of any number of hidden states, each of which gets its share; see `_product`."""
+        if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+            operands = tuple(operands[0])
+        factors = [index for index, x in enumerate(operands) if varies(x)]
+
+        def product(*given: Tensor) -> Tensor:
+            result: Tensor = function(
+                equation, *(given[factors.index(i)] if i in factors else x for i, x in enumerate(operands))
+            )
+            return result
+
+        if len(factors) == 2:
+            return self._product(product, *(operands[index] for index in factors))
+        return product(*(scaled(operands[index], 1 / len(factors)) for index in factors))
 
     def is_gate(self, x: Tensor) -> bool:
         """tanh(u), of a GELU that is written out."""
@@ -487,11 +512,11 @@ def _solution(function: TorchFunction, a: Tensor, b: Tensor, **options: Any) -> 
 
 
 def _power(function: TorchFunction, x: Any, exponent: Any = 2) -> Tensor:
-    """x^n = x * x^(n-1) with a constant second factor."""
+    """x^n = x * x^(n-1) with a constant second factor; roots and inverses are denominators of normalisations."""
     if not varies(x) or not isinstance(exponent, (int, float)) or exponent < 1:
         arguments = (x,) if function in (torch.square, Tensor.square) else (x, exponent)
         result: Tensor = function(*arguments)
-        return result
+        return result.detach() if isinstance(exponent, (int, float)) else result
     return x * (x.detach() ** (exponent - 1))
 
 
