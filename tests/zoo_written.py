@@ -479,6 +479,32 @@ class PositionsFirst(Model):
         return self.head(x.mean(0))
 
 
+class PositionsLast(Model):
+    """`[B, D, T]` throughout, as for convolutions of one pixel; blocks return it in a tuple in a dictionary."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Pre(Fused())
+
+        def forward(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+            return {"state": (x.mean(2), self.block(x.transpose(1, 2)).transpose(1, 2))}
+
+    def __init__(self) -> None:
+        super().__init__(PositionsLast.Block)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return super().embed(ids).transpose(1, 2)
+
+    def through(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)["state"][1]
+        return x
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.through(self.embed(ids)).mean(2))
+
+
 class Encoder(Model):
     """nn.TransformerEncoder, with the mask of padding that its own documentation names."""
 
@@ -662,6 +688,7 @@ WRITTEN: dict[str, Written] = {
     "torch attention": Written(lambda: Mean(lambda: Pre(Torch()))),
     "torch attention without weights": Written(lambda: Mean(lambda: Post(Torch(weights=False)))),
     "torch attention, positions first": Written(lambda: PositionsFirst(lambda: Pre(Torch(batch_first=False)))),
+    "positions last": Written(PositionsLast),
     "torch encoder": Written(Encoder),
     "torch encoder, pre-norm": Written(lambda: Encoder(norm_first=True, activation="gelu")),
     "torch encoder, positions first": Written(lambda: Encoder(batch_first=False)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +54,7 @@ def watch(
     before: Callable[[Tensor], Tensor] | None = None,
     early: int | None = None,
     outputs: bool = True,
-    positions_first: bool = False,
+    position_axis: int = 1,
     several: bool = False,
     lasting: Callable[[], Iterable[Tensor]] = tuple,
 ) -> Iterator[None]:
@@ -67,13 +68,13 @@ def watch(
         before: replaces the first block's input.
         early: the block whose output the last one passes on.
         outputs: whether what a block returns is a hidden state; if the sum stands outside of it, it is not.
-        positions_first: whether the model's states are `[T, B, D]`.
+        position_axis: of the model's states, with which the second one is exchanged.
         several: whether a block may attend several times.
         lasting: tensors that outlive the pass, as the caller's and the model's: they are not touched.
     """
 
     def turned(state: Tensor) -> Tensor:
-        return state.transpose(0, 1) if positions_first else state
+        return state if position_axis == 1 else state.transpose(1, position_axis)
 
     def enter(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -89,8 +90,10 @@ def watch(
             kept = kept or own is state or own.requires_grad
             if kept or not (gradient or before is not None) or not rebind(own, turned(state)):
                 args, kwargs = with_state(place, turned(state), args, kwargs)
-        elif positions_first:
-            args, kwargs = with_state(place, turned(state), args, kwargs)
+        elif position_axis != 1:
+            state = state.clone()
+            if outputs or not rebind(own, turned(state)):  # what is added outside has to be computed from it, too
+                args, kwargs = with_state(place, turned(state), args, kwargs)
         block = Block(state, version=0 if state.is_inference() else state._version, several=several)
         blocks.append(block)
         open_blocks.append(block)
@@ -104,7 +107,7 @@ def watch(
         block.output = turned(own) if outputs and own is not None else None
         if early is not None and len(blocks) == len(modules):
             passed, _ = output_of(blocks[early]), output_of(block)  # the head reads an earlier block
-        elif positions_first and block.output is not None:
+        elif position_axis != 1 and block.output is not None:
             passed = block.output
         else:
             return None
@@ -119,11 +122,11 @@ def watch(
 
 
 def flat(values: Any) -> Iterator[Tensor]:
-    """The tensors in what a module takes or returns: a tensor, or tuples of them in tuples."""
+    """The tensors in what a module takes or returns: a tensor, or tuples and dictionaries of them, one in another."""
     if isinstance(values, Tensor):
         yield values
-    elif isinstance(values, (tuple, list)):
-        for value in values:
+    elif isinstance(values, (tuple, list, dict)):
+        for value in values.values() if isinstance(values, dict) else values:
             yield from flat(value)
 
 
@@ -133,6 +136,11 @@ def replaced(values: Any, own: Tensor | None, state: Tensor) -> Any:
         return state
     if isinstance(values, (tuple, list)):
         return type(values)(replaced(value, own, state) for value in values)
+    if isinstance(values, dict):
+        made = copy(values)
+        for name, value in values.items():
+            made[name] = replaced(value, own, state)
+        return made
     return values
 
 

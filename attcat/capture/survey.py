@@ -71,22 +71,28 @@ class Visit:
         return [attention for attention in self.seen if attention.fused] or self.seen
 
     @property
-    def positions_first(self) -> bool:
-        """Whether the hidden state is `[T, B, D]`, as torch's own layers have it by default; one example is watched."""
-        return self.state is not None and self.state.shape[0] > 1 and self.state.shape[1] == 1
+    def position_axis(self) -> int:
+        """1 for a hidden state `[B, T, D]`; 0 for `[T, B, D]`, as torch's own layers have it by default (one example is watched);
+        2 for `[B, D, T]`, as convolutions have it, where attention is over the last axis and not over the second."""
+        assert self.state is not None
+        rows, second, third = self.state.shape
+        if rows > 1 and second == 1:
+            return 0
+        queries = {attention.shape[2] for attention in self.attention}
+        return 2 if queries == {third} and second != third else 1
 
     @property
     def length(self) -> int:
         """T of the hidden state."""
         assert self.state is not None
-        return self.state.shape[0 if self.positions_first else 1]
+        return self.state.shape[self.position_axis]
 
     @property
     def attends(self) -> bool:
         """Takes and passes on a hidden state, and attends over all of it and over nothing else, once or several times."""
         if self.state is None or self.output is None or self.state.shape != self.output.shape:
             return False
-        batch, length = self.state.shape[1 if self.positions_first else 0], self.length
+        batch, length = self.state.shape[1 if self.position_axis == 0 else 0], self.length
         shapes = [attention.shape for attention in self.attention]
         whole = ((length, length), (length, length + 1))  # one key more: a sink behind the tokens
         return bool(shapes) and all(shape[0] == batch and shape[2:] in whole for shape in shapes)

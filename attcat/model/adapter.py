@@ -97,8 +97,9 @@ class Adapter(ABC):
     passes_state: bool = True
     """Whether what a block returns is a hidden state; not if the sum with its input stands outside of it."""
 
-    positions_first: bool = False
-    """Whether the blocks' hidden states are `[T, B, D]`, as torch's own layers have them by default."""
+    position_axis: int = 1
+    """The axis of the tokens in the blocks' hidden states: 1 for `[B, T, D]`; 0 for `[T, B, D]`, as torch's own layers have them
+    by default; 2 for `[B, D, T]`, as convolutions have them."""
 
     attends_again: bool = False
     """Whether a block may attend several times over the same tokens; the heads of all of its calls are then taken together."""

@@ -340,7 +340,7 @@ def record(
             before,
             early,
             own.passes_state,
-            own.positions_first,
+            own.position_axis,
             own.attends_again,
             own.model.buffers,
         ),

@@ -122,6 +122,9 @@ or if such a model does not run in fewer ways. The first with which it runs is t
 OWN: dict[str, dict[str, Any]] = {
     "BigBird": {"attention_type": "original_full"},
     "GPTJ": {"rotary_dim": 4},
+    "T5For": {"decoder_start_token_id": 0},
+    "Xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "Perceiver": {"d_latents": 32, "num_latents": 8, "num_self_attends_per_block": 2},
     "CodeGen": {"rotary_dim": 4},
     "Mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1},
     "Bamba": {"attn_layer_indices": [1], **STATE_SPACE},
@@ -204,7 +207,7 @@ def built(case: Case) -> nn.Module:
         own = next((own for name, own in OWN.items() if case.name.startswith(name)), {})
         labels = {"num_labels": 2} if case.task == "question answering" and "num_labels" in attempt else {}
         try:
-            config = shrunk(kind.config_class, {**attempt, **labels, **own})
+            config = shrunk(kind.config_class, {**attempt, **labels, **own}, own)
             with torch.device("meta"):
                 count = sum(p.numel() for p in kind(config).parameters())
             if count > PARAMETERS:
@@ -219,10 +222,10 @@ def built(case: Case) -> nn.Module:
     raise failed
 
 
-def shrunk(kind: Any, wanted: dict[str, Any]) -> Any:
+def shrunk(kind: Any, wanted: dict[str, Any], always: dict[str, Any] | None = None) -> Any:
     """A small configuration; settings that it refuses are left as they are."""
     plain = kind()
-    given = {name: value for name, value in wanted.items() if hasattr(plain, name)}
+    given = {name: value for name, value in wanted.items() if hasattr(plain, name)} | (always or {})
     for name, part in vars(plain).items():
         if hasattr(part, "to_dict") and hasattr(part, "model_type"):
             given[name] = shrunk(type(part), wanted)

@@ -89,7 +89,7 @@ class Found:
         between: what stands between the blocks, if they do not take just what the one before them returns.
         attends: for each block, whether it attends over all tokens.
         stages: for each block its grid, if they have grids of their own.
-        positions_first: whether the hidden state is `[T, B, D]`.
+        position_axis: 1 for hidden states `[B, T, D]`, 0 for `[T, B, D]`, 2 for `[B, D, T]`.
         again: whether some block attends several times.
     """
 
@@ -100,7 +100,7 @@ class Found:
     between: tuple[str, ...] = ()
     attends: tuple[bool, ...] = ()
     stages: tuple[Stage, ...] = ()
-    positions_first: bool = False
+    position_axis: int = 1
     again: bool = False
 
     @classmethod
@@ -133,11 +133,11 @@ class Found:
         return cls(
             names,
             kinds,
-            state.shape[2],
+            state.shape[1 if first.position_axis == 2 else 2],
             first.length,
             stands,
             attends=tuple(visit.attends for visit in visits),
-            positions_first=first.positions_first,
+            position_axis=first.position_axis,
             again=any(visit.attends and not visit.is_block for visit in visits),
         )
 
@@ -195,9 +195,9 @@ class Discovered(Adapter):
         return not self.found.between
 
     @property
-    def positions_first(self) -> bool:  # type: ignore[override]
-        """Whether the hidden state was seen to be `[T, B, D]`."""
-        return self.found.positions_first
+    def position_axis(self) -> int:  # type: ignore[override]
+        """The axis of the tokens in the hidden state that was seen."""
+        return self.found.position_axis
 
     @property
     def attends_again(self) -> bool:  # type: ignore[override]

@@ -46,8 +46,8 @@ def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int
         given = [part for part in flat(output) if part.is_floating_point()]
         passed = next((part for part in given if part.dim() == 3), given[0])
         state = passed.clone()
-        push = torch.linspace(-3, 3, state.shape[-1], device=state.device, dtype=state.dtype)
-        at = state.transpose(0, 1) if adapter.positions_first else state
+        at = state if adapter.position_axis == 1 else state.transpose(1, adapter.position_axis)
+        push = torch.linspace(-3, 3, at.shape[-1], device=state.device, dtype=state.dtype)
         at[:, list(positions)] += push * state.float().std().clamp(min=1e-3).to(state.dtype)
         return replaced(output, passed, state)
 
@@ -177,7 +177,7 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
         arguments = {**encoding.arguments, "input_ids": changed}
         with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
             until_stopped(partial(own.call, replace(encoding, arguments=arguments)))
-        states.append(seen[0][:, 0] if adapter.positions_first else seen[0][0])
+        states.append(seen[0].transpose(1, adapter.position_axis)[0])
     found = {}
     for place, state in zip(tried, states[1:], strict=True):
         away = (state - states[0]).abs().amax(-1) > rounding(state) * states[0].abs().max()

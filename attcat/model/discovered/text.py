@@ -355,7 +355,7 @@ class DiscoveredText(Discovered, TextAdapter):
         """Why several texts cannot share a forward pass; None if they can."""
         if self.head.one_input:
             return "its rows are the choices of one input"
-        if self.positions_first:
+        if self.position_axis == 0:
             return "its states have the batch behind the positions"
         if any(self.own_tokens):
             return "it adds tokens of its own"
