@@ -22,7 +22,7 @@ FLOORS = {
     "image classification (timm)": 85,
 }
 """Of each task the share, in percent, of the models with attention that has to work."""
-RESULTS = ("works", "fails", "refused", "no attention", "not built")
+RESULTS = ("works", "refused", "fails", "no attention", "not built")
 SHORT = {
     "text classification": "text",
     "token classification": "tokens",
@@ -40,32 +40,33 @@ INTRODUCTION = """# Architectures
 
 Every model class of transformers with a head that AttCAT explains, and one model of each module of timm: {count} in all. Each
 was built small from its configuration, with random parameters, and has to run by itself; then `attcat check` asked it for every
-promise that can be asked of it, and the explainer for what it asks on first use. A few wide ones are left, which cannot be made
-small. Made by `make survey` ({date}; {versions}).
+promise that can be asked of it, and the explainer for what it asks on first use. Made by `make survey` ({date}; {versions}).
 
-**[architectures.html](architectures.html) is the same with a search field**, one line for each class.
+**[architectures.html](architectures.html) is the same with a search field**, a line for each class.
 
-- **works**: every check passed (listed below).
+- **works**: every check passed (listed below). *(`cat`)*: it does not attend over all tokens (windows, pyramids, blocks of
+  tokens, recurrent layers, Fourier transforms), so that there are no attention weights: `method="cat"`, `"input_x_gradient"` and
+  the methods that remove tokens explain it, and those that read attention are refused.
 - **refused**: the explainer raises an error with this reason, and gives no scores.
-- **fails**: a check saw something wrong, with the figure. `attcat check` reports it.
-- **no attention**: convolutions, Fourier or state-space layers alone (FNet, Mamba, RWKV, ResNet). AttCAT weighs hidden states by
-  the attention that tokens receive, so such a model is not a transformer that could work or fail; it is refused, and counted apart.
-- **not built**: it could not be made small, or did not run on token numbers (pictures) alone: it needs boxes, tables or pictures as
-  well, a library that is not there, or has no defaults that fit together.
+- **fails**: a check saw something wrong, with the figure; or the model's process ended.
+- **no attention**: not a transformer: convolutions (ResNet, ConvNeXt) or recurrences without a line of layers that pass on a
+  hidden state of every token. It is refused with this reason, and counted apart.
+- **not built**: it could not be made small, or does not run on token numbers (or pictures) alone: it needs boxes, tables or
+  pictures beside the text, or a library that is not installed, or its defaults do not fit together.
 
 ## By task
 
-The share is that of the models that were built and have attention.
+The share is that of the models that were built and attend.
 
-| task | built | work | share | floor | refused | fail | no attention | not built |
-|---|---|---|---|---|---|---|---|---|
+| task | built | work | with `cat` only | share | floor | refused | fail | no attention | not built |
+|---|---|---|---|---|---|---|---|---|---|
 """
 HEADS = """
 ## By family
 
-In alphabetical order. Heads: *text* `ForSequenceClassification`, *tokens* `ForTokenClassification`, *answers* `ForQuestionAnswering`,
-*choice* `ForMultipleChoice`, *masked* `ForMaskedLM`, *causal* `ForCausalLM` or `LMHeadModel`, *image* `ForImageClassification`,
-*audio* a `ForSequenceClassification` that reads sound.
+In alphabetical order. Heads: *text* `ForSequenceClassification`, *tokens* `ForTokenClassification`, *answers*
+`ForQuestionAnswering`, *choice* `ForMultipleChoice`, *masked* `ForMaskedLM`, *causal* `ForCausalLM` or `LMHeadModel`, *image*
+`ForImageClassification`, *audio* a `ForSequenceClassification` that reads sound.
 """
 
 
@@ -75,30 +76,35 @@ def write(rows: list[dict[str, Any]], folder: Path) -> None:
     (folder / "architectures.html").write_text(page(rows), encoding="utf-8")
 
 
-def counts(rows: list[dict[str, Any]]) -> list[tuple[str, dict[str, int], int, float]]:
-    """For each task how many had which result, how many were built and have attention, and the percentage that works."""
-    found = []
-    for task in sorted({row["task"] for row in rows}, key=lambda task: (task not in FLOORS, task)):
-        of_task = [row["result"] if row["result"] in RESULTS else "fails" for row in rows if row["task"] == task]
-        count = {result: of_task.count(result) for result in RESULTS}
-        there = len(of_task) - count["not built"] - count["no attention"]
-        found.append((task, count, there, 100 * count["works"] / max(1, there)))
-    return found
-
-
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The page: counts by task, what is checked, a line for each family."""
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     lines = [INTRODUCTION.format(count=len(rows), date=date.today(), versions=versions).rstrip("\n")]
-    for task, count, there, share in counts(rows):
-        floor = f"{FLOORS[task]} %" if task in FLOORS else ""
-        cells = [task, there, count["works"], f"{share:.0f} %", floor, *(count[r] for r in ("refused", *RESULTS[1:2]))]
-        lines.append(f"| {' | '.join(map(str, [*cells, count['no attention'], count['not built']]))} |")
+    tasks = sorted({row["task"] for row in rows}, key=lambda task: (task not in FLOORS, task))
+    lines += [task_line(task, [row for row in rows if row["task"] == task]) for task in tasks]
     lines += ["", "## What is checked", "", *(f"- {name}" for name in CHECKS), HEADS.rstrip("\n")]
     for letter, families in itertools.groupby(by_family(rows), key=lambda item: item[0][0].upper()):
         lines += ["", f"### {letter}", "", "| family | works | does not | why |", "|---|---|---|---|"]
         lines += [family_line(name, members) for name, members in families]
     return "\n".join([*lines, ""])
+
+
+def task_line(task: str, rows: list[dict[str, Any]]) -> str:
+    """How many models of a task had which result."""
+    results = [row["result"] if row["result"] in RESULTS else "fails" for row in rows]
+    works, refused, fails, without, missing = (results.count(result) for result in RESULTS)
+    there = works + refused + fails
+    gradients = sum(only_gradients(row) for row in rows)
+    floor = f"{FLOORS[task]} %" if task in FLOORS else ""
+    share = f"{100 * works / max(1, there):.0f} %"
+    return (
+        f"| {' | '.join(map(str, (task, there, works, gradients, share, floor, refused, fails, without, missing)))} |"
+    )
+
+
+def only_gradients(row: dict[str, Any]) -> bool:
+    """Whether a model works, but has no attention weights."""
+    return row["result"] == "works" and not row.get("attends", True)
 
 
 def by_family(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -111,7 +117,7 @@ def by_family(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]
 
 def family_line(name: str, members: list[dict[str, Any]]) -> str:
     """One family: its heads that work, those that do not, and why."""
-    works = [head(row) for row in members if row["result"] == "works"]
+    works = [head(row) + " (`cat`)" * only_gradients(row) for row in members if row["result"] == "works"]
     others: dict[str, list[str]] = {}
     for row in members:
         if row["result"] != "works":
@@ -208,7 +214,7 @@ def page_line(row: dict[str, Any]) -> str:
     cells = (
         f"{row['name']} ({row['library']})",
         row["task"],
-        row["result"],
+        row["result"] + " (cat)" * only_gradients(row),
         "" if row["result"] == "works" else reason(row)[:600],
     )
     return f'<tr data-result="{escape(row["result"])}">' + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>\n"
