@@ -151,8 +151,10 @@ class Libra(Rule):
         shared: Tensor = function(scaled(a, of_a), scaled(b, of_b), **options)
         return shared
 
-    def _added_product(self, function: TorchFunction, x: Any, a: Any, b: Any, **options: Any) -> Tensor:
+    def _added_product(self, function: TorchFunction, x: Any, *factors: Any, **options: Any) -> Tensor:
         """x + a * b; see `_product`."""
+        named_so = [name for name in ("batch1", "tensor1", "batch2", "tensor2") if name in options]
+        a, b = (*factors, *map(options.pop, named_so))
         return self._product(lambda a, b: function(x, a, b, **options), a, b)
 
     def _einsum(self, function: TorchFunction, equation: Any, *operands: Any) -> Tensor:

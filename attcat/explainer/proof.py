@@ -64,7 +64,7 @@ def _gradient(adapter: Adapter) -> str:
     assert adapter.trial is not None
     if past := past_the_blocks(adapter, adapter.trial):
         return (
-            f"{past:.1%} of the gradient at its embeddings does not come through what its first block "
+            f"{100 * past:.2g} % of the gradient at its embeddings does not come through what its first block "
             f"({type(adapter.blocks[0]).__name__}) takes: there is a way past the blocks. Name modules that take the whole "
             "hidden state in an adapter, or use method='occlusion'"
         )

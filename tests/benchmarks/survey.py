@@ -225,7 +225,7 @@ def built(case: Case) -> nn.Module:
 def shrunk(kind: Any, wanted: dict[str, Any], always: dict[str, Any] | None = None) -> Any:
     """A small configuration; settings that it refuses are left as they are."""
     plain = kind()
-    given = {name: value for name, value in wanted.items() if hasattr(plain, name)} | (always or {})
+    given = {name: value for name, value in wanted.items() if name in vars(plain) or has(plain, name)} | (always or {})
     for name, part in vars(plain).items():
         if hasattr(part, "to_dict") and hasattr(part, "model_type"):
             given[name] = shrunk(type(part), wanted)
@@ -243,6 +243,14 @@ def shrunk(kind: Any, wanted: dict[str, Any], always: dict[str, Any] | None = No
             if refused is None:
                 raise
             del given[refused]
+
+
+def has(config: Any, name: str) -> bool:
+    """Whether there is a setting of that name, under another name in the configuration."""
+    try:
+        return hasattr(config, name)
+    except Exception:  # some have one for each layer, which cannot be read like this
+        return False
 
 
 def drawn(model: nn.Module) -> nn.Module:

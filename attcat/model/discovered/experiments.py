@@ -90,7 +90,9 @@ def vocabulary_size(model: nn.Module) -> int | None:
     """How many different tokens a model has embeddings for; None if no table of them is found."""
     table = next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
     candidates: tuple[Any, ...] = (input_embeddings(model), table)
-    return next((int(found.num_embeddings) for found in candidates if hasattr(found, "num_embeddings")), None)
+    rows = next((int(found.num_embeddings) for found in candidates if hasattr(found, "num_embeddings")), None)
+    said = getattr(getattr(model, "config", None), "vocab_size", None)  # of one codebook, where a table holds several
+    return min(rows, said) if rows is not None and isinstance(said, int) and said > 0 else rows
 
 
 def ordinary_tokens(adapter: TextAdapter, count: int) -> Tensor:

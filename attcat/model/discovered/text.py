@@ -166,8 +166,9 @@ class DiscoveredText(Discovered, TextAdapter):
         limit = f"{self.fixed_length} tokens, no other number" if self.fixed_length else limit
         batches = "padded batches" if self.no_batch is None else f"one text at a time ({self.no_batch})"
         reads = {"all": "all tokens", "first": "the first token", "last": "the last token"}.get(self.reads, self.reads)
-        before, behind = self.own_tokens
-        own = f"{before} tokens of its own before the text, {behind} behind" if before + behind else "no prefix tokens"
+        sides = zip(self.own_tokens, ("before", "behind"), strict=True)
+        parts = [f"{many} token{'s' * (many > 1)} of its own {where} the text" for many, where in sides if many]
+        own = ", ".join(parts) or "no prefix tokens"
         return f"{own}; its head reads {reads}; it takes {limit}, {batches}"
 
     @cached_property
