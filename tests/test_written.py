@@ -122,6 +122,8 @@ def test_a_text_of_another_length_than_the_only_one() -> None:
         attcat.Explainer(made(WRITTEN["flattened"]))({"input_ids": torch.arange(20, 25)[None]})
     with pytest.raises(attcat.InputError, match="there are no windows"):
         explain("the film", window=True)
+    with pytest.raises(attcat.OptionError, match="use the removal mask or pad"):
+        explain.adapter.remove(explain.adapter.encode(["the film"]), how="delete")
 
 
 def test_heads_in_several_calls_are_taken_together() -> None:

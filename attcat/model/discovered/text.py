@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey, Unclear
-from ...errors import InputError, UnsupportedModelError
+from ...errors import InputError, OptionError, UnsupportedModelError
 from ...tokens import Tokens
 from ..bound import borrowed
 from ..encoding import Encoding, last_of
@@ -117,7 +117,15 @@ class DiscoveredText(Discovered, TextAdapter):
         return replace(encoding, mask=mask, tokens=tokens)
 
     def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
-        """Remove tokens of the text; those that the model adds stay. See `Adapter.remove`."""
+        """Remove tokens of the text; those that the model adds stay. See `Adapter.remove`.
+
+        Raises:
+            OptionError: also if tokens are deleted from texts of which the model takes one length only.
+        """
+        if self.fixed_length and self.removal(how) == "delete":
+            raise OptionError(
+                f"{type(self.model).__name__} takes {self.fixed_length} tokens and no other number: use the removal mask or pad"
+            )
         before, behind = self.own_tokens
         if not before + behind:
             return super().remove(encoding, removed, how)
@@ -360,6 +368,8 @@ class DiscoveredText(Discovered, TextAdapter):
             return "its states have the batch behind the positions"
         if any(self.own_tokens):
             return "it adds tokens of its own"
+        if self.fixed_length:
+            return "it takes texts of one length"
         ids = ordinary_tokens(self, self.length).repeat(2, 1)
         mask = torch.ones_like(ids)
         mask[1, self.length - 4 :] = 0
