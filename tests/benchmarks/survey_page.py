@@ -22,6 +22,10 @@ FLOORS = {
     "image classification (timm)": 85,
 }
 """Of each task the share, in percent, of the models with attention that has to work."""
+NOTES = {
+    "BigBird": 'loaded with `attention_type="original_full"`; its block-sparse attention, the default, is refused',
+}
+"""What else has to be known of a family."""
 RESULTS = ("works", "refused", "fails", "no attention", "not built")
 SHORT = {
     "text classification": "text",
@@ -125,7 +129,8 @@ def family_line(name: str, members: list[dict[str, Any]]) -> str:
     wrong = "; ".join(f"{result}: {', '.join(heads)}" for result, heads in others.items())
     reasons = dict.fromkeys(cell(reason(row)) for row in members if row["result"] != "works")
     model = f" `{members[0]['name']}`" if members[0]["library"] == "timm" else ""
-    return f"| {name}{model} | {', '.join(works)} | {wrong} | {'; '.join(reasons)} |"
+    why = [*reasons, *([NOTES[name]] if name in NOTES else [])]
+    return f"| {name}{model} | {', '.join(works)} | {wrong} | {'; '.join(why)} |"
 
 
 def head(row: dict[str, Any]) -> str:
