@@ -23,7 +23,7 @@ import sys
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -159,9 +159,9 @@ class Case:
         return f"{self.library}.{self.name}"
 
 
-def cases() -> Iterator[Case]:
-    """Every class of transformers with a head, and a small model of each of timm's modules."""
-    for name in sorted(dir(transformers)):
+def cases(names: Iterable[str] | None = None) -> Iterator[Case]:
+    """Every class of transformers with a head (or these), and a small model of each of timm's modules."""
+    for name in sorted(dir(transformers) if names is None else names):
         end = next((end for end in TASKS if name.endswith(end)), None)
         if end is None or name.startswith(("Auto", "DataCollator")):
             continue
