@@ -12,7 +12,7 @@ RUNS ?= 20000
 EXAMPLES ?= 1000
 MODULES ?=
 
-.PHONY: help demo demo-llm test stress fuzz engines coverage mutants lint format train pictures docs bench package release clean
+.PHONY: help demo demo-llm test stress fuzz engines coverage mutants lint format train pictures docs bench survey package release clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -78,6 +78,9 @@ docs: $(READY)  ## build the documentation as a site, after its examples have ru
 bench: $(READY)  ## measure what an explanation costs: docs/benchmarks.md
 	$(BIN)/python tests/benchmarks/speed.py --write $(if $(wildcard $(DATA)/sst2/dev.tsv),--data "$(DATA)")
 	$(BIN)/python tests/benchmarks/scaling.py --write
+
+survey: $(READY)  ## try every model of transformers and timm: docs/architectures.md (an hour; goes on where it ended)
+	$(BIN)/python tests/benchmarks/survey.py --jobs 2 --write
 
 package: $(READY)  ## build the package as it is published, and check it
 	rm -rf dist && $(BIN)/python -m build > $(VENV)/build.log || { cat $(VENV)/build.log; exit 1; }

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .capture.attention import Call
+from .capture.attention import Call, Several
 from .capture.rules import make_rule
 from .errors import CaptureError, InputError
 from .methods import METHODS
@@ -138,7 +138,8 @@ def _default_inputs(adapter: Adapter) -> Any:
         if not adapter.can_batch and adapter.streams is not None and adapter.trial is not None:
             return adapter.trial  # a source and what follows it
         if not adapter.can_batch:
-            return encoding_of(adapter, ordinary_tokens(adapter, 9)[None], torch.ones(1, 9, dtype=torch.long))
+            ids = ordinary_tokens(adapter, adapter.fixed_length or 9)
+            return encoding_of(adapter, ids[None], torch.ones(1, len(ids), dtype=torch.long))
         ids, mask = ordinary_tokens(adapter, 9).repeat(2, 1), torch.ones(2, 9, dtype=torch.long)
         ids[1, 5], mask[1, 6:] = ids[0, -1], 0  # each ends as texts of this model do
         return encoding_of(adapter, ids.masked_fill(mask == 0, adapter.pad_id or 0), mask)
@@ -219,8 +220,12 @@ def _tokens(bench: _Bench) -> Measured:
 
 
 def _rows(bench: _Bench) -> Measured:
+    recording, sums = bench.record("plain"), []
     with torch.no_grad():
-        sums = [matrix.sum(-1).mean(1)[bench.encoding.mask] for matrix in _matrices(bench)]
+        for index in _attending(bench):
+            for part in _parts(one_attention(index, recording.blocks[index])):
+                matrix = part.weights() if isinstance(part, Call) else part  # with the column of a sink
+                sums.append(matrix.sum(-1).mean(1)[bench.encoding.mask])
     return max(float((s - 1).abs().max()) for s in sums), _loose(sums[0])
 
 
@@ -240,12 +245,14 @@ def _received(bench: _Bench) -> Measured:
     mask = bench.encoding.mask.float()
     weights = mask / mask.sum(-1, keepdim=True)
     recording, worst = bench.record("plain"), 0.0
-    for index, matrix in zip(_attending(bench), _matrices(bench), strict=True):
-        seen = one_attention(index, recording.blocks[index])
-        expected = torch.einsum("bq,bhqk->bk", weights.to(matrix.dtype), matrix) / matrix.shape[1]
-        if isinstance(seen, Call):
-            worst = max(worst, distance(expected, seen.received(weights, chunk=1).detach()))
-    return worst, _loose(matrix)
+    with torch.no_grad():
+        for index in _attending(bench):
+            for part in _parts(one_attention(index, recording.blocks[index])):
+                if isinstance(part, Call):
+                    matrix = part.weights()
+                    expected = torch.einsum("bq,bhqk->bk", weights.to(matrix.dtype), matrix) / matrix.shape[1]
+                    worst = max(worst, distance(expected, part.received(weights, chunk=1)))
+    return worst, _loose(weights)
 
 
 def _finite_difference(bench: _Bench) -> Measured:
@@ -278,9 +285,9 @@ def _classes(bench: _Bench) -> Measured:
     one = bench.row(0)
     if not isinstance(one.adapter, TextAdapter) or type(one.adapter.head) is not Head:
         raise _NotAsked("the model classifies no text as a whole")
-    length = one.encoding.mask.shape[1] - 1
-    if length < 1:
-        raise _NotAsked("the text has a single token")
+    length = one.encoding.mask.shape[1] - sum(one.adapter.own_tokens) - 1
+    if length < 1 or one.adapter.fixed_length:
+        raise _NotAsked("the text cannot be shorter")
     kept = [place for place in range(length + 1) if place != length // 2]  # some models need the end of the text
     shorter = {n: v[:, kept] if v.shape[1:] == (length + 1,) else v for n, v in one.encoding.arguments.items()}
     logits = logits_of(one.adapter, one.adapter.encode_arguments(shorter))
@@ -449,6 +456,11 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
     "complete under libra": ("gradient times input misses a part of the logit: use the gradient rule plain", _complete),
     "the model is left as it was found": ("an attribute, hook or flag changed: see attcat.testing.snapshot", _left),
 }
+
+
+def _parts(attention: Call | Tensor | Several) -> tuple[Call | Tensor, ...]:
+    """The calls that make up a block's attention."""
+    return attention.parts if isinstance(attention, Several) else (attention,)
 
 
 def _matrices(bench: _Bench) -> list[Tensor]:

@@ -147,10 +147,11 @@ def test_the_grid_of_a_wide_picture() -> None:
 
 
 class Odd(Company):
-    """Reads the second token."""
+    """Reads the token in the middle."""
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.classify(self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, 1])
+        state = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.classify(state[:, state.shape[1] // 2])
 
 
 def bert() -> nn.Module:
@@ -159,7 +160,7 @@ def bert() -> nn.Module:
 
 def test_what_is_ambiguous_shows_the_adapter_to_write() -> None:
     model = Odd(bert()).eval()
-    with pytest.raises(attcat.UnsupportedModelError, match=r"its head reads 1 .counted from 0.: neither") as error:
+    with pytest.raises(attcat.UnsupportedModelError, match=r"its head reads 5 .counted from 0.: neither") as error:
         attcat.Explainer(model, None)
     told = str(error.value)
     package = type(model).__module__.partition(".")[0]

@@ -61,6 +61,7 @@ def test_the_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.Monk
             names[name] = Loaded(make(family, head, **options))
             names["AutoTokenizer"] = Loaded(copy(tokenizer(family)))
             names["AutoTokenizer"].made.chat_template = CHAT
+    names.setdefault("AutoTokenizer", Loaded(copy(tokenizer("Bert"))))
     names["AutoModel"], names["AutoProcessor"] = Loaded(make_pair("clip")), Loaded(processor("clip"))
     monkeypatch.setattr(timm, "create_model", small_swin)
     exec(code, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -78,6 +79,22 @@ CASES = {
     ),
     "square": (lambda x: F.relu(x).square(), lambda x: F.relu(x) * F.relu(x).detach()),
     "normalize": (lambda x: F.normalize(x, dim=-1), lambda x: x / x.norm(dim=-1, keepdim=True).detach()),
+    "power of minus a half": (
+        lambda x: x * torch.pow(x.pow(2).mean(-1, keepdim=True) + 1e-5, -0.5) * WEIGHT,
+        rms_norm,
+    ),
+    "einsum": (
+        lambda x: torch.einsum("bhqd,bhkd->bhqk", x, 2 * x),
+        lambda x: x @ x.detach().transpose(-2, -1) + x.detach() @ x.transpose(-2, -1),
+    ),
+    "einsum of three": (
+        lambda x: torch.einsum("bhqd,bhqd,bhqd->bhqd", [x, 2 * x, x]),
+        lambda x: 2 * x * x.detach() ** 2,
+    ),
+    "product that is added": (
+        lambda x: torch.addcmul(x, x, 2 * x),
+        lambda x: x + 2 * x * x.detach(),
+    ),
     "constant factor": (lambda x: x * WEIGHT, lambda x: x * WEIGHT),
 }
 
@@ -183,3 +200,41 @@ def test_attnlrp_shares_products_and_differentiates_softmax() -> None:
     for found in (fused, eager):
         torch.testing.assert_close(found[0], expected[0])
         torch.testing.assert_close(found[1], expected[1])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(F.selu, F.celu, F.relu6, F.softsign, F.tanhshrink, torch.expm1, torch.asinh),
+        lambda x: F.hardtanh(x, -0.5, 0.5),
+        lambda x: x.clamp(-0.5, 0.5),
+        lambda x: torch.clip(x, max=0.3),
+    ],
+)
+def test_other_functions_through_zero_have_a_gate(function: Callable[[Tensor], Tensor]) -> None:
+    """x times the gradient is f(x), also where a bound is met, and the slope at 0 is f'(0)."""
+    x = torch.tensor([-2.0, -0.4, 0.0, 0.4, 2.0], requires_grad=True)
+    with Interception(make_rule("libra"), []):
+        y = function(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(y, function(x))
+    assert torch.allclose(x * slope, y, atol=1e-6)
+    left, right = (float(function(torch.tensor([step]))) / step for step in (-1e-3, 1e-3))
+    assert min(left, right) - 1e-3 <= float(slope[2]) <= max(left, right) + 1e-3
+
+
+def test_a_bound_above_zero_is_no_gate() -> None:
+    x = torch.tensor([-1.0, 2.0], requires_grad=True)
+    with Interception(make_rule("libra"), []):
+        y = x.clamp(min=0.5)
+    assert torch.autograd.grad(y.sum(), x)[0].tolist() == [0.0, 1.0]
+
+
+def test_a_gated_linear_unit_of_torch() -> None:
+    x = torch.randn(3, 8, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    with Interception(make_rule("libra"), []):
+        y = F.glu(x)
+    assert torch.allclose(y, F.glu(x))
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    assert torch.allclose((x * slope).sum(-1), y.sum(-1), atol=1e-6)
+    assert not slope[:, 4:].any()

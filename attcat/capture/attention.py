@@ -173,6 +173,19 @@ class Call:
         return min(keys, rows.indices(queries)[1]) if self.causal else keys
 
 
+@dataclass(frozen=True)
+class Several:
+    """Attention that a block computes in several calls over the same tokens: the heads of all of them, one after another."""
+
+    parts: tuple[Call | Tensor, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """`(B, H, T, S)`, with the heads of all calls."""
+        batch, _, queries, keys = self.parts[0].shape
+        return batch, sum(part.shape[1] for part in self.parts), queries, keys
+
+
 class Matrices(Sequence[Tensor]):
     """A matrix `[B, H, T, T]` for each block, made when it is asked for: one pass over them holds one at a time."""
 
@@ -211,6 +224,14 @@ def _per_head(grouped: Tensor, heads: int) -> Tensor:
     """Keys or values `[B, G, S, d]`, repeated for the heads that share them: `[B, H, S, d]`."""
     groups = grouped.shape[1]
     return grouped if groups == heads else grouped.repeat_interleave(heads // groups, dim=1)
+
+
+def is_flat(softmax: Tensor, batch: int) -> bool:
+    """Whether a softmax may be attention with batch and heads in one axis, `[B * H, T, T]`, perhaps with a sink."""
+    if softmax.dim() != 3:
+        return False
+    rows, queries, keys = softmax.shape
+    return queries > 1 and keys in (queries, queries + 1) and rows % batch == 0
 
 
 def counting(query_weights: Tensor) -> list[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ from .attention import Call
 
 @dataclass
 class Block:
-    """What was seen of one call of a block."""
+    """What was seen of one call of a block; its states are `[B, T, D]`, whichever axis the model has in front."""
 
     input: Tensor
     output: Tensor | None = None
@@ -31,6 +32,8 @@ class Block:
     """Torch's count of changes in place of the input, when the block was called."""
     windowed: bool = False
     """Whether every softmax may be attention, within windows or over coarser keys."""
+    several: bool = False
+    """Whether it may attend several times, with heads of its own each time."""
 
 
 def output_of(block: Block) -> Tensor:
@@ -53,6 +56,8 @@ def watch(
     before: Callable[[Tensor], Tensor] | None = None,
     early: int | None = None,
     outputs: bool = True,
+    position_axis: int = 1,
+    several: bool = False,
     lasting: Callable[[], Iterable[Tensor]] = tuple,
     starts: Sequence[int] = (0,),
     until_next: bool = False,
@@ -67,25 +72,36 @@ def watch(
         before: replaces the first block's input.
         early: the block whose output the last one passes on.
         outputs: whether what a block returns is a hidden state; if the sum stands outside of it, it is not.
+        position_axis: of the model's states, with which the second one is exchanged.
+        several: whether a block may attend several times.
         lasting: tensors that outlive the pass, as the caller's and the model's: they are not touched.
         starts: the blocks at which a sequence begins, whose input is made to depend on a leaf: the first; and that of a decoder.
         until_next: whether a block lasts until the next one is called, and not until its module returns.
     """
 
+    def turned(state: Tensor) -> Tensor:
+        return state if position_axis == 1 else state.transpose(1, position_axis)
+
     def enter(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        place, state = hidden_state(module, args, kwargs)
+        place, own = hidden_state(module, args, kwargs)
+        state = turned(own)
         if len(blocks) in starts:
             torch.set_grad_enabled(True)
-            own, state = state, state if before is None else before(state)
+            state = state if before is None else before(state)
             if not state.requires_grad:
                 state = state.detach().clone().requires_grad_(gradient)
             kept = any(own is tensor for tensor in lasting())
             kept = kept or own is state or own.requires_grad
-            if kept or not (gradient or before is not None) or not rebind(own, state):
-                args, kwargs = with_state(place, state, args, kwargs)
-        block = Block(state, version=0 if state.is_inference() else state._version, windowed=until_next)
+            if kept or not (gradient or before is not None) or not rebind(own, turned(state)):
+                args, kwargs = with_state(place, turned(state), args, kwargs)
+        elif position_axis != 1:
+            state = state.clone()
+            if outputs or not rebind(own, turned(state)):  # what is added outside has to be computed from it, too
+                args, kwargs = with_state(place, turned(state), args, kwargs)
+        version = 0 if state.is_inference() else state._version
+        block = Block(state, version=version, windowed=until_next, several=several)
         blocks.append(block)
         if until_next:
             open_blocks.clear()
@@ -96,20 +112,47 @@ def watch(
         if until_next:
             return None
         block = open_blocks.pop()
-        parts = (output,) if isinstance(output, Tensor) else tuple(output)
         # A block may return its attention weights as well, in front or behind.
-        alike = (part for part in parts if isinstance(part, Tensor) and part.shape == block.input.shape)
-        block.output = next(alike, None) if outputs else None
-        if early is None or len(blocks) < len(modules):
+        shape = turned(block.input).shape
+        own = next((part for part in flat(output) if part.shape == shape), None)
+        block.output = turned(own) if outputs and own is not None else None
+        if early is not None and len(blocks) == len(modules):
+            passed, _ = output_of(blocks[early]), output_of(block)  # the head reads an earlier block
+        elif position_axis != 1 and block.output is not None:
+            passed = block.output
+        else:
             return None
-        state, own = output_of(blocks[early]), output_of(block)  # the head reads an earlier block
-        return state if isinstance(output, Tensor) else type(output)(state if part is own else part for part in parts)
+        state = turned(passed)
+        return replaced(output, own, state)
 
     with ExitStack() as hooks:
         for module in dict.fromkeys(modules):  # a block that is called several times is hooked once
             hooks.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             hooks.callback(module.register_forward_hook(leave).remove)
         yield
+
+
+def flat(values: Any) -> Iterator[Tensor]:
+    """The tensors in what a module takes or returns: a tensor, or tuples and dictionaries of them, one in another."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (tuple, list, dict)):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from flat(value)
+
+
+def replaced(values: Any, own: Tensor | None, state: Tensor) -> Any:
+    """What a module returns, with one tensor in place of another."""
+    if values is own:
+        return state
+    if isinstance(values, (tuple, list)):
+        return type(values)(replaced(value, own, state) for value in values)
+    if isinstance(values, dict):
+        made = copy(values)
+        for name, value in values.items():
+            made[name] = replaced(value, own, state)
+        return made
+    return values
 
 
 def rebind(own: Tensor, state: Tensor) -> bool:

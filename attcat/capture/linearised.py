@@ -106,7 +106,16 @@ def _normalised(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | No
     return result if bias is None else result + bias.view(across)
 
 
-_SLOPE_AT_ZERO = {F.gelu: 0.5, F.silu: 0.5, F.mish: 0.6, F.elu: 1.0, F.hardswish: 0.5, F.relu6: 0.0, F.hardtanh: 1.0}
+_SLOPE_AT_ZERO = {
+    F.gelu: 0.5,
+    F.silu: 0.5,
+    F.mish: 0.6,
+    F.elu: 1.0,
+    F.hardswish: 0.5,
+    F.selu: 1.0507,
+    F.tanhshrink: 0.0,
+    F.relu6: 0.0,
+}
 
 
 def gate(function: TorchFunction, x: Tensor, *args: Any, **options: Any) -> Tensor:

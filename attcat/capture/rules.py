@@ -71,6 +71,26 @@ class Explicit(ABC):
         """
 
 
+@cache
+def named(*names: str) -> list[TorchFunction]:
+    """Every spelling of an operation: `torch.f`, `torch.nn.functional.f`, `Tensor.f`, `Tensor.__f__`."""
+    places = (torch, F, Tensor)
+    found = [getattr(place, spelling, None) for name in names for spelling in (name, f"__{name}__") for place in places]
+    return [function for function in found if function is not None]
+
+
+THROUGH_ZERO: tuple[TorchFunction, ...] = (
+    F.selu,
+    F.celu,
+    F.relu6,
+    F.hardtanh,
+    F.softsign,
+    F.tanhshrink,
+    *named("expm1", "log1p", "atan", "arctan", "asinh", "arcsinh"),
+)
+"""Other functions of one number that are 0 at 0."""
+
+
 class Libra(Rule):
     """LibraGrad: see the module's text."""
 
@@ -99,12 +119,21 @@ class Libra(Rule):
                 ],
                 _constant_result,
             ),
-            ([*named("sigmoid", "erf", "exp"), F.hardsigmoid, F.softplus, torch.special.erf], _constant_result),
-            ([F.gelu, F.silu, F.mish, F.elu, F.hardswish, F.relu6, F.hardtanh], gate),
+            (
+                [*named("sigmoid", "erf", "exp"), F.softplus, F.hardsigmoid, F.logsigmoid, torch.special.erf],
+                _constant_result,
+            ),
+            ([F.gelu, F.silu, F.mish, F.elu, F.hardswish, *THROUGH_ZERO], gate),
+            (named("clamp", "clip"), _clamped),
             ([F.glu], _gated_half),
             (named("tanh"), self._tanh),
             (named("add", "__radd__"), self._add),
-            (named("mul", "multiply", "matmul", "bmm"), self._product),
+            (named("mul", "multiply", "matmul", "bmm", "mm", "mv", "dot", "outer", "inner"), self._product),
+            (
+                [torch.baddbmm, Tensor.baddbmm, torch.addbmm, Tensor.addbmm, torch.addcmul, Tensor.addcmul],
+                self._added_product,
+            ),
+            ([torch.einsum], self._einsum),
             (named("div", "divide", "true_divide"), _quotient),
             (named("pow", "square"), _power),
             ([torch.linalg.solve_triangular, torch.linalg.solve], _solution),
@@ -126,6 +155,28 @@ class Libra(Rule):
             of_a, of_b = self.value_share, self.weight_share
         shared: Tensor = function(scaled(a, of_a), scaled(b, of_b), **options)
         return shared
+
+    def _added_product(self, function: TorchFunction, x: Any, *factors: Any, **options: Any) -> Tensor:
+        """x + a * b; see `_product`."""
+        named_so = [name for name in ("batch1", "tensor1", "batch2", "tensor2") if name in options]
+        a, b = (*factors, *map(options.pop, named_so))
+        return self._product(lambda a, b: function(x, a, b, **options), a, b)
+
+    def _einsum(self, function: TorchFunction, equation: Any, *operands: Any) -> Tensor:
+        """A product of any number of hidden states, each of which gets its share; see `_product`."""
+        if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+            operands = tuple(operands[0])
+        factors = [index for index, x in enumerate(operands) if varies(x)]
+
+        def product(*given: Tensor) -> Tensor:
+            result: Tensor = function(
+                equation, *(given[factors.index(i)] if i in factors else x for i, x in enumerate(operands))
+            )
+            return result
+
+        if len(factors) == 2:
+            return self._product(product, *(operands[index] for index in factors))
+        return product(*(scaled(operands[index], 1 / len(factors)) for index in factors))
 
     def is_gate(self, x: Tensor) -> bool:
         """tanh(u), of a GELU that is written out."""
@@ -234,7 +285,8 @@ class GIM(Libra, Explicit):
     def replacements(self) -> Mapping[TorchFunction, TorchFunction]:
         """Libra's normalisations and products, and the softmax; activations are marked, so that x * sigmoid(x) is no product."""
         table = dict(super().replacements())
-        as_they_are = {F.glu, F.gelu, F.silu, F.mish, F.elu, F.hardswish, F.relu6, F.hardtanh, *named("pow", "square")}
+        as_they_are = {F.gelu, F.silu, F.mish, F.elu, F.hardswish, F.glu, *THROUGH_ZERO}
+        as_they_are.update(named("pow", "square", "clamp", "clip"))
         table = {function: replacement for function, replacement in table.items() if function not in as_they_are}
         table.update(dict.fromkeys(named("softmax"), self._softmax))
         marked = [*named("sigmoid", "erf", "tanh"), F.softplus, torch.special.erf]
@@ -355,12 +407,21 @@ def register_rule(rule: type[Rule]) -> type[Rule]:
 # -- replacements ----------------------------------------------------------------------------------------------------
 
 
-@cache
-def named(*names: str) -> list[TorchFunction]:
-    """Every spelling of an operation: `torch.f`, `torch.nn.functional.f`, `Tensor.f`, `Tensor.__f__`."""
-    places = (torch, F, Tensor)
-    found = [getattr(place, spelling, None) for name in names for spelling in (name, f"__{name}__") for place in places]
-    return [function for function in found if function is not None]
+def _clamped(function: TorchFunction, x: Tensor, *bounds: Any, **options: Any) -> Tensor:
+    """x within bounds, times a constant gate where 0 is within them too; otherwise as it is."""
+    low, high = (*bounds, None, None)[:2]
+    low, high = options.get("min", low), options.get("max", high)
+    numbers = all(bound is None or isinstance(bound, (int, float)) for bound in (low, high))
+    if not varies(x) or not numbers or (low is not None and low > 0) or (high is not None and high < 0):
+        result: Tensor = function(x, *bounds, **options)
+        return result
+    return gate(function, x, *bounds, **options)
+
+
+def _gated_half(function: TorchFunction, x: Tensor, dim: int = -1) -> Tensor:
+    """a * sigmoid(b) with a constant gate, for the halves a and b of x."""
+    a, b = x.chunk(2, dim)
+    return a * b.detach().sigmoid()
 
 
 RECOMPUTED_ON: tuple[str, ...] = ("cpu",)
@@ -467,18 +528,12 @@ def _solution(function: TorchFunction, a: Tensor, b: Tensor, **options: Any) -> 
 
 
 def _power(function: TorchFunction, x: Any, exponent: Any = 2) -> Tensor:
-    """x^n = x * x^(n-1) with a constant second factor."""
+    """x^n = x * x^(n-1) with a constant second factor; roots and inverses are denominators of normalisations."""
     if not varies(x) or not isinstance(exponent, (int, float)) or exponent < 1:
         arguments = (x,) if function in (torch.square, Tensor.square) else (x, exponent)
         result: Tensor = function(*arguments)
-        return result
+        return result.detach() if isinstance(exponent, (int, float)) else result
     return x * (x.detach() ** (exponent - 1))
-
-
-def _gated_half(function: TorchFunction, x: Tensor, dim: int = -1) -> Tensor:
-    """a * sigmoid(b), of the two halves of x, with a constant gate."""
-    a, b = x.chunk(2, dim)
-    return a * b.detach().sigmoid()
 
 
 class _Softened(torch.autograd.Function):

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .attention import Call
+from .attention import Call, is_flat
+from .blocks import flat
 from .borrow import as_found
 from .rules import named
 from .torch_calls import COMPOSITES
@@ -63,26 +64,61 @@ class Visit:
     """How much attention had been computed in the pass when it was called."""
 
     @property
+    def around(self) -> Iterator[Visit]:
+        """The calls that this one was made within, from the inside."""
+        parent = self.parent
+        while parent is not None:
+            yield parent
+            parent = parent.parent
+
+    @property
     def attention(self) -> list[Attention]:
         """Fused calls, or if there are none what looks like attention written out."""
         return [attention for attention in self.seen if attention.fused] or self.seen
 
     @property
-    def is_block(self) -> bool:
-        """Takes and passes on a hidden state, and attends once over all of it."""
+    def position_axis(self) -> int:
+        """1 for a hidden state `[B, T, D]`; 0 for `[T, B, D]`, as torch's own layers have it by default (one example is watched);
+        2 for `[B, D, T]`, as convolutions have it, where attention is over the last axis and not over the second."""
+        assert self.state is not None
+        rows, second, third = self.state.shape
+        if rows > 1 and second == 1:
+            return 0
+        queries = {attention.shape[2] for attention in self.attention}
+        return 2 if queries == {third} and second != third else 1
+
+    @property
+    def length(self) -> int:
+        """T of the hidden state."""
+        assert self.state is not None
+        return self.state.shape[self.position_axis]
+
+    @property
+    def attends(self) -> bool:
+        """Takes and passes on a hidden state, and attends over all of it and over nothing else, once or several times."""
         if self.state is None or self.output is None or self.state.shape != self.output.shape:
             return False
-        batch, length, _ = self.state.shape
+        batch, length = self.state.shape[1 if self.position_axis == 0 else 0], self.length
         shapes = [attention.shape for attention in self.attention]
         whole = ((length, length), (length, length + 1))  # one key more: a sink behind the tokens
-        return len(shapes) == 1 and shapes[0][0] == batch and shapes[0][2:] in whole
+        return bool(shapes) and all(shape[0] == batch and shape[2:] in whole for shape in shapes)
+
+    @property
+    def is_block(self) -> bool:
+        """Takes and passes on a hidden state, and attends once over all of it."""
+        return len(self.attention) == 1 and self.attends
+
+    @property
+    def passes(self) -> bool:
+        """Takes and passes on a hidden state, another one of the same shape."""
+        if self.state is None or self.output is None:
+            return False
+        return self.state.shape == self.output.shape and not torch.equal(self.state, self.output)
 
     @property
     def changes(self) -> bool:
-        """Takes and passes on a hidden state, another one of the same shape, and attends nowhere inside."""
-        if self.state is None or self.output is None or self.seen:
-            return False
-        return self.state.shape == self.output.shape and not torch.equal(self.state, self.output)
+        """The same, and attends nowhere inside."""
+        return not self.seen and self.passes
 
 
 @dataclass
@@ -121,6 +157,10 @@ def survey(model: nn.Module, run: Callable[[], Any], gradient: bool = False) -> 
 def blocks_of(found: Survey) -> list[Visit]:
     """The calls of the blocks, in order.
 
+    They are the modules of a list, or those that are called again, that attend once; else any that do, as attributes of a model
+    may; else those of a list that attend several times. Of these the first are taken that pass on just what the next one takes,
+    or if none do, the first that make one line.
+
     Raises:
         Unclear: if there are none, or the candidates do not make one line; the message says what was seen.
     """
@@ -129,18 +169,53 @@ def blocks_of(found: Survey) -> list[Visit]:
         calls[visit.module] = calls.get(visit.module, 0) + 1
     everything = found.visits[0].module.modules()  # the model is the first that is called
     listed = {child for module in everything if _is_list(module) for child in module.children()}
-    blocks: list[Visit] = []
-    inside: set[Visit] = set()
-    for visit in found.visits:  # an outer call comes before those within it
-        if visit.parent in inside or (visit.is_block and (visit.module in listed or calls[visit.module] > 1)):
-            if visit.parent not in inside:
-                blocks.append(visit)
-            inside.add(visit)
-    if not blocks:
-        raise _why_none(found)
-    _check_line(blocks)
-    _check_rest(found, blocks)
-    return _in_line(found, blocks, listed)
+    once = [visit for visit in found.visits if visit.is_block]
+    again = [visit for visit in once if visit.module in listed or calls[visit.module] > 1]
+    several = [visit for visit in found.visits if visit.module in listed and visit.attends]
+    lines, failed = [], None
+    for blocks in (_outermost(again), _outermost(once), _innermost(several), _outermost(several)):
+        try:
+            _check_line(blocks)
+            _check_rest(found, blocks)
+        except Unclear as error:
+            failed = failed or error
+        else:
+            lines.append(_in_line(found, blocks, listed) if blocks else [])
+    lines = [line for line in lines if line]
+    clean = (line for line in lines if len(line) > 1 and not between(found, line))
+    if (line := next(clean, lines[0] if lines else None)) is not None:
+        return line
+    raise failed or _why_none(found)
+
+
+def passing(found: Survey) -> list[Visit]:
+    """The blocks of a model that attends in another way, or not at all: windows, blocks of tokens, recurrences, convolutions.
+
+    They are the modules of a list that take a hidden state, change it and pass it on, each just to the next one. Gradients are
+    all that can be read there.
+
+    Raises:
+        Unclear: if there are fewer than two.
+    """
+    everything = found.visits[0].module.modules()
+    listed = {child for module in everything if _is_list(module) for child in module.children()}
+    able = [v for v in found.visits if v.module in listed and any(v.module.children()) and v.passes]
+    for blocks in (_outermost(able), _innermost(able)):
+        if len(blocks) > 1 and not between(found, blocks):
+            return blocks
+    raise Unclear("no modules of a list take a hidden state and pass it on, each to the next one")
+
+
+def _outermost(visits: Sequence[Visit]) -> list[Visit]:
+    """Without those that are called within others of them."""
+    every = set(visits)
+    return [visit for visit in visits if every.isdisjoint(visit.around)]
+
+
+def _innermost(visits: Sequence[Visit]) -> list[Visit]:
+    """Without those that others of them are called within."""
+    outer = {around for visit in visits for around in visit.around}
+    return [visit for visit in visits if visit not in outer]
 
 
 def _in_line(found: Survey, blocks: Sequence[Visit], listed: set[nn.Module]) -> list[Visit]:
@@ -216,7 +291,7 @@ def _check_line(blocks: Sequence[Visit]) -> None:
             continue
         raise Unclear(
             f"there are several lines of blocks: {after.name} ({type(after.module).__name__}) does not take over what "
-            f"{before.name} ({type(before.module).__name__}) passes on (an encoder with a decoder, or two towers?)",
+            f"{before.name} ({type(before.module).__name__}) passes on (an encoder with a decoder, two towers, several streams?)",
             hopeless=True,
         )
 
@@ -224,6 +299,8 @@ def _check_line(blocks: Sequence[Visit]) -> None:
 def _check_rest(found: Survey, blocks: Sequence[Visit]) -> None:
     """Outside of the blocks attention may pool with one query (a learned one, or a class token), nothing else."""
     within = {id(attention) for block in blocks for attention in block.seen}
+    if not blocks:
+        return
     for attention in found.attention:
         if id(attention) not in within and attention.shape[2] != 1:
             raise Unclear(
@@ -276,9 +353,9 @@ def _visits(model: nn.Module, found: Survey) -> Iterator[list[Visit]]:
             stack.append(visit)
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
-            visit, parts = stack.pop(), (output,) if isinstance(output, Tensor) else output
-            visit.output = _state(parts)
-            visit.given = visit.output if visit.output is not None else _state(parts, 4)
+            visit = stack.pop()
+            visit.output = _state(output)
+            visit.given = visit.output if visit.output is not None else _state(output, 4)
 
         return enter, leave
 
@@ -292,9 +369,7 @@ def _visits(model: nn.Module, found: Survey) -> Iterator[list[Visit]]:
 
 def _state(values: Any, axes: int = 3) -> Tensor | None:
     """The first floating point tensor with so many axes, as a hidden state `[B, T, D]`."""
-    if not isinstance(values, (tuple, list)):
-        return None
-    tensors = (v for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.dim() == axes)
+    tensors = (v for v in flat(values) if v.is_floating_point() and v.dim() == axes)
     return next(tensors, None)
 
 
@@ -318,6 +393,8 @@ class _Watcher(TorchFunctionMode):
             self._attention(Call.of(*args, **kwargs).shape, fused=True)
         elif func in _SOFTMAX and isinstance(result, Tensor) and result.dim() >= 4:
             self._attention(tuple(result.shape), fused=False)
+        elif func in _SOFTMAX and isinstance(result, Tensor) and is_flat(result, self.found.batch):
+            self._attention((self.found.batch, len(result) // self.found.batch, *result.shape[1:]), fused=False)
         elif func in _CONVOLUTION and args[0].dim() == 4:
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             stride = args[3] if len(args) > 3 else kwargs.get("stride", 1)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import CaptureError, Option
-from .attention import Call
+from .attention import Call, is_flat
 from .blocks import Block
 from .foreign import Foreign, gated
 from .randomness import DRAWING, Draws
@@ -79,6 +79,8 @@ class Interception(TorchFunctionMode):
         if self.ones is not None:
             if func in _JOIN:
                 args = (_with_factor(args[0], self.ones), *args[1:])
+            elif func in _ADD_TO and len(args) == 2 and not kwargs and _is_bias(*args):
+                args = (args[0], _plus(torch.zeros_like(args[0]), args[1], self.ones, self.positions_first))
             func, args, kwargs, bias = _without_bias(self.rule, func, args, kwargs)
             result = _plus(self._call(func, args, kwargs), bias, self.ones, self.positions_first)
         else:
@@ -86,11 +88,21 @@ class Interception(TorchFunctionMode):
         if self.open_blocks and self.open_blocks[-1].windowed:
             if is_softmax(func, result):
                 self.open_blocks[-1].attention.append(result)
-        elif func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor) and result.dim() == 4:
-            if self.attention and not result.requires_grad and any(map(varies, (*args, *kwargs.values()))):
-                result = as_weights(result.requires_grad_())  # constant under the rule, but asked for
-            self.open_blocks[-1].attention.append(result)
+        elif func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor):
+            return self._weights(result, any(map(varies, (*args, *kwargs.values()))))
         return result
+
+    def _weights(self, result: Tensor, variable: bool) -> Tensor:
+        """A softmax inside of a block, noted if it is attention: `[B, H, T, S]`, or with batch and heads in one axis."""
+        block = self.open_blocks[-1]
+        flat = is_flat(result, len(block.input)) and result.shape[1] == block.input.shape[1]
+        if result.dim() != 4 and not flat:
+            return result
+        if self.attention and not result.requires_grad and variable:
+            result = as_weights(result.requires_grad_())  # constant under the rule, but asked for
+        apart = result.view(len(block.input), -1, *result.shape[1:]) if flat else result
+        block.attention.append(apart)
+        return apart.flatten(0, 1) if flat else apart
 
     def _taken(self, x: Any) -> Any:
         """An argument, with parameters as constants, and the gate of an activation that is an autograd function of its own."""
@@ -226,8 +238,14 @@ _INSTANCE_NORM = (
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _ADD = set(named("add", "radd"))
 _ADDCMUL = set(named("addcmul"))
+_ADD_TO = set(named("add_", "iadd"))
 _CONVOLUTIONS = set(named(*(f"conv{how}{axes}d" for how in ("", "_transpose") for axes in (1, 2, 3))))
 _JOIN = set(named("cat", "concat", "concatenate", "stack"))
+
+
+def _is_bias(x: Tensor, added: Any) -> bool:
+    """Whether something that does not depend on the hidden states is added, in place, to something that does."""
+    return varies(x) and x.is_floating_point() and isinstance(added, Tensor) and not varies(added)
 
 
 def _with_factor(parts: Any, ones: Tensor) -> Any:

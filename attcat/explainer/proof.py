@@ -46,6 +46,12 @@ def prove(adapter: Adapter, settings: Settings) -> None:
             f"the attention of {type(adapter.model).__name__} has no keys that stand for places on the picture, so that no token "
             f"receives any, which {method.name} needs; use method='cat'"
         )
+    if over_all and not any(adapter.attends):
+        raise UnsupportedModelError(
+            f"{type(adapter.model).__name__} does not attend over all tokens (windows, blocks of tokens, recurrent or other "
+            f"layers instead of attention): there are no attention weights, which {method.name} needs; use method='cat' or "
+            "'input_x_gradient'"
+        )
     if adapter.trial is None:
         return
     checks = []
@@ -67,7 +73,7 @@ def _gradient(adapter: Adapter) -> str:
     assert adapter.trial is not None
     if past := past_the_blocks(adapter, adapter.trial):
         return (
-            f"{past:.1%} of the gradient at its embeddings does not come through what its first block "
+            f"{100 * past:.2g} % of the gradient at its embeddings does not come through what its first block "
             f"({type(adapter.blocks[0]).__name__}) takes: there is a way past the blocks. Name modules that take the whole "
             "hidden state in an adapter, or use method='occlusion'"
         )

@@ -117,6 +117,13 @@ class Adapter(ABC):
     passes_state: bool = True
     """Whether what a block returns is a hidden state; not if the sum with its input stands outside of it."""
 
+    position_axis: int = 1
+    """The axis of the tokens in the blocks' hidden states: 1 for `[B, T, D]`; 0 for `[T, B, D]`, as torch's own layers have them
+    by default; 2 for `[B, D, T]`, as convolutions have them."""
+
+    attends_again: bool = False
+    """Whether a block may attend several times over the same tokens; the heads of all of its calls are then taken together."""
+
     streams: Streams | None = None
     """Of an encoder with a decoder, which blocks are whose, and how the decoder reads; None for one sequence."""
 

@@ -105,6 +105,8 @@ class Head:
         Raises:
             UnsupportedModelError: if the model's output is not this task's logits.
         """
+        if isinstance(logits, Tensor) and logits.shape == (len(encoding.tokens),):
+            return logits[:, None]  # one number for each input, as of a regression
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} has no class logits [B, C]: load the model with its head "

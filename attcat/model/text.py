@@ -30,6 +30,10 @@ class TextAdapter(Adapter):
     """What the tokenizer makes but the model does not accept."""
     positions_lost: ClassVar[int] = 0
     """How many of the position embeddings cannot be used."""
+    own_tokens: tuple[int, int] = (0, 0)
+    """How many tokens the model itself puts before and behind those of the text."""
+    fixed_length: int | None = None
+    """The number of tokens that every text has to have, if the model takes no others; shorter ones are padded."""
 
     @property
     def reader(self) -> nn.Module:
@@ -174,7 +178,11 @@ class TextAdapter(Adapter):
             arguments = {name: torch.tensor(batch[name]) for name in names}
         self._check_vocabulary(arguments["input_ids"])
         arguments = self.place(arguments)
-        return Encoding(arguments, arguments["attention_mask"].bool(), tokens, texts, dropped)
+        return self.completed(Encoding(arguments, arguments["attention_mask"].bool(), tokens, texts, dropped))
+
+    def completed(self, encoding: Encoding) -> Encoding:
+        """A batch as the tokenizer made it, with what the model itself puts beside the text's tokens."""
+        return encoding
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
         """Name the tokens of `input_ids` `[B, T]` (or `[T]`) and their `attention_mask`; see `Adapter.encode_arguments`."""
@@ -207,7 +215,7 @@ class TextAdapter(Adapter):
         specials = set(getattr(self.processor, "all_special_ids", None) or ())
         rows = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
         tokens = tuple(self._tokens(row, [int(i in specials) for i in row], None, 0) for row in rows)
-        return Encoding(placed, mask, tokens, (None,) * len(rows))
+        return self.completed(Encoding(placed, mask, tokens, (None,) * len(rows)))
 
     removals = ("mask", "pad", "delete")
 

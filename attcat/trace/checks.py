@@ -83,7 +83,9 @@ def slope_error(
         value = combined(recording.logits)
     trace = recording.trace(value, needs=Needs())
     logits = recording.logits.detach()
-    noise = torch.finfo(logits.dtype).eps * float((logits.abs() * share)[finite].sum())
+    noise = torch.finfo(logits.dtype).eps * float(
+        (logits * share)[finite].norm()
+    )  # independent errors add up in squares
     errors = []
     for step in steps:
         ends = [_moved(adapter, encoding, sign * step) for sign in (1, -1)]

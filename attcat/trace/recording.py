@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..capture.attention import Call, Matrices, counting
+from ..capture.attention import Call, Matrices, Several, counting
 from ..capture.blocks import Block, output_of, watch
 from ..capture.rules import Rule
 from ..capture.streams import remembered
@@ -147,14 +147,14 @@ class Recording:
 
     def _wanted(
         self, needs: Needs, hidden: Hidden
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Call | Tensor, ...]]:
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Attention, ...]]:
         """What is differentiated with respect to; of it the hidden states; and the attention."""
         if self.cuts is None:
             states = tuple(block.input if hidden == "input" else output_of(block) for block in self.blocks)
         else:
             states = self.cuts.wanted(self.blocks, hidden)
         seen = self._seen() if needs.attention else ()
-        mixed = [_mixed(attention) for attention in seen]
+        mixed = [mix for attention in seen for mix in _mixed(attention)]
         wanted = (*states, *mixed, *(() if self.ones is None else (self.ones,))) if needs.gradient else ()
         return wanted, states, seen
 
@@ -164,12 +164,13 @@ class Recording:
         target: Tensor | None,
         gradient: Sequence[Tensor | None],
         states: tuple[Tensor, ...],
-        seen: tuple[Call | Tensor, ...],
+        seen: tuple[Attention, ...],
         hidden: Hidden,
         received: tuple[Tensor, ...],
     ) -> Trace:
         """What is left, for the B examples; or for N rows of one, which share its hidden states."""
-        count, last = len(states), len(states) + len(seen)
+        count = len(states)
+        last = count + sum(len(_parts(attention)) for attention in seen)
         lost = [str(block) for block, g in enumerate(gradient[: min(count, len(self.blocks))]) if g is None]
         if lost:
             raise CaptureError(
@@ -210,11 +211,13 @@ class Recording:
 
         The forward pass must have been recorded under the rule `Relevance`, whose backward pass carries it.
         """
-        matrices = [_mixed(attention) for attention in self._seen()]  # the rule is explicit: matrices
+        seen = self._seen()
+        matrices = [matrix for attention in seen for matrix in _mixed(attention)]  # the rule is explicit: matrices
         first, *rest = _differentiate(value, (self.blocks[0].input, *matrices), keep=False)
         if first is None:
             raise CaptureError("the target does not depend on the first block's input: check the adapter's blocks")
-        return first, _filled(rest, matrices)
+        filled = iter(_filled(rest, matrices))
+        return first, tuple(torch.cat([next(filled) for _ in _parts(attention)], 1) for attention in seen)
 
     def matrix(self, block: int) -> Tensor:
         """The attention matrix of a block, `[B, H, T, T]`, without a graph."""
@@ -227,9 +230,9 @@ class Recording:
         The forward pass must have been recorded with `attention=True`.
         """
         attention = one_attention(block, self.blocks[block])
-        return _matrix_gradients([attention], _differentiate(value, [_mixed(attention)], keep=False))[0]
+        return _matrix_gradients([attention], _differentiate(value, _mixed(attention), keep=False))[0]
 
-    def _seen(self) -> tuple[Call | Tensor, ...]:
+    def _seen(self) -> tuple[Attention, ...]:
         if self.cuts is not None:
             raise CaptureError(
                 "an encoder and a decoder attend each on its own, so that there is no attention matrix over all tokens: use a "
@@ -257,7 +260,15 @@ def _differentiate(value: Tensor, wanted: Sequence[Tensor], keep: bool) -> tuple
             "the target does not depend on the hidden states: the model, or the target function, computes it without "
             "gradient (torch.no_grad, .detach(), argmax or numpy inside)"
         )
-    return torch.autograd.grad(value, tuple(wanted), torch.ones_like(value), retain_graph=keep, allow_unused=True)
+    try:
+        return torch.autograd.grad(value, tuple(wanted), torch.ones_like(value), retain_graph=keep, allow_unused=True)
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+        raise CaptureError(
+            "the model writes over tensors that its gradient needs (x[...] = ..., x += ...), so that it cannot be "
+            "differentiated: write them anew there, or use method='occlusion', which needs no gradient"
+        ) from error
 
 
 ONE_BY_ONE = ("ScaledDotProduct", "GroupedMm")
@@ -381,6 +392,8 @@ def record(
             before,
             early,
             own.passes_state,
+            own.position_axis,
+            own.attends_again,
             own.model.buffers,
             starts,
             own.until_next,
@@ -445,12 +458,29 @@ def _is_state(value: Any) -> bool:
 # -- reading a block -------------------------------------------------------------------------------------------------
 
 
-def _of_tokens(attention: Call | Tensor) -> Call | Tensor:
+Attention = Call | Tensor | Several
+"""A block's attention: a fused call, a matrix that was written out, or several of them."""
+
+
+def _parts(attention: Attention) -> tuple[Call | Tensor, ...]:
+    return attention.parts if isinstance(attention, Several) else (attention,)
+
+
+def _of_tokens(attention: Attention) -> Attention:
     return _tokens_only(attention) if isinstance(attention, Tensor) else attention
 
 
-def _received(attention: Call | Tensor, query_weights: Tensor, counted: Sequence[int]) -> Tensor:
-    """The attention that tokens receive in one block, `[B, T]` float32 or wider."""
+def _received(attention: Attention, query_weights: Tensor, counted: Sequence[int]) -> Tensor:
+    """The attention that tokens receive in one block, `[B, T]` float32 or wider, a mean over the heads of all calls."""
+    parts = _parts(attention)
+    if len(parts) == 1:
+        return _received_in(parts[0], query_weights, counted)
+    heads = [part.shape[1] for part in parts]
+    each = [_received_in(part, query_weights, counted) * many for part, many in zip(parts, heads, strict=True)]
+    return torch.stack(each).sum(0) / sum(heads)
+
+
+def _received_in(attention: Call | Tensor, query_weights: Tensor, counted: Sequence[int]) -> Tensor:
     if isinstance(attention, Call):
         return attention.received(query_weights, counted)
     wide = attention.detach()
@@ -461,18 +491,19 @@ def _received(attention: Call | Tensor, query_weights: Tensor, counted: Sequence
     return torch.einsum("bq,bhqk->bk", weights, wide) / wide.shape[1]
 
 
-def _mixed(attention: Call | Tensor) -> Tensor:
-    """What the gradient of the matrix is read off: the attention's output, or the matrix itself where it is in the graph."""
-    if isinstance(attention, Tensor):
-        return attention
-    if attention.output is None:
+def _mixed(attention: Attention) -> tuple[Tensor, ...]:
+    """What the gradient of the matrix is read off: the attention's output, or the matrix itself where it is in the graph; one of
+    each call."""
+    found = tuple(part if isinstance(part, Tensor) else part.output for part in _parts(attention))
+    kept = tuple(part for part in found if part is not None)
+    if len(kept) < len(found):
         raise CaptureError("the forward pass was recorded without its attention: record(..., attention=True)")
-    return attention.output
+    return kept
 
 
-def _matrix(attention: Call | Tensor, rows: int) -> Tensor:
-    matrix = _tokens_only(attention.detach()) if isinstance(attention, Tensor) else attention.weights()
-    return _shared(matrix, rows)
+def _matrix(attention: Attention, rows: int) -> Tensor:
+    each = [_tokens_only(p.detach()) if isinstance(p, Tensor) else p.weights() for p in _parts(attention)]
+    return _shared(each[0] if len(each) == 1 else torch.cat(each, 1), rows)
 
 
 def _tokens_only(matrix: Tensor) -> Tensor:
@@ -480,19 +511,22 @@ def _tokens_only(matrix: Tensor) -> Tensor:
     return matrix[..., : matrix.shape[2]]
 
 
-def _matrix_gradients(seen: Sequence[Call | Tensor], gradient: Sequence[Tensor | None]) -> Matrices:
+def _matrix_gradients(seen: Sequence[Attention], gradient: Sequence[Tensor | None]) -> Matrices:
     """Of the attention matrices, from gradients at what `_mixed` gives; 0 where the target does not depend on it."""
-    filled = _filled(gradient, [_mixed(attention) for attention in seen]) if gradient else ()
-    return Matrices(
-        [
-            partial(attention.weight_gradient, g) if isinstance(attention, Call) else partial(_tokens_only, g.detach())
-            for attention, g in zip(seen, filled, strict=False)
-        ]
-    )
+    if not gradient:
+        return Matrices()
+    filled = iter(_filled(gradient, [mix for attention in seen for mix in _mixed(attention)]))
+    return Matrices([partial(_joined_gradient, [(part, next(filled)) for part in _parts(one)]) for one in seen])
 
 
-def one_attention(index: int, block: Block) -> Call | Tensor:
-    """The block's self-attention: exactly one, over all of the block's tokens."""
+def _joined_gradient(parts: Sequence[tuple[Call | Tensor, Tensor]]) -> Tensor:
+    """The gradient at one block's matrix, `[B, H, T, T]`, from those at what each of its calls gave."""
+    each = [part.weight_gradient(g) if isinstance(part, Call) else _tokens_only(g.detach()) for part, g in parts]
+    return each[0] if len(each) == 1 else torch.cat(each, 1)
+
+
+def one_attention(index: int, block: Block) -> Attention:
+    """The block's self-attention, over all of the block's tokens: one call, or several where the adapter says so."""
     batch, length = block.input.shape[:2]
     seen = [a for a in block.attention if isinstance(a, Call)] or block.attention
     if not seen:
@@ -500,15 +534,16 @@ def one_attention(index: int, block: Block) -> Call | Tensor:
             f"the attention of block {index} was not seen: it calls neither scaled_dot_product_attention nor softmax "
             "(flash or flex attention?); load the model with its default attention or attn_implementation='eager'"
         )
-    if len(seen) > 1:
+    if len(seen) > 1 and not block.several:
         raise CaptureError(f"block {index} calls attention {len(seen)} times, expected once")
-    shape = tuple(seen[0].shape)
-    if shape[0] != batch or (shape[2:] != (length, length) and not _has_sink(seen[0], length)):
-        raise CaptureError(
-            f"block {index} attends with a matrix of shape {shape} over {batch} x {length} tokens: windowed, block-sparse "
-            "or cross attention is not supported"
-        )
-    return seen[0]
+    for one in seen:
+        shape = tuple(one.shape)
+        if shape[0] != batch or (shape[2:] != (length, length) and not _has_sink(one, length)):
+            raise CaptureError(
+                f"block {index} attends with a matrix of shape {shape} over {batch} x {length} tokens: windowed, block-sparse "
+                "or cross attention is not supported"
+            )
+    return seen[0] if len(seen) == 1 else Several(tuple(seen))
 
 
 def _has_sink(attention: Call | Tensor, length: int) -> bool:

@@ -1,43 +1,49 @@
 """Which models of transformers and timm can be explained: everything in their lists that can be built small.
 
-    python tests/benchmarks/survey.py [--only WORD] [--again] [--record FILE] [--write]
+    python tests/benchmarks/survey.py [--only WORD,WORD] [--unless-works] [--jobs N] [--record FILE] [--write]
 
-Every class with a head that AttCAT explains is built from a small configuration with random parameters and given to
-`attcat.testing.check_adapter`, each in a forked child with a time limit, so that no model can stop the survey. What was found
-is kept in a record and not asked again for the same version of the code; `--write` makes docs/survey.md of it.
+Every class with a head that AttCAT explains is built from a small configuration with random parameters, run by itself, and
+given to `attcat.testing.check_adapter`, each in a forked child with limits of time and memory, so that no model can stop the
+survey. What was found is kept in a record and not asked again for the same code and libraries: what was interrupted goes on
+where it ended. `--write` makes docs/architectures.md and docs/architectures.html of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import logging
 import os
 import resource
+import select
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import survey_page
 import timm
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 import attcat
+from attcat.explainer.proof import prove
 from attcat.testing import check_adapter
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "survey.md"
-SECONDS, BYTES = 120, 8 << 30
+SECONDS, BYTES, PARAMETERS = 240, 8 << 30, 200_000_000
 """The most that a case may take."""
+LENGTH = 11
+"""Tokens of the text that a model has to run on by itself before it counts as built."""
 
 TASKS = {
     "ForSequenceClassification": "text classification",
@@ -49,9 +55,9 @@ TASKS = {
     "LMHeadModel": "causal language modeling",
     "ForImageClassification": "image classification",
 }
-SMALL: dict[str, Any] = {
+SOUND = ("input_values", "input_features")
+WIDTH = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_size", "embed_dim"), 32),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers"), 2),
     **dict.fromkeys(
         ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads"),
         4,
@@ -59,24 +65,83 @@ SMALL: dict[str, Any] = {
     **dict.fromkeys(
         ("intermediate_size", "d_ff", "d_inner", "hidden_dim", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"), 48
     ),
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"), 64),
     "num_key_value_heads": 2,
     "head_dim": 8,
     "d_kv": 8,
+    "moe_intermediate_size": 16,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+DEPTH = dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers"), 2)
+COUNTS: dict[str, Any] = {
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"), 64),
     "vocab_size": 340,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
-    "num_local_experts": 2,
-    "num_experts": 2,
-    "n_routed_experts": 2,
-    "num_experts_per_tok": 1,
-    "moe_intermediate_size": 16,
-    "image_size": 32,
-    "patch_size": 8,
+    **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token"), 2),
+    **dict.fromkeys(("n_group", "topk_group"), 1),
+    **dict.fromkeys(("mamba_chunk_size", "chunk_size"), 8),
+    "vocab_size_per_layer_input": 340,
+    "num_kv_shared_layers": 0,
     "num_labels": 3,
 }
-"""What configurations are given, as far as they have a setting of that name; also those inside others."""
+LATENT: dict[str, Any] = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "qk_head_dim": 16,
+    "head_dim": 8,
+    "num_key_value_heads": 4,
+}
+STATE_SPACE: dict[str, Any] = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_expand": 2,
+    "mamba_n_groups": 1,
+}
+PICTURE = {"image_size": 32, "patch_size": 8}
+ATTEMPTS: tuple[dict[str, Any], ...] = (
+    {**WIDTH, **DEPTH, **COUNTS, **PICTURE},
+    {**WIDTH, **DEPTH, **COUNTS, **PICTURE, **LATENT, **STATE_SPACE},
+    {**WIDTH, **COUNTS, **PICTURE},
+    {**DEPTH, **COUNTS, **PICTURE},
+    {**DEPTH, **COUNTS},
+    {**COUNTS},
+    {"num_labels": 3},
+    {},
+)
+"""What configurations are given, as far as they have a setting of that name, also those inside others: smaller in every way,
+or if such a model does not run in fewer ways. The first with which it runs is taken."""
+OWN: dict[str, dict[str, Any]] = {
+    "BigBird": {"attention_type": "original_full"},
+    "GPTJ": {"rotary_dim": 4},
+    "T5For": {"decoder_start_token_id": 0},
+    "Xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "Perceiver": {"d_latents": 32, "num_latents": 8, "num_self_attends_per_block": 2},
+    "CodeGen": {"rotary_dim": 4},
+    "Mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1},
+    "Bamba": {"attn_layer_indices": [1], **STATE_SPACE},
+    "GraniteMoeHybrid": {"layer_types": ["mamba", "attention"], **STATE_SPACE},
+    "LongcatFlash": {"num_hidden_layers": 4, "num_layers": 2, **LATENT},
+    "FalconH1": {"mamba_d_ssm": 64, **STATE_SPACE},
+    "BailingHybrid": {"layer_group_size": 2, **LATENT},
+    "Dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
+    "Gemma3n": {
+        "hidden_size_per_layer_input": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "laurel_rank": 8,
+    },
+    "Gemma4Assistant": {"hidden_size_per_layer_input": 0},
+    "Gemma4": {"hidden_size_per_layer_input": 16},
+}
+"""Settings of single kinds of models, by the beginning of their names."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +151,7 @@ class Case:
     library: str
     name: str
     task: str
+    family: str
 
     @property
     def key(self) -> str:
@@ -93,12 +159,14 @@ class Case:
         return f"{self.library}.{self.name}"
 
 
-def cases() -> Iterator[Case]:
-    """Every class of transformers with a head, and a small model of each of timm's modules."""
-    for name in sorted(dir(transformers)):
-        task = next((task for end, task in TASKS.items() if name.endswith(end)), None)
-        if task is not None and not name.startswith(("Auto", "TF", "Flax")):
-            yield Case("transformers", name, task)
+def cases(names: Iterable[str] | None = None) -> Iterator[Case]:
+    """Every class of transformers with a head (or these), and a small model of each of timm's modules."""
+    for name in sorted(dir(transformers) if names is None else names):
+        end = next((end for end in TASKS if name.endswith(end)), None)
+        if end is None or name.startswith(("Auto", "DataCollator")):
+            continue
+        sound = getattr(getattr(transformers, name), "main_input_name", None) in SOUND
+        yield Case("transformers", name, "audio classification" if sound else TASKS[end], name.removesuffix(end))
     sizes = (
         "test",
         "atto",
@@ -118,45 +186,112 @@ def cases() -> Iterator[Case]:
         names = timm.list_models(module=module)
         if names:
             rank = {n: next((i for i, size in enumerate(sizes) if size in n), len(sizes)) for n in names}
-            yield Case("timm", min(names, key=lambda n: (rank[n], len(n))), "image classification")
+            yield Case(
+                "timm", min(names, key=lambda n: (rank[n], len(n))), "image classification (timm)", f"timm {module}"
+            )
+
+
+# -- building --------------------------------------------------------------------------------------------------------
 
 
 def built(case: Case) -> nn.Module:
-    """The model, small where its configuration lets it, with parameters that say something."""
-    torch.manual_seed(0)
+    """The model, small where its configuration lets it, with parameters that say something; it has run by itself.
+
+    Raises:
+        Exception: what the first attempt raised, if none succeeds.
+    """
     if case.library == "timm":
-        model: nn.Module = timm.create_model(case.name, num_classes=3).eval()
-    else:
-        kind = getattr(transformers, case.name)
-        config = shrunk(kind.config_class)
-        if case.name.endswith("ForQuestionAnswering"):
-            config.num_labels = 2  # a start and an end
-        model = kind(config).eval()
-    if sum(p.numel() for p in model.parameters()) > 2e8:
-        raise MemoryError("more than 200 million parameters")
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            nn.init.normal_(parameter, std=0.1)
-    return model
+        return drawn(timm.create_model(case.name, num_classes=3))
+    kind, failed = getattr(transformers, case.name), None
+    for attempt in ATTEMPTS:
+        own = next((own for name, own in OWN.items() if case.name.startswith(name)), {})
+        labels = {"num_labels": 2} if case.task == "question answering" and "num_labels" in attempt else {}
+        try:
+            config = shrunk(kind.config_class, {**attempt, **labels, **own}, own)
+            with torch.device("meta"):
+                count = sum(p.numel() for p in kind(config).parameters())
+            if count > PARAMETERS:
+                raise MemoryError(f"{count / 1e6:.0f} million parameters")
+            model = drawn(kind(config))
+            run(model, case.task)
+        except Exception as error:
+            failed = failed or error
+        else:
+            return model
+    assert failed is not None
+    raise failed
 
 
-def shrunk(kind: Any) -> Any:
+def shrunk(kind: Any, wanted: dict[str, Any], always: dict[str, Any] | None = None) -> Any:
     """A small configuration; settings that it refuses are left as they are."""
     plain = kind()
-    given = {name: value for name, value in SMALL.items() if hasattr(plain, name)}
+    given = {name: value for name, value in wanted.items() if name in vars(plain) or has(plain, name)} | (always or {})
     for name, part in vars(plain).items():
         if hasattr(part, "to_dict") and hasattr(part, "model_type"):
-            given[name] = shrunk(type(part))
+            given[name] = shrunk(type(part), wanted)
     if getattr(plain, "is_encoder_decoder", False):
         given["decoder_start_token_id"] = 2  # which configurations leave to the published weights
+    layers = given.get("num_hidden_layers")
+    for name in ("layer_types", "mlp_layer_types"):  # of every kind of layer one, as far as they go
+        kinds = list(dict.fromkeys(vars(plain).get(name) or ()))
+        if layers is not None and kinds and name not in wanted:
+            given[name] = (kinds[-layers:] * layers)[:layers]
     while True:
         try:
             return kind(**given)
         except Exception as error:
             refused = next((name for name in list(given) if name in str(error)), None)
+            refused = refused or next((name for name in list(given) if name not in vars(plain)), None)  # a property
             if refused is None:
                 raise
             del given[refused]
+
+
+def has(config: Any, name: str) -> bool:
+    """Whether there is a setting of that name, under another name in the configuration."""
+    try:
+        return hasattr(config, name)
+    except Exception:  # some have one for each layer, which cannot be read like this
+        return False
+
+
+def drawn(model: nn.Module) -> nn.Module:
+    """The model with parameters that were drawn anew: fresh ones are often zero."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def run(model: Any, task: str) -> None:
+    """One forward pass, as its documentation has it: on token numbers alone, on a picture, on a second of sound.
+
+    Raises:
+        Exception: whatever the model raises.
+    """
+    given: dict[str, Tensor] = {}
+    accepted = inspect.signature(model.forward).parameters
+    if task == "image classification":
+        size = getattr(model.config, "image_size", None) or 224
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        given["pixel_values"] = torch.rand(1, getattr(model.config, "num_channels", 3), height, width)
+    elif task == "audio classification":
+        given[model.main_input_name] = torch.rand(1, 16000)
+    else:
+        ids = torch.arange(20, 20 + LENGTH)[None]
+        ids[0, -1] = 2
+        given["input_ids"] = ids[None].repeat(1, 2, 1) if task == "multiple choice" else ids
+        if "attention_mask" in accepted:
+            given["attention_mask"] = torch.ones_like(given["input_ids"])
+    with torch.no_grad():
+        output = model(**given)
+    answers = getattr(output, "logits", getattr(output, "start_logits", None))
+    if isinstance(answers, Tensor) and not answers.isfinite().any():
+        raise ValueError("it gives no finite logits")
+
+
+# -- one case --------------------------------------------------------------------------------------------------------
 
 
 def tried(case: Case) -> dict[str, Any]:
@@ -166,94 +301,105 @@ def tried(case: Case) -> dict[str, Any]:
     except Exception as error:
         return {"result": "not built", "reason": f"{type(error).__name__}: {error}"}
     try:
+        explainer = attcat.Explainer(model)
+        attends = any(explainer.adapter.attends)
+        if not attends:
+            explainer = attcat.Explainer(explainer.adapter, method="cat")
         checks = check_adapter(model)
-        said = attcat.Explainer(model).describe()
+        prove(explainer.adapter, explainer.settings)  # what the explainer asks itself on first use
     except attcat.AttCATError as error:
-        return {"result": "refused", "reason": str(error)}
+        reason = str(error)
+        return {"result": "no attention" if "computes no attention" in reason else "refused", "reason": reason}
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         return {"result": "foreign", "reason": f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"}
     failed = [f"{check.name}: {check.measured:.2g}" for check in checks if check.passed is False]
-    return {"result": "fails" if failed else "works", "reason": "; ".join(failed), "found": said}
+    passed = sum(check.passed is True for check in checks)
+    found = explainer.describe()
+    return {
+        "result": "fails" if failed else "works",
+        "reason": "; ".join(failed),
+        "found": found,
+        "attends": attends,
+        "checks": f"{passed} of {passed + len(failed)}",
+    }
 
 
-def in_a_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result of some work, done in a forked child; what kills the child is a result too."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(read)
-            resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
-            signal.alarm(SECONDS)
-            quiet = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(quiet, 1)
-            os.dup2(quiet, 2)
-            with os.fdopen(write, "w") as pipe:
-                json.dump(work(), pipe)
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        told = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if told:
-        found: dict[str, Any] = json.loads(told)
-        return found
-    ended = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "without a word"
-    return {"result": "stopped", "reason": f"ended by {ended} (limits: {SECONDS} s, {BYTES >> 30} GB)"}
+@dataclass(frozen=True)
+class Child:
+    """A forked process that works on a case and writes its result into a pipe."""
+
+    case: Case
+    process: int
+    pipe: int
+
+    @classmethod
+    def of(cls, case: Case, work: Callable[[Case], dict[str, Any]]) -> Child:
+        """Fork, and begin."""
+        read, write = os.pipe()
+        process = os.fork()
+        if process == 0:
+            try:
+                os.close(read)
+                resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+                signal.alarm(SECONDS)
+                quiet = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(quiet, 1)
+                os.dup2(quiet, 2)
+                with os.fdopen(write, "w") as pipe:
+                    json.dump(work(case), pipe)
+            finally:
+                os._exit(0)
+        os.close(write)
+        return cls(case, process, read)
+
+    def result(self) -> dict[str, Any]:
+        """What it found, waited for; what killed it is a result too."""
+        with os.fdopen(self.pipe) as pipe:
+            told = pipe.read()
+        _, status = os.waitpid(self.process, 0)
+        if told:
+            found: dict[str, Any] = json.loads(told)
+            return found
+        ended = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "without a word"
+        return {"result": "stopped", "reason": f"ended by {ended} (limits: {SECONDS} s, {BYTES >> 30} GB)"}
+
+
+def results(wanted: list[Case], jobs: int) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Of each case, as they come, with so many children at a time."""
+    running: dict[int, Child] = {}
+    waiting = list(reversed(wanted))
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            child = Child.of(waiting.pop(), tried)
+            running[child.pipe] = child
+        for pipe in select.select(list(running), [], [])[0]:
+            child = running.pop(pipe)
+            yield child.case, child.result()
+
+
+# -- the record ------------------------------------------------------------------------------------------------------
 
 
 def code() -> str:
-    """The version of what is surveyed: a fingerprint of the sources."""
-    digest = hashlib.sha256()
+    """The version of what is surveyed, and how: a fingerprint of the sources and the libraries."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
     for folder in ("attcat", "adapters"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             digest.update(path.read_bytes())
+    digest.update(" ".join(version(name) for name in survey_page.LIBRARIES).encode())
     return digest.hexdigest()[:12]
-
-
-def page(found: list[dict[str, Any]]) -> str:
-    """The record as a page: counts by task, then every model in alphabetical order."""
-    lines = [
-        "# Survey of models",
-        "",
-        "Every model class of transformers with a head that AttCAT explains, and one model of each module of timm, built",
-        "small with random parameters and checked by `attcat check`. A model that *works* kept every promise; one that *fails*",
-        "ran, and a check saw what is wrong; *refused* models raise an error with this reason. Made by",
-        "",
-        "    python tests/benchmarks/survey.py --write",
-        "",
-        f"({date.today()}; transformers {version('transformers')}, timm {version('timm')}, torch {version('torch')})",
-        "",
-        "| task | built | work | fail | refused | other |",
-        "|---|---|---|---|---|---|",
-    ]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for one in found:
-        groups.setdefault("timm" if one["library"] == "timm" else one["task"], []).append(one)
-    for task, rows in sorted(groups.items()):
-        count = {
-            result: sum(row["result"] == result for row in rows)
-            for result in ("works", "fails", "refused", "not built")
-        }
-        there = len(rows) - count["not built"]
-        other = there - count["works"] - count["fails"] - count["refused"]
-        lines.append(f"| {task} | {there} | {count['works']} | {count['fails']} | {count['refused']} | {other} |")
-    lines += ["", "| model | task | result | reason |", "|---|---|---|---|"]
-    for one in sorted(found, key=lambda one: (one["name"].lower(), one["library"])):
-        reason = " ".join(one["reason"].split())[:300].replace("|", "\\|")
-        lines.append(f"| `{one['name']}` ({one['library']}) | {one['task']} | {one['result']} | {reason} |")
-    return "\n".join([*lines, ""])
 
 
 def main() -> None:
     """Survey, and tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="names that hold one of these words, separated by commas")
-    parser.add_argument("--again", action="store_true", help="also what was found before")
+    parser.add_argument("--task", default="", help="tasks whose names hold one of these")
+    parser.add_argument("--unless-works", action="store_true", help="only what did not work when it was last tried")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--record", type=Path, default=ROOT / "out" / "survey.jsonl")
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
+    parser.add_argument("--write", action="store_true", help="write the pages")
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity(logging.CRITICAL)
@@ -262,23 +408,27 @@ def main() -> None:
     options.record.parent.mkdir(parents=True, exist_ok=True)
     now = code()
     lines = options.record.read_text().splitlines() if options.record.exists() else []
-    known = {one["key"]: one for one in map(json.loads, lines) if one["code"] == now}
+    last = {one["key"]: one for one in map(json.loads, lines)}
     words = options.only.lower().split(",")
-    for case in cases():
-        if not any(word in case.name.lower() for word in words) or (case.key in known and not options.again):
-            continue
-        found = {"key": case.key, **asdict(case), "code": now, **in_a_child(lambda case=case: tried(case))}  # type: ignore[misc]
-        known[case.key] = found
+    wanted = [
+        case
+        for case in cases()
+        if any(word in case.name.lower() for word in words)
+        and any(word in case.task for word in options.task.split(","))
+        and (case.key not in last or last[case.key]["code"] != now)
+        and not (options.unless_works and case.key in last and last[case.key]["result"] == "works")
+    ]
+    for done, (case, found) in enumerate(results(wanted, options.jobs), 1):
+        last[case.key] = {"key": case.key, **asdict(case), "code": now, **found}
         with options.record.open("a") as file:
-            print(json.dumps(found), file=file)
-        print(f"{found['result']:10} {case.name:50} {' '.join(found['reason'].split())[:140]}", flush=True)
+            print(json.dumps(last[case.key]), file=file)
+        reason = " ".join(found["reason"].split())[:140]
+        print(f"{done}/{len(wanted)} {found['result']:12} {case.name:50} {reason}", flush=True)
+    known = {case.key for case in cases()}
+    rows = [one for key, one in last.items() if key in known]
     if options.write:
-        PAGE.write_text(page(list(known.values())), encoding="utf-8")
-    print(
-        json.dumps(
-            {r: sum(one["result"] == r for one in known.values()) for r in {o["result"] for o in known.values()}}
-        )
-    )
+        survey_page.write([one for one in rows if one["code"] == now], ROOT / "docs")
+    print(json.dumps(Counter(one["result"] for one in rows)))
 
 
 if __name__ == "__main__":

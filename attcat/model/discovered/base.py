@@ -13,7 +13,7 @@ from torch import nn
 
 from ...capture.cuts import Piece
 from ...capture.randomness import OwnRandomness
-from ...capture.survey import Survey, Unclear, Visit, between, blocks_of, survey
+from ...capture.survey import Survey, Unclear, Visit, between, blocks_of, passing, survey
 from ...errors import AttCATError, UnsupportedModelError
 from ..adapter import GUIDE, Adapter
 from ..bound import borrowed
@@ -38,6 +38,8 @@ class Found:
         between: what stands between the blocks, if they do not take just what the one before them returns.
         attends: for each block, whether it attends over all tokens.
         stages: for each block its grid, if they have grids of their own.
+        position_axis: 1 for hidden states `[B, T, D]`, 0 for `[T, B, D]`, 2 for `[B, D, T]`.
+        again: whether some block attends several times.
     """
 
     names: tuple[str, ...]
@@ -47,6 +49,8 @@ class Found:
     between: tuple[str, ...] = ()
     attends: tuple[bool, ...] = ()
     stages: tuple[Stage, ...] = ()
+    position_axis: int = 1
+    again: bool = False
 
     @classmethod
     def of(cls, watched: Survey) -> Found:
@@ -55,14 +59,36 @@ class Found:
         Raises:
             Unclear: see `blocks_of`.
         """
-        visits = blocks_of(watched)
+        return cls._of(watched, blocks_of(watched))
+
+    @classmethod
+    def of_gradients(cls, watched: Survey) -> Found:
+        """The same of a model that does not attend over all tokens.
+
+        Raises:
+            Unclear: see `passing`.
+        """
+        found = cls._of(watched, passing(watched))
+        return replace(found, attends=(False,) * len(found.names), again=False)
+
+    @classmethod
+    def _of(cls, watched: Survey, visits: Sequence[Visit]) -> Found:
         state = visits[0].state
         assert state is not None
         names = tuple(visit.name for visit in visits)
         kinds = tuple(type(visit.module).__name__ for visit in visits)
         stands = tuple(between(watched, visits))
-        attends = tuple(visit.is_block for visit in visits)
-        return cls(names, kinds, state.shape[2], state.shape[1], stands, attends)
+        first = visits[0]
+        return cls(
+            names,
+            kinds,
+            state.shape[1 if first.position_axis == 2 else 2],
+            first.length,
+            stands,
+            attends=tuple(visit.attends for visit in visits),
+            position_axis=first.position_axis,
+            again=any(visit.attends and not visit.is_block for visit in visits),
+        )
 
     @classmethod
     def of_pieces(cls, pieces: Sequence[Piece], stages: Sequence[Stage]) -> Found:
@@ -93,7 +119,11 @@ class Found:
                 f"windows or over such a grid, width {self.width} at first"
             )
         outside = f"; outside of them stand {', '.join(self.between)}" if self.between else ""
-        some = f", of which {sum(self.attends)} attend; the others have no attention weights" * (not all(self.attends))
+        some = ""
+        if not any(self.attends):
+            some = ", none of which attends over all tokens: there are gradients but no attention weights"
+        elif not all(self.attends):
+            some = f", of which {sum(self.attends)} attend; the others have no attention weights"
         return (
             f"{count} blocks ({self.names[0]} to {self.names[-1]}, {kinds}{shared}{some}), width {self.width}{outside}"
         )
@@ -126,6 +156,16 @@ class Discovered(Adapter):
     def passes_state(self) -> bool:  # type: ignore[override]
         """Whether each block takes just what the one before it returned."""
         return not self.found.between
+
+    @property
+    def position_axis(self) -> int:  # type: ignore[override]
+        """The axis of the tokens in the hidden state that was seen."""
+        return self.found.position_axis
+
+    @property
+    def attends_again(self) -> bool:  # type: ignore[override]
+        """Whether a block was seen to attend several times."""
+        return self.found.again
 
     @property
     def attends(self) -> tuple[bool, ...]:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ...capture.blocks import hidden_state, rebind, with_state
+from ...capture.blocks import flat, hidden_state, rebind, replaced, with_state
 from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey, Visit
 from ...tokens import Tokens
@@ -44,11 +44,14 @@ def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int
         seen += 1
         if seen < calls:  # one block that is called again and again: only its last call
             return None
-        state = (output if isinstance(output, Tensor) else output[0]).clone()
-        push = torch.linspace(-3, 3, state.shape[-1], device=state.device, dtype=state.dtype)
+        given = [part for part in flat(output) if part.is_floating_point()]
+        passed = next((part for part in given if part.dim() == 3), given[0])
+        state = passed.clone()
+        at = state if adapter.position_axis == 1 else state.transpose(1, adapter.position_axis)
+        push = torch.linspace(-3, 3, at.shape[-1], device=state.device, dtype=state.dtype)
         places = [position - encoding.offset for position in positions if position >= encoding.offset]
-        state[:, places] += push * state.float().std().clamp(min=1e-3).to(state.dtype)
-        return state if isinstance(output, Tensor) else type(output)((state, *output[1:]))
+        at[:, places] += push * state.float().std().clamp(min=1e-3).to(state.dtype)
+        return replaced(output, passed, state)
 
     with borrowed(adapter) as own, ExitStack() as undo:
         last, calls = own.blocks[-1], own.blocks.count(own.blocks[-1])
@@ -89,7 +92,9 @@ def vocabulary_size(model: nn.Module) -> int | None:
     """How many different tokens a model has embeddings for; None if no table of them is found."""
     table = next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
     candidates: tuple[Any, ...] = (input_embeddings(model), table)
-    return next((int(found.num_embeddings) for found in candidates if hasattr(found, "num_embeddings")), None)
+    rows = next((int(found.num_embeddings) for found in candidates if hasattr(found, "num_embeddings")), None)
+    said = getattr(getattr(model, "config", None), "vocab_size", None)  # of one codebook, where a table holds several
+    return min(rows, said) if rows is not None and isinstance(said, int) and said > 0 else rows
 
 
 def ordinary_tokens(adapter: TextAdapter, count: int, rows: int | None = None) -> Tensor:
@@ -116,10 +121,11 @@ def encoding_of(adapter: TextAdapter, ids: Tensor, mask: Tensor) -> Encoding:
     real = arguments["attention_mask"].bool()
     names = [tuple(f"#{token}" for token in row[kept].tolist()) for row, kept in zip(ids, mask.bool(), strict=True)]
     if not isinstance(adapter.head, SpanHead):
-        return Encoding(arguments, real, tuple(Tokens(row, (False,) * len(row)) for row in names), (None,) * len(ids))
+        tokens = tuple(Tokens(row, (False,) * len(row)) for row in names)
+        return adapter.completed(Encoding(arguments, real, tokens, (None,) * len(ids)))
     pairs = [(row[:2], row[2:]) for row in names]
     texts = tuple((" ".join(question), " ".join(context)) for question, context in pairs)
-    return Encoding(arguments, real, tuple(_pair_tokens(*pair) for pair in pairs), texts)
+    return adapter.completed(Encoding(arguments, real, tuple(_pair_tokens(*pair) for pair in pairs), texts))
 
 
 def _pair_tokens(question: tuple[str, ...], context: tuple[str, ...]) -> Tokens:
@@ -159,10 +165,11 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
         From the replaced position to the others that change.
     """
     ids = encoding.arguments["input_ids"]
-    content = [place for place, special in enumerate(encoding.tokens[0].special) if not special]
+    # What a decoder has written is no input of the first block.
+    before = adapter.own_tokens[0]
     content = [
-        place for place in content if place < ids.shape[1]
-    ]  # what a decoder has written is no input of the first block
+        place for place, special in enumerate(encoding.tokens[0].special[before:][: ids.shape[1]]) if not special
+    ]
     content = [place for place in content if int(ids[0, place]) != adapter.pad_id]  # which would move positions
     tried = sorted({content[len(content) // 3], content[2 * len(content) // 3]}) if content else []
     states = []
@@ -176,13 +183,13 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
         arguments = {**encoding.arguments, "input_ids": changed}
         with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
             until_stopped(partial(own.call, replace(encoding, arguments=arguments)))
-        states.append(seen[0][0])
+        states.append(seen[0].transpose(1, adapter.position_axis)[0])
     found = {}
     for place, state in zip(tried, states[1:], strict=True):
         away = (state - states[0]).abs().amax(-1) > rounding(state) * states[0].abs().max()
-        others_changed = [index for index in away.nonzero().flatten().tolist() if index != place]
+        others_changed = [index for index in away.nonzero().flatten().tolist() if index != place + before]
         if others_changed:
-            found[place] = others_changed
+            found[place + before] = others_changed
     return found
 
 
