@@ -75,7 +75,7 @@ def test_what_the_head_reads(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, written in WRITTEN.items() if written.refused])
 def test_the_reason_is_true(name: str) -> None:
     with pytest.raises(attcat.UnsupportedModelError, match=WRITTEN[name].refused):
-        attcat.Explainer(made(WRITTEN[name]))
+        attcat.Explainer(made(WRITTEN[name]))(some(WRITTEN[name]))
 
 
 @pytest.mark.parametrize("name", [name for name, written in WRITTEN.items() if not written.weights])

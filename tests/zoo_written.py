@@ -649,6 +649,20 @@ class Convolved(Mean):
         return self.conv(super().embed(ids).transpose(1, 2)).transpose(1, 2)
 
 
+class EveryLayer(Mean):
+    """Each block is given the words once more, projected: a way past the first block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = nn.Linear(WIDTH, WIDTH)
+
+    def through(self, x: Tensor) -> Tensor:
+        words = self.again(x * x)
+        for block in self.blocks:
+            x = block(x) + words
+        return x
+
+
 class ViT(nn.Module):
     """Patches by a convolution, a class token."""
 
@@ -722,6 +736,7 @@ WRITTEN: dict[str, Written] = {
     "exponentials": Written(lambda: Mean(lambda: Pre(ByHand())), weights=False),
     "linear attention": Written(lambda: Mean(lambda: Pre(Kernel())), weights=False),
     "windows": Written(lambda: Mean(lambda: Pre(Local())), weights=False),
+    "words again for every layer": Written(EveryLayer, refused="does not come through what its first block"),
     "lstm in front": Written(Recurrent, refused="tokens are mixed"),
     "convolution in front": Written(Convolved, refused="tokens are mixed"),
 }

@@ -120,10 +120,24 @@ def past_the_blocks(adapter: Adapter, encoding: Encoding) -> float | None:
     return None if whole is None or past is None or whole == 0 else past / whole
 
 
+<<<<<<< HEAD
 def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | None:
     """The largest gradient at the word embeddings, or the pixels; None if there are none."""
     arguments, entered = dict(encoding.arguments), set[nn.Module]()
     moving = _Moving(0.0, _words(adapter, encoding))
+=======
+def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool, own_tensor: bool = True) -> float | None:
+    """The largest gradient at the word embeddings, or the pixels; None if there are none.
+
+    Args:
+        adapter: of the model.
+        encoding: one example.
+        cut: make the first block's input a constant.
+        own_tensor: in the model's own tensor, which may be added again outside of the block; else in the block's argument.
+    """
+    arguments, entered = dict(encoding.arguments), False
+    moving = _Moving(0.0, arguments.get("input_ids"))
+>>>>>>> c4acd74 (A tensor that the first block takes and something before it needs is a way past the blocks, and seen as one)
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         first = module not in entered
@@ -132,7 +146,7 @@ def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | 
             return None
         place, state = hidden_state(module, args, kwargs)
         constant = state.detach().clone()
-        return None if rebind(state, constant) else with_state(place, constant, args, kwargs)
+        return None if own_tensor and rebind(state, constant) else with_state(place, constant, args, kwargs)
 
     with borrowed(adapter) as own, torch.enable_grad(), moving, ExitStack() as undo:
         for start in (0,) if own.streams is None else own.streams.starts:
@@ -144,12 +158,23 @@ def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | 
     if not moving.leaves:
         return None
     try:
+<<<<<<< HEAD
         found = torch.autograd.grad(total, moving.leaves, allow_unused=True) if total.requires_grad else ()
     except (
         RuntimeError
     ):  # a model that only runs without gradient, as one that writes over what the backward pass needs
         return None
     return max((float(g.abs().max()) for g in found if g is not None), default=0.0)
+=======
+        found = torch.autograd.grad(total, moving.leaves, allow_unused=True) if total.requires_grad else (None,)
+    except RuntimeError:
+        if (
+            cut and own_tensor
+        ):  # what was written over was needed: something else is computed from it, before the blocks
+            return _gradient_below(adapter, encoding, cut, own_tensor=False)
+        return None  # a model that only runs without gradient, as one that writes over what the backward pass needs
+    return 0.0 if found[0] is None else float(found[0].abs().max())
+>>>>>>> c4acd74 (A tensor that the first block takes and something before it needs is a way past the blocks, and seen as one)
 
 
 def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:

@@ -252,7 +252,7 @@ def order_of(change: Tensor, grid: tuple[int, int], told: bool) -> tuple[int, ..
         as_told, turned = _following(change, grid, False), _following(change, grid, True)
         if as_told > max(turned, SURE):
             return ()
-    for lies in (lambda part: part.argmax(0), _centres):
+    for lies in (lambda part: part.argmax(0), _centres, lambda part: _relative(part).argmax(0)):
         places = lies(change[:rows]) * columns + lies(change[rows:])
         if len(places.unique()) == rows * columns:
             order = tuple(places.argsort().tolist())
@@ -278,6 +278,12 @@ def _centres(change: Tensor) -> Tensor:
     return (centre - off).round().long().clamp(0, last)
 
 
+def _relative(change: Tensor) -> Tensor:
+    """How much more each position changes with each row than it does on average, and than all do with that row; a logarithm."""
+    logs = change.clamp(min=1e-12).log().float()
+    return logs - logs.mean(0) - logs.mean(1, keepdim=True) + logs.mean()
+
+
 SURE = 4.0
 """So many standard errors are no accident."""
 
@@ -295,8 +301,6 @@ def _following(change: Tensor, grid: tuple[int, int], turned: bool) -> float:
     own = (place % rows, place // rows) if turned else (place // columns, place % columns)
     scores = []
     for part, mine in zip((change[:rows], change[rows:]), own, strict=True):
-        logs = part.clamp(min=1e-12).log().float()
-        logs = logs - logs.mean(0) - logs.mean(1, keepdim=True) + logs.mean()
-        mine_only = logs[mine, place]
+        mine_only = _relative(part)[mine, place]
         scores.append(float(mine_only.mean() / mine_only.std().clamp(min=1e-12) * len(place) ** 0.5))
     return min(scores)
