@@ -30,7 +30,7 @@ COMMANDS = {
     "explain": ("explain", "Explain texts and pictures."),
     "compare": ("compare", "Compare methods: how each of them explains the same prediction."),
     "evaluate": ("evaluate", "Measure which explanations are faithful, on your data."),
-    "summary": ("summary", "Which words, or places on pictures, speak for each class over a whole data set."),
+    "summary": ("summary", "Explain every example, and list what speaks for each class over a whole data set."),
     "serve": ("serve", "A local page: type a sentence or give a picture, and see why."),
     "check": ("check", "Check a model and its adapter: each promise, measured."),
     "adapters": ("listing", "List the supported families: name, model classes, adapter."),
