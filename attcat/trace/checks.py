@@ -120,12 +120,6 @@ def past_the_blocks(adapter: Adapter, encoding: Encoding) -> float | None:
     return None if whole is None or past is None or whole == 0 else past / whole
 
 
-<<<<<<< HEAD
-def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool) -> float | None:
-    """The largest gradient at the word embeddings, or the pixels; None if there are none."""
-    arguments, entered = dict(encoding.arguments), set[nn.Module]()
-    moving = _Moving(0.0, _words(adapter, encoding))
-=======
 def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool, own_tensor: bool = True) -> float | None:
     """The largest gradient at the word embeddings, or the pixels; None if there are none.
 
@@ -135,9 +129,8 @@ def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool, own_tensor:
         cut: make the first block's input a constant.
         own_tensor: in the model's own tensor, which may be added again outside of the block; else in the block's argument.
     """
-    arguments, entered = dict(encoding.arguments), False
-    moving = _Moving(0.0, arguments.get("input_ids"))
->>>>>>> c4acd74 (A tensor that the first block takes and something before it needs is a way past the blocks, and seen as one)
+    arguments, entered = dict(encoding.arguments), set[nn.Module]()
+    moving = _Moving(0.0, _words(adapter, encoding))
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         first = module not in entered
@@ -158,23 +151,14 @@ def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool, own_tensor:
     if not moving.leaves:
         return None
     try:
-<<<<<<< HEAD
         found = torch.autograd.grad(total, moving.leaves, allow_unused=True) if total.requires_grad else ()
-    except (
-        RuntimeError
-    ):  # a model that only runs without gradient, as one that writes over what the backward pass needs
-        return None
-    return max((float(g.abs().max()) for g in found if g is not None), default=0.0)
-=======
-        found = torch.autograd.grad(total, moving.leaves, allow_unused=True) if total.requires_grad else (None,)
     except RuntimeError:
         if (
             cut and own_tensor
         ):  # what was written over was needed: something else is computed from it, before the blocks
             return _gradient_below(adapter, encoding, cut, own_tensor=False)
         return None  # a model that only runs without gradient, as one that writes over what the backward pass needs
-    return 0.0 if found[0] is None else float(found[0].abs().max())
->>>>>>> c4acd74 (A tensor that the first block takes and something before it needs is a way past the blocks, and seen as one)
+    return max((float(g.abs().max()) for g in found if g is not None), default=0.0)
 
 
 def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:
