@@ -31,7 +31,7 @@ COMMANDS = {
     "compare": ("compare", "Compare methods: how each of them explains the same prediction."),
     "evaluate": ("evaluate", "Measure which explanations are faithful, on your data."),
     "summary": ("summary", "Explain every example, and list what speaks for each class over a whole data set."),
-    "serve": ("serve", "A local page: type a sentence or give a picture, and see why."),
+    "serve": ("serve", "Show a page: type a sentence or give a picture, and see why."),
     "check": ("check", "Check a model and its adapter: each promise, measured."),
     "adapters": ("listing", "List the supported families: name, model classes, adapter."),
     "methods": ("listing", "List the attribution methods: name, gradient rule, cost, paper."),
