@@ -72,7 +72,7 @@ def test_every_arrangement_is_found(kind: str) -> None:
     picture = {"pixel_values": torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))}
     explanation = explain(picture)
     assert explanation.tokens.grid == grid
-    assert explanation.method == ("cat" if kind == "attention between channels" else "attcat")
+    assert explanation.method == attcat.methods.DEFAULT
     assert bool((torch.as_tensor(explanation.layers).abs().sum(1) > 0).any())
     assert explanation.heatmap().shape == (height, width)
 

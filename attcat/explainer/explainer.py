@@ -33,12 +33,6 @@ class CallOptions(TypedDict, total=False):
     window: bool | int
 
 
-def usual(adapter: Adapter) -> str:
-    """The method that explains when none is named."""
-    weighed = not adapter.has_stages or any(adapter.attends)
-    return DEFAULT if weighed else "cat"
-
-
 class Explainer:
     """Explain the predictions of one model.
 
@@ -52,8 +46,8 @@ class Explainer:
         processor: its tokenizer, image processor or transform. None for a timm model (its data configuration is used), or
             if inputs are ready-made model arguments.
         method: name of the attribution method, see `attcat.METHODS`; `name+rule` names the rule as well, and options may
-            follow, as in `oddscat:samples=8`. By default AttCAT; CAT for a pyramid in which no token receives attention,
-            because keys stand for channels.
+            follow, as in `oddscat:samples=8`. By default OddsCAT, which reads no attention weights and so runs
+            wherever a gradient does.
         rule: gradient rule, one of `attcat.RULES`. By default that of the method: libra for AttCAT and CAT (`plain` gives the
             published scores), plain for most other methods.
         hidden: read the blocks' `input` (the authors' code) or `output` (the paper's figure).
@@ -87,7 +81,7 @@ class Explainer:
         self.adapter: Adapter = unwound(partial(adapter_of, model, processor))
         self._side = False  # whether only the adapter's own tower is explained
         self.settings = Settings.of(
-            method or usual(self.adapter),
+            method or DEFAULT,
             rule,
             hidden=hidden,
             queries=queries,
