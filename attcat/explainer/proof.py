@@ -46,7 +46,7 @@ def prove(adapter: Adapter, settings: Settings) -> None:
             f"the attention of {type(adapter.model).__name__} has no keys that stand for places on the picture, so that no token "
             f"receives any, which {method.name} needs; use method='cat'"
         )
-    if over_all and not any(adapter.attends):
+    if (over_all or method.needs.received) and not any(adapter.attends):
         raise UnsupportedModelError(
             f"{type(adapter.model).__name__} does not attend over all tokens (windows, blocks of tokens, recurrent or other "
             f"layers instead of attention): there are no attention weights, which {method.name} needs; use method='cat' or "

@@ -40,7 +40,7 @@ from attcat.explainer.proof import prove
 from attcat.testing import check_adapter
 
 ROOT = Path(__file__).parents[2]
-SECONDS, BYTES, PARAMETERS = 240, 8 << 30, 200_000_000
+SECONDS, BYTES, PARAMETERS = 400, 8 << 30, 200_000_000
 """The most that a case may take."""
 LENGTH = 11
 """Tokens of the text that a model has to run on by itself before it counts as built."""
