@@ -60,7 +60,7 @@ def measured(adapter: Adapter, inputs: Sequence[Any], removal: str, log: Log, me
                 explanations = attcat.Explainer(adapter, method=name)(values, targets)
                 curves = perturbation_curves(ablation, explanations, targets, COARSE)
                 between = (curves.lerf.level - curves.morf.level)[:, 1:].mean(1)
-                log.add(name, part, [{"abpc": value} for value in between.tolist()])
+                log.add(name, part, [{"values": {"abpc": value}} for value in between.tolist()])
         yield start + len(part)
 
 
@@ -73,7 +73,7 @@ def found(log: Log, count: int, methods: Sequence[str]) -> dict[str, list[float]
         if not all(log.holds(name, part) for name in methods):
             break
         for name in methods:
-            values[name] += [record["abpc"] for record in log.of(name, part)]
+            values[name] += [record["values"]["abpc"] for record in log.of(name, part)]
     return values
 
 

@@ -154,8 +154,11 @@ def test_recipes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, tokenizer = embedded.sentiment()
     text = "a gripping film , but dull"
     for recipe, options in (
-        (recipes.ATTCAT, {}),
-        (recipes.Recipe("plain", "output", "pooled"), {"rule": "plain", "hidden": "output", "queries": "pooled"}),
+        (recipes.ATTCAT, {"method": "attcat"}),
+        (
+            recipes.Recipe("plain", "output", "pooled"),
+            {"method": "attcat", "rule": "plain", "hidden": "output", "queries": "pooled"},
+        ),
         (recipes.Recipe(queries="none"), {"method": "cat"}),
     ):
         explainer = attcat.Explainer(model, tokenizer, **options)

@@ -608,7 +608,6 @@ CALLS: list[dict[str, Any]] = [
     {"truncation": "a"},
 ]
 MADE: list[dict[str, Any]] = [
-    {"method": None},
     {"method": 3},
     {"method": ["cat"]},
     {"method": ""},

@@ -500,8 +500,15 @@ def test_patches_without_a_convolution_are_found() -> None:
     adapter = attcat.Explainer(made(Unfolded)).adapter
     assert (adapter.patch_size, adapter.grid(16, 24), adapter.prefix) == ((4, 4), (4, 6), ("[CLS]",))
     assert failed(made(Unfolded)) == []
-    with pytest.raises(attcat.UnsupportedModelError, match="another token changes than in a grid of 4 x 6"):
-        attcat.Explainer(made(Unfolded, turned=True))
+
+
+def test_patches_in_another_order_lie_where_they_are() -> None:
+    """Without positions, the order of the patches changes nothing but where they stand among the tokens."""
+    picture = {"pixel_values": torch.randn(1, 3, 16, 24, generator=torch.Generator().manual_seed(1))}
+    straight, turned = (attcat.Explainer(made(Unfolded, turned=turned))(picture) for turned in (False, True))
+    torch.testing.assert_close(turned.logits, straight.logits)
+    torch.testing.assert_close(turned.grid, straight.grid, atol=1e-5, rtol=1e-4)
+    assert float(straight.grid.std()) > 1e-3
 
 
 def test_patches_behind_convolutions_are_found() -> None:

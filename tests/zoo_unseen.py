@@ -211,24 +211,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         ),
         "another token at position 3 also changes what the block takes at 2, 4",
     ),
-    "bart": (_hf("BartForSequenceClassification", _config("BartConfig", **_BART)), "elsewhere.*a decoder"),
-    "t5": (
-        _hf(
-            "T5ForSequenceClassification",
-            _config(
-                "T5Config",
-                d_model=WIDTH,
-                d_kv=8,
-                d_ff=48,
-                num_layers=2,
-                num_heads=4,
-                eos_token_id=1,
-                decoder_start_token_id=0,
-                **_TEXT,
-            ),
-        ),
-        "several lines of blocks.*an encoder with a decoder",
-    ),
     "funnel": (
         _hf(
             "FunnelForSequenceClassification",

@@ -81,7 +81,7 @@ class Explainer:
         self.adapter: Adapter = unwound(partial(adapter_of, model, processor))
         self._side = False  # whether only the adapter's own tower is explained
         self.settings = Settings.of(
-            method or DEFAULT,
+            DEFAULT if method is None else method,
             rule,
             hidden=hidden,
             queries=queries,

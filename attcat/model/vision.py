@@ -119,6 +119,8 @@ class VisionAdapter(Adapter):
             raise InputError(f"{given}: at most {MAX_PIXELS:,} pixels are explained; make the picture smaller")
         try:
             fits = min(height, width) > 0 and min(self.grid(height, width)) > 0
+        except AttCATError:
+            raise
         except (RuntimeError, ValueError, AssertionError):  # from the model's own first layer
             fits = False
         if not fits:
