@@ -189,10 +189,12 @@ class _Bench:
         """The first example, with a copy of the model in float64."""
         try:
             adapter = self.adapter.like(copy.deepcopy(self.adapter.model).double())
+            one = self.encoding.alone(0)
+            one = replace(one, arguments=adapter.place(one.arguments))
+            logits_of(adapter, one)  # not every kernel takes float64
         except (*FAILURES, NotImplementedError) as error:
             raise _NotAsked(f"the model cannot be copied in float64 ({str(error).partition(chr(10))[0]})") from error
-        one = self.encoding.alone(0)
-        return _Bench(adapter, replace(one, arguments=adapter.place(one.arguments)))
+        return _Bench(adapter, one)
 
 
 def _finite(logits: Tensor) -> Tensor:
