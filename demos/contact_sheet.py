@@ -54,8 +54,10 @@ def tile(name: str, explanation: attcat.Explanation) -> Image.Image:
 
 def largest(explanation: attcat.Explanation) -> float:
     """The share of the patches' magnitude that falls on one of them, 0 to 1."""
-    patches = explanation.scores[[not special for special in explanation.tokens.special]].abs()
-    return float(patches.max() / patches.sum())
+    patches = [
+        abs(value) for value, special in zip(explanation.scores.tolist(), explanation.tokens.special) if not special
+    ]
+    return float(max(patches) / sum(patches))
 
 
 def outliers(pictures: Sequence[tuple[str, Image.Image]], explainer: attcat.Explainer, method: str) -> Image.Image:
@@ -63,12 +65,15 @@ def outliers(pictures: Sequence[tuple[str, Image.Image]], explainer: attcat.Expl
     other = attcat.Explainer(explainer.adapter, method=method)
     both = [(name, other(picture), explainer(picture)) for name, picture in pictures]
     both.sort(key=lambda one: -largest(one[1]))
-    rows = [[tile(one[0], one[side]) for one in both[:ACROSS]] for side in (1, 2)]
+    above = [tile(name, before) for name, before, _ in both[:ACROSS]]
+    below = [tile(name, after) for name, _, after in both[:ACROSS]]
     for name, before, after in both[:ACROSS]:
         print(f"{name}: {largest(before):.1%} of the magnitude on one patch, now {largest(after):.1%}")
-    means = [sum(largest(one[side]) for one in both) / len(both) for side in (1, 2)]
+    means = [
+        sum(largest(one) for one in side) / len(both) for side in ([b for _, b, _ in both], [a for _, _, a in both])
+    ]
     print(f"mean of {len(both)}: {means[0]:.1%}, now {means[1]:.1%}")
-    return image.stack([image.beside(row, gap=10) for row in rows], gap=12)
+    return image.stack([image.beside(row, gap=10) for row in (above, below)], gap=12)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
