@@ -68,6 +68,7 @@ pictures: $(READY)  ## draw the docs' pictures anew: contact sheets, and screens
 	$(BIN)/attcat explain demos/images/$(PHOTO).jpg --output docs/$(PHOTO).png
 	$(BIN)/python -m attcat.demos.contact_sheet --output docs/contact_embedded.jpg
 	$(if $(wildcard $(DATA)/photos.zip),$(BIN)/python -m attcat.demos.contact_sheet "$(DATA)/photos.zip" --output docs/contact_photographs.jpg)
+	$(if $(wildcard $(DATA)/photos.zip),$(BIN)/python -m attcat.demos.contact_sheet "$(DATA)/photos.zip" --against attcat --output docs/outliers.jpg)
 	$(if $(shell command -v chromium),$(BIN)/python tests/screenshots.py docs)
 
 docs: $(READY)  ## build the documentation as a site, after its examples have run

@@ -2,9 +2,11 @@
 
     python -m attcat.demos.contact_sheet --output docs/contact_embedded.jpg
     python -m attcat.demos.contact_sheet DATA/photos.zip --output docs/contact_photographs.jpg
+    python -m attcat.demos.contact_sheet DATA/photos.zip --against attcat --output docs/outliers.jpg
 
-Without an archive, the photographs that come with the package. Every picture has a scale of its own, as it has when it is
-explained alone.
+Without an archive, the photographs that come with the package. With ``--against`` a method, only the six on which one patch
+takes the most of that method's magnitude: its maps above, those of the default below. Every picture has a scale of its own, as
+it has when it is explained alone.
 """
 
 from __future__ import annotations
@@ -50,18 +52,48 @@ def tile(name: str, explanation: attcat.Explanation) -> Image.Image:
     return image.stack([square, *lines], gap=2)
 
 
+def largest(explanation: attcat.Explanation) -> float:
+    """The share of the patches' magnitude that falls on one of them, 0 to 1."""
+    patches = [
+        abs(value) for value, special in zip(explanation.scores.tolist(), explanation.tokens.special) if not special
+    ]
+    return float(max(patches) / sum(patches))
+
+
+def outliers(pictures: Sequence[tuple[str, Image.Image]], explainer: attcat.Explainer, method: str) -> Image.Image:
+    """Those on which one patch takes the most, by this method and by the explainer; prints the shares."""
+    other = attcat.Explainer(explainer.adapter, method=method)
+    both = [(name, other(picture), explainer(picture)) for name, picture in pictures]
+    both.sort(key=lambda one: -largest(one[1]))
+    above = [tile(name, before) for name, before, _ in both[:ACROSS]]
+    below = [tile(name, after) for name, _, after in both[:ACROSS]]
+    for name, before, after in both[:ACROSS]:
+        print(f"{name}: {largest(before):.1%} of the magnitude on one patch, now {largest(after):.1%}")
+    means = [
+        sum(largest(one) for one in side) / len(both) for side in ([b for _, b, _ in both], [a for _, _, a in both])
+    ]
+    print(f"mean of {len(both)}: {means[0]:.1%}, now {means[1]:.1%}")
+    return image.stack([image.beside(row, gap=10) for row in (above, below)], gap=12)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the sheet; returns how many photographs are on it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", type=Path, nargs="?")
     parser.add_argument("--output", type=Path, default=Path("contact.jpg"))
+    parser.add_argument("--against", metavar="METHOD", help="show where one patch of this method takes the most")
     given = parser.parse_args(arguments)
     explainer = attcat.Explainer(*objects())
-    tiles = [tile(name, explainer(picture)) for name, picture in photographs(given.archive)]
-    rows = [image.beside(tiles[start : start + ACROSS], gap=10) for start in range(0, len(tiles), ACROSS)]
-    write_atomically(given.output, encode_jpeg(image.framed(image.stack(rows, gap=12)), quality=72))
-    print(f"wrote {given.output}: {len(tiles)} photographs")
-    return len(tiles)
+    pictures = list(photographs(given.archive))
+    if given.against:
+        sheet, count = outliers(pictures, explainer, given.against), min(ACROSS, len(pictures))
+    else:
+        tiles = [tile(name, explainer(picture)) for name, picture in pictures]
+        rows = [image.beside(tiles[start : start + ACROSS], gap=10) for start in range(0, len(tiles), ACROSS)]
+        sheet, count = image.stack(rows, gap=12), len(tiles)
+    write_atomically(given.output, encode_jpeg(image.framed(sheet), quality=72))
+    print(f"wrote {given.output}: {count} photographs")
+    return count
 
 
 if __name__ == "__main__":

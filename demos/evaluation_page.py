@@ -157,6 +157,11 @@ class Records:
         values = self.values.get(method, {})
         return [values[example][metric] for example in (values if examples is None else examples)]
 
+    def mean(self, method: str, metric: str) -> float:
+        """Over the examples for which it is defined."""
+        values = [value for value in self.of(method, metric) if math.isfinite(value)]
+        return sum(values) / len(values) if values else math.nan
+
     def cell(self, method: str, metric: str) -> str:
         """E.g. `0.573 [0.540, 0.606]`."""
         found = estimate(self.of(method, metric), 0)
@@ -241,12 +246,12 @@ def _differences(found: Sequence[Records], first: str, heading: Any) -> str:
 
 def _absolute(one: Records, method: str) -> str:
     values = one.of(method, "abpc")
-    return f"{estimate(values, 0).mean:.3f} ({len(values)})" if values else "-"
+    return f"{one.mean(method, 'abpc'):.3f} ({len(values)})" if values else "-"
 
 
 def _section(one: Records) -> str:
     told = SETS[one.stem]
-    order = sorted(one.values, key=lambda method: -estimate(one.of(method, "abpc"), 0).mean)
+    order = sorted(one.values, key=lambda method: -one.mean(method, "abpc"))
     names = [f"{name} {ARROWS['higher' if name == 'srg' else find_metric(name).better]}" for name in one.metrics]
     best = {name: _best(one, name, order) for name in one.metrics}
     rows = []
@@ -266,7 +271,7 @@ def _section(one: Records) -> str:
 
 def _best(one: Records, metric: str, methods: Sequence[str]) -> str:
     sign = -1 if metric != "srg" and find_metric(metric).better == "lower" else 1
-    return max(methods, key=lambda method: sign * estimate(one.of(method, metric), 0).mean)
+    return max(methods, key=lambda method: sign * one.mean(method, metric))
 
 
 def passes(method: str) -> str:

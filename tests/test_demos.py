@@ -91,6 +91,8 @@ def test_contact_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     with Image.open(output) as sheet:
         assert sheet.width > 2 * contact_sheet.SIDE
     assert "2 photographs" in capsys.readouterr().out
+    assert contact_sheet.main([str(archive), "--against", "attcat", "--output", str(output)]) == 2
+    assert "of the magnitude on one patch, now" in capsys.readouterr().out
     names = [name for name, _ in contact_sheet.photographs(None)]
     assert {"dog", "ship"} < set(names)
 
@@ -161,7 +163,7 @@ def test_recipes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (recipes.Recipe(queries="none"), {"method": "cat"}),
     ):
-        explainer = attcat.Explainer(model, tokenizer, **options)
+        explainer = attcat.Explainer(model, tokenizer, **{"method": "attcat", **options})
         (scores,) = recipes.explain(explainer.adapter, [text], [recipe])[recipe]
         torch.testing.assert_close(scores, explainer(text).scores)
 

@@ -157,27 +157,29 @@ def test_the_other_lines_name_what_there_is() -> None:
 
 
 def test_the_table_quotes_the_evaluation() -> None:
-    """The same run as docs/evaluation.md, to two places; the sentence above it says of how many examples."""
+    """The same runs as docs/evaluation.md, to two places; the sentence above it says of how many examples."""
     page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     readme = (ROOT / PAGE).read_text(encoding="utf-8")
     short = {
+        "OddsCAT": "oddscat",
+        "OddsCAT, two": "oddscat:samples=2:ranked=true",
         "AttCAT, `libra`": "attcat",
-        "AttCAT, `plain`": "attcat+plain",
-        "attention": "attention",
-        "chance": "random",
+        "AttnLRP": "attnlrp",
     }
     measured: dict[str, list[float]] = {name: [] for name in short.values()}
-    for heading in ("## SST-2 dev, 448 sentences", "## CIFAR-10 test, 256 pictures"):
+    counts: dict[str, list[int]] = {name: [] for name in short.values()}
+    for heading in ("## SST-2 dev, words become", "## CIFAR-10 test at 98 pixels", "## Photographs at 224 pixels"):
         section = page.partition(heading)[2].partition("\n## ")[0]
         lines = [
             [cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")
         ]
-        columns = [lines[0].index("aopc ↑"), lines[0].index("abpc ↑")]
         rows = {line[0].strip("`"): line for line in lines}
         for name in measured:
-            measured[name] += [float(rows[name][column].strip("*").split()[0]) for column in columns]
+            measured[name].append(float(rows[name][lines[0].index("abpc ↑")].strip("*").split()[0]))
+            counts[name].append(int(rows[name][-1]))
     for start, name in short.items():
-        (line,) = [line for line in readme.splitlines() if line.startswith(f"| {start}")]
-        quoted = [float(cell.strip(" *")) for cell in line.split("|")[2:6]]
+        (line,) = [line for line in readme.splitlines() if re.match(rf"\| {re.escape(start)}[^,]* \|", line)]
+        quoted = [float(cell.strip(" *")) for cell in line.split("|")[3:6]]
         assert quoted == pytest.approx(measured[name], abs=0.0051), name
-    assert "448 sentences of SST-2 and 256 pictures of CIFAR-10" in " ".join(readme.split())
+        told = "{} sentences of SST-2, {} pictures of CIFAR-10 and {} photographs".format(*counts[name])
+        assert told in " ".join(readme.split())

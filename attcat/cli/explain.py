@@ -85,7 +85,7 @@ def explain(
     ] = DEFAULT,
     rule: Annotated[
         str | None,
-        typer.Option(metavar="|".join(RULES), help="The gradient rule [default: the method's; libra for attcat]."),
+        typer.Option(metavar="|".join(RULES), help="The gradient rule [default: the method's; graded for oddscat]."),
     ] = None,
     hidden: Annotated[Hidden, typer.Option(help="Which hidden states of the blocks to read.")] = "input",
     queries: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -80,7 +81,13 @@ def compare(
 
 def _resampled(table: np.ndarray, seed: int, resamples: int) -> np.ndarray:
     """Means of resampled rows: `[N, M]` to `[resamples, M]`; the same draws for every column."""
-    count = len(table)
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    means: np.ndarray = draws @ table / count
+    means: np.ndarray = _draws(len(table), seed, resamples) @ table
     return means
+
+
+@lru_cache(maxsize=2)
+def _draws(count: int, seed: int, resamples: int) -> np.ndarray:
+    """The share of each row in each resample, `[resamples, N]`: most of the work, and the same for every table so long."""
+    found = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples) / count
+    found.flags.writeable = False
+    return found

@@ -48,8 +48,8 @@ class Explainer:
         method: name of the attribution method, see `attcat.METHODS`; `name+rule` names the rule as well, and options may
             follow, as in `oddscat:samples=8`. By default OddsCAT, which reads no attention weights and so runs
             wherever a gradient does.
-        rule: gradient rule, one of `attcat.RULES`. By default that of the method: libra for AttCAT and CAT (`plain` gives the
-            published scores), plain for most other methods.
+        rule: gradient rule, one of `attcat.RULES`. By default that of the method: graded for OddsCAT, libra for AttCAT and CAT
+            (`plain` gives the published scores), plain for most other methods.
         hidden: read the blocks' `input` (the authors' code) or `output` (the paper's figure).
         queries: a token's weight is the attention that it receives from all queries (`mean`) or from the tokens that the
             head reads (`pooled`).
