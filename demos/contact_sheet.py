@@ -55,7 +55,9 @@ def tile(name: str, explanation: attcat.Explanation) -> Image.Image:
 def largest(explanation: attcat.Explanation) -> float:
     """The share of the patches' magnitude that falls on one of them, 0 to 1."""
     patches = [
-        abs(value) for value, special in zip(explanation.scores.tolist(), explanation.tokens.special) if not special
+        abs(value)
+        for value, special in zip(explanation.scores.tolist(), explanation.tokens.special, strict=True)
+        if not special
     ]
     return float(max(patches) / sum(patches))
 
