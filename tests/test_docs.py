@@ -14,8 +14,10 @@ import transformers
 from tasks_zoo import TAGS, make, tokenizer
 from test_image_text import make as make_pair
 from test_image_text import processor
+from test_streams import WRITERS, made
 
 import attcat
+from attcat.demos import clips, tones
 
 PAGE = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")
 EXAMPLES = {
@@ -37,6 +39,22 @@ MODELS = {
 
 
 CHAT = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
+
+
+def signals() -> dict[str, Any]:
+    """Models that read sounds, videos and sources, with what they read."""
+    listener, extractor = tones.made()
+    watcher, processor = clips.made()
+    return {
+        "AutoModelForSeq2SeqLM": Loaded(made(WRITERS["t5"])),
+        "AutoModelForAudioClassification": Loaded(listener.eval()),
+        "AutoFeatureExtractor": Loaded(extractor),
+        "AutoModelForVideoClassification": Loaded(watcher.eval()),
+        "AutoImageProcessor": Loaded(processor),
+        "samples": tones.sound(1, 0.4, seed=0),
+        "rate": tones.RATE,
+        "frames": list(clips.clip(0, 1, 1, 2, seed=0)),
+    }
 
 
 class Loaded:
@@ -62,6 +80,7 @@ def test_the_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.Monk
             names["AutoTokenizer"] = Loaded(copy(tokenizer(family)))
             names["AutoTokenizer"].made.chat_template = CHAT
     names.setdefault("AutoTokenizer", Loaded(copy(tokenizer("Bert"))))
+    names |= signals()
     names["AutoModel"], names["AutoProcessor"] = Loaded(make_pair("clip")), Loaded(processor("clip"))
     monkeypatch.setattr(timm, "create_model", small_swin)
     exec(code, names)

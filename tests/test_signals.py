@@ -148,7 +148,7 @@ def watcher() -> attcat.Explainer:
 def test_a_flash_is_seen_where_and_when_it_is() -> None:
     video = clips.clip(0, 1, 1, 2, seed=5)
     explanation = watcher()(list(video))
-    assert explanation.label == list(clips.COLOURS)[0]
+    assert explanation.label == next(iter(clips.COLOURS))
     heat = explanation.heatmap()  # [groups, H, W]
     group, row, column = np.unravel_index(int(np.nanargmax(heat)), heat.shape)
     frames = len(video) // len(heat)
