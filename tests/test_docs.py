@@ -15,6 +15,7 @@ from tasks_zoo import TAGS, make, tokenizer
 from test_image_text import make as make_pair
 from test_image_text import processor
 from test_streams import WRITERS, made
+from test_zero_shot import NLI
 
 import attcat
 from attcat.demos import clips, tones
@@ -51,6 +52,9 @@ def signals() -> dict[str, Any]:
         "AutoFeatureExtractor": Loaded(extractor),
         "AutoModelForVideoClassification": Loaded(watcher.eval()),
         "AutoImageProcessor": Loaded(processor),
+        "pipeline": transformers.pipeline,
+        "nli": make("Bert", "ForSequenceClassification", id2label=NLI, label2id={n: i for i, n in NLI.items()}),
+        "words": tokenizer("Bert"),
         "samples": tones.sound(1, 0.4, seed=0),
         "rate": tones.RATE,
         "frames": list(clips.clip(0, 1, 1, 2, seed=0)),

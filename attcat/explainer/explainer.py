@@ -18,7 +18,7 @@ from ..model import Adapter, Encoding
 from ..model.discovered import adapter_of
 from ..targets import Target, count
 from ..trace import Hidden, Queries
-from . import windows, writing
+from . import windows, writing, zero_shot
 from .batch import BatchExplainer
 from .proof import prove
 from .rows import Input, batches, shaped, side_by_side, targets_by_row
@@ -157,6 +157,14 @@ class Explainer:
         self, inputs: Any, target: Any = ..., *, answer: str | Sequence[int] | Tensor, contrast: bool = ...
     ) -> Generation: ...
     @overload
+    def __call__(
+        self, inputs: str, *, labels: Sequence[str], template: str = ..., **options: Unpack[CallOptions]
+    ) -> list[Explanation]: ...
+    @overload
+    def __call__(
+        self, inputs: list[str], *, labels: Sequence[str], template: str = ..., **options: Unpack[CallOptions]
+    ) -> list[list[Explanation]]: ...
+    @overload
     def __call__(self, inputs: Input, target: Target = ..., **options: Unpack[CallOptions]) -> Explanation: ...
     def __call__(
         self,
@@ -169,6 +177,8 @@ class Explainer:
         window: bool | int = False,
         answer: Any = None,
         contrast: bool = False,
+        labels: Sequence[str] | None = None,
+        template: str = zero_shot.TEMPLATE,
     ) -> Any:
         """Explain one input, or a list of them.
 
@@ -192,9 +202,12 @@ class Explainer:
                 messages, `[{"role": "user", "content": "..."}]`), or model arguments. `target` stands for every written
                 token, or is a list with one for each (None for the token itself).
             contrast: with an answer: hold each token against the runner-up, the most probable other one.
+            labels: for a model of natural language inference, classes of your own, as in transformers' zero-shot pipeline. For
+                each it is explained why the text entails the hypothesis, which is the second text of a pair.
+            template: the hypothesis, with `{}` where a label goes.
 
         Returns:
-            With an answer a `Generation`.
+            With an answer a `Generation`; with labels a list, one Explanation for each.
             An Explanation; or a list of them, for a list of inputs or of targets (for both, a list of lists). A model that
             compares a picture and a text, as `(picture, text)`, gives an `ImageText` of two in place of each.
 
@@ -205,6 +218,14 @@ class Explainer:
             CaptureError: if the forward pass did not show what the method needs.
             UnsupportedModelError: if a model without an adapter fails the checks of its first use, see `attcat.explainer.proof`.
         """
+        if labels is not None:
+            if target is not None or answer is not None or top_k is not None:
+                raise InputError("labels= explains the entailment of each label: leave out target, top_k and answer")
+            entailed = zero_shot.entailment(self.adapter)
+            options: CallOptions = {"token": token, "truncation": truncation, "window": window}
+            texts = inputs if isinstance(inputs, list) else [inputs]
+            each = [self(zero_shot.hypotheses(text, labels, template), entailed, **options) for text in texts]
+            return each if isinstance(inputs, list) else each[0]
         for tower in self._towers:
             prove(tower, self.settings)
         if answer is not None:
