@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo import _ENCODER, _TEXT, _config
 
 import attcat
+from attcat.model import Adapter
 from attcat.testing import Check, check_adapter
 
 IDS = torch.arange(5, 14)[None]
@@ -275,6 +276,15 @@ class Detached(Loop):
     def forward(self, input_ids: Tensor) -> Tensor:
         logits = super().forward(input_ids)
         return logits + 5 * logits.detach()
+
+
+def test_an_effect_that_drowns_in_float32_is_measured_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(adapter: Adapter, *_: object, **__: object) -> float | None:
+        return None if adapter.dtype == torch.float32 else 0.7
+
+    monkeypatch.setattr("attcat.explainer.proof.slope_error", measured)
+    with pytest.raises(attcat.UnsupportedModelError, match="foretells, by 70% of the change"):
+        attcat.Explainer(made(Loop))({"input_ids": IDS})
 
 
 def test_the_explainer_refuses_what_fails_with_the_figure() -> None:

@@ -85,8 +85,9 @@ def _gradient(adapter: Adapter) -> str:
     if torch.finfo(adapter.dtype).eps > 1e-6:
         return ""  # finite differences drown in the rounding of half precision
     error = slope_error(adapter, adapter.trial, STEPS, enough=SLOPE)
-    if error is not None and error > SLOPE:
-        error = _exact_slope_error(adapter, error)  # steps that are small enough for kinks drown in float32's rounding
+    if error is None or not error <= SLOPE:
+        # Steps that are small enough for kinks, and effects that are small, drown in float32's rounding.
+        error = _exact_slope_error(adapter, error)
     if error is None or error <= SLOPE:
         return ""
     return (
@@ -96,7 +97,7 @@ def _gradient(adapter: Adapter) -> str:
     )
 
 
-def _exact_slope_error(adapter: Adapter, otherwise: float) -> float | None:
+def _exact_slope_error(adapter: Adapter, otherwise: float | None) -> float | None:
     """The same with a copy in float64, whose steps can be small; the figure that is known if there is no copy."""
     assert adapter.trial is not None
     try:
