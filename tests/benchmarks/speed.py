@@ -116,7 +116,7 @@ def against_floor(name: str, effort: Effort) -> Iterator[Figure]:
     case = CASES[name]
     model, eager = seeded(case.make), seeded(case.make, "eager")
     processor, raw = human_input(case)
-    libra, published = attcat.Explainer(model, None), attcat.Explainer(model, None, rule="plain")
+    libra, published = (attcat.Explainer(model, None, method="attcat", rule=rule) for rule in ("libra", "plain"))
     works = {
         "floor": partial(floor, model, libra.adapter.blocks[0], case.arguments),
         "libra": partial(libra, case.arguments),
@@ -164,7 +164,7 @@ def captum(effort: Effort) -> Iterator[Figure]:
     model, arguments = seeded(bert), ids(1, 128)
     works = {
         "captum": partial(integrated, model, arguments),
-        "attcat": partial(attcat.Explainer(model, None), arguments),
+        "attcat": partial(attcat.Explainer(model, None, method="attcat"), arguments),
     }
     found = ratios(rounds(works, effort.rounds), "captum", "attcat")
     yield Figure.median("BERT-base 1x128: captum LayerIntegratedGradients, 50 steps / AttCAT", found, 28.0, True)
@@ -206,7 +206,7 @@ def generation(effort: Effort) -> Iterator[Figure]:
     tokens = ids(1, prompt + answer)["input_ids"]
     given, said = {"input_ids": tokens[:, :prompt]}, tokens[0, prompt:]
     for rule, limits in {"libra": (0.6, 1.15), "plain": (None, None)}.items():
-        explain = attcat.Explainer(model, None, rule=rule)
+        explain = attcat.Explainer(model, None, method="attcat", rule=rule)
 
         def alone(explain: attcat.Explainer = explain) -> None:
             for end in range(prompt, prompt + answer):

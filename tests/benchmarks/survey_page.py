@@ -83,7 +83,7 @@ def write(rows: list[dict[str, Any]], folder: Path) -> None:
 
 def settled(row: dict[str, Any]) -> dict[str, Any]:
     """A model that needs more memory than a case may take says nothing about the library."""
-    if row["result"] != "refused" or "can't allocate memory" not in row["reason"]:
+    if row["result"] not in ("refused", "foreign") or "can't allocate memory" not in row["reason"]:
         return row
     return {**row, "result": "not built", "reason": "needs more memory than a case may take, at the size it has"}
 
