@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .capture.attention import Call, Several
+from .capture.attention import Call, parts_of
 from .capture.rules import make_rule
 from .errors import CaptureError, InputError
 from .methods import METHODS
@@ -225,7 +225,7 @@ def _rows(bench: _Bench) -> Measured:
     recording, sums = bench.record("plain"), []
     with torch.no_grad():
         for index in _attending(bench):
-            for part in _parts(one_attention(index, recording.blocks[index])):
+            for part in parts_of(one_attention(index, recording.blocks[index])):
                 matrix = part.weights() if isinstance(part, Call) else part  # with the column of a sink
                 sums.append(matrix.sum(-1).mean(1)[bench.encoding.mask])
     return max(float((s - 1).abs().max()) for s in sums), _loose(sums[0])
@@ -249,7 +249,7 @@ def _received(bench: _Bench) -> Measured:
     recording, worst = bench.record("plain"), 0.0
     with torch.no_grad():
         for index in _attending(bench):
-            for part in _parts(one_attention(index, recording.blocks[index])):
+            for part in parts_of(one_attention(index, recording.blocks[index])):
                 if isinstance(part, Call):
                     matrix = part.weights()
                     expected = torch.einsum("bq,bhqk->bk", weights.to(matrix.dtype), matrix) / matrix.shape[1]
@@ -458,11 +458,6 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
     "complete under libra": ("gradient times input misses a part of the logit: use the gradient rule plain", _complete),
     "the model is left as it was found": ("an attribute, hook or flag changed: see attcat.testing.snapshot", _left),
 }
-
-
-def _parts(attention: Call | Tensor | Several) -> tuple[Call | Tensor, ...]:
-    """The calls that make up a block's attention."""
-    return attention.parts if isinstance(attention, Several) else (attention,)
 
 
 def _matrices(bench: _Bench) -> list[Tensor]:

@@ -186,6 +186,15 @@ class Several:
         return batch, sum(part.shape[1] for part in self.parts), queries, keys
 
 
+Seen = Call | Tensor | Several
+"""A block's attention as it was seen: a fused call, a matrix that was written out, or several of them."""
+
+
+def parts_of(attention: Seen) -> tuple[Call | Tensor, ...]:
+    """The calls that make up a block's attention."""
+    return attention.parts if isinstance(attention, Several) else (attention,)
+
+
 class Matrices(Sequence[Tensor]):
     """A matrix `[B, H, T, T]` for each block, made when it is asked for: one pass over them holds one at a time."""
 

@@ -46,15 +46,12 @@ def pieces_of(found: Survey, value: Tensor, leaf: Tensor, usable: Iterable[Visit
     if not found.attention:
         raise Unclear("its forward pass computes no attention", hopeless=True)
     through = cuts(value.grad_fn, leaf)
-    calls: dict[int, int] = {}
-    for visit in found.visits:
-        calls[id(visit.module)] = calls.get(id(visit.module), 0) + 1
     taken: dict[tuple[Any, int], list[Visit]] = {}
     latest = len(through)
     for visit in usable:
         origin = visit.origin
         # A state that is taken once more when a later one exists does not begin a piece.
-        if origin is not None and through.get(origin, latest + 1) <= latest and calls[id(visit.module)] == 1:
+        if origin is not None and through.get(origin, latest + 1) <= latest and found.calls[visit.module] == 1:
             latest = through[origin]
             taken.setdefault(origin, []).append(visit)
     states = list(taken.values())
@@ -83,21 +80,13 @@ def _piece(visits: Sequence[Visit], attention: range) -> Piece:
     """With the innermost call that computes all of its attention, if nothing took the state before; or else the first call."""
     inner: list[Visit] = []
     for visit in (v for v in visits if v.given is not v.taken):  # what gives back what it takes does nothing
-        if inner and inner[-1] not in _around(visit):
+        if inner and inner[-1] not in visit.around:
             break
         inner.append(visit)
     for visit in reversed(inner):
         if len(visit.seen) == len(attention):
             return Piece(visit, attention, True)
     return Piece(visits[0], attention, False)
-
-
-def _around(visit: Visit) -> list[Visit]:
-    found, parent = [], visit.parent
-    while parent is not None:
-        found.append(parent)
-        parent = parent.parent
-    return found
 
 
 def cuts(root: Any, leaf: Tensor) -> dict[tuple[Any, int], int]:

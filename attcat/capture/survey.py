@@ -7,9 +7,11 @@ passes on a state of the same shape. Other attention may only pool: fewer querie
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -72,6 +74,11 @@ class Visit:
             parent = parent.parent
 
     @property
+    def keeps_shape(self) -> bool:
+        """Takes and passes on a hidden state of one shape, perhaps with a grid."""
+        return self.taken is not None and self.given is not None and self.taken.shape == self.given.shape
+
+    @property
     def attention(self) -> list[Attention]:
         """Fused calls, or if there are none what looks like attention written out."""
         return [attention for attention in self.seen if attention.fused] or self.seen
@@ -132,6 +139,17 @@ class Survey:
     """Indices and the number of rows of each embedding table."""
     batch: int = 1
 
+    @cached_property
+    def listed(self) -> frozenset[nn.Module]:
+        """The modules that stand in lists; the first that is called is the model."""
+        everything = self.visits[0].module.modules()
+        return frozenset(child for module in everything if _is_list(module) for child in module.children())
+
+    @cached_property
+    def calls(self) -> Counter[nn.Module]:
+        """How many times each module is called."""
+        return Counter(visit.module for visit in self.visits)
+
 
 class Unclear(Exception):  # noqa: N818 - a finding that the caller turns into an error
     """The forward pass does not tell which modules are the blocks.
@@ -164,23 +182,18 @@ def blocks_of(found: Survey) -> list[Visit]:
     Raises:
         Unclear: if there are none, or the candidates do not make one line; the message says what was seen.
     """
-    calls: dict[nn.Module, int] = {}
-    for visit in found.visits:
-        calls[visit.module] = calls.get(visit.module, 0) + 1
-    everything = found.visits[0].module.modules()  # the model is the first that is called
-    listed = {child for module in everything if _is_list(module) for child in module.children()}
     once = [visit for visit in found.visits if visit.is_block]
-    again = [visit for visit in once if visit.module in listed or calls[visit.module] > 1]
-    several = [visit for visit in found.visits if visit.module in listed and visit.attends]
+    again = [visit for visit in once if visit.module in found.listed or found.calls[visit.module] > 1]
+    several = [visit for visit in found.visits if visit.module in found.listed and visit.attends]
     lines, failed = [], None
-    for blocks in (_outermost(again), _outermost(once), _innermost(several), _outermost(several)):
+    for blocks in (outermost(again), outermost(once), _innermost(several), outermost(several)):
         try:
             _check_line(blocks)
             _check_rest(found, blocks)
         except Unclear as error:
             failed = failed or error
         else:
-            lines.append(_in_line(found, blocks, listed) if blocks else [])
+            lines.append(_in_line(found, blocks) if blocks else [])
     lines = [line for line in lines if line]
     clean = (line for line in lines if len(line) > 1 and not between(found, line))
     if (line := next(clean, lines[0] if lines else None)) is not None:
@@ -197,16 +210,27 @@ def passing(found: Survey) -> list[Visit]:
     Raises:
         Unclear: if there are fewer than two.
     """
-    everything = found.visits[0].module.modules()
-    listed = {child for module in everything if _is_list(module) for child in module.children()}
-    able = [v for v in found.visits if v.module in listed and any(v.module.children()) and v.passes]
-    for blocks in (_outermost(able), _innermost(able)):
+    able = [v for v in found.visits if v.module in found.listed and any(v.module.children()) and v.passes]
+    for blocks in (outermost(able), _innermost(able)):
         if len(blocks) > 1 and not between(found, blocks):
             return blocks
     raise Unclear("no modules of a list take a hidden state and pass it on, each to the next one")
 
 
-def _outermost(visits: Sequence[Visit]) -> list[Visit]:
+def divided(found: Survey) -> list[Visit]:
+    """The blocks of a model that divides its attention: the innermost modules of lists that take a hidden state, attend, and
+    pass on a state of the same shape.
+
+    Raises:
+        Unclear: if there are fewer than two.
+    """
+    blocks = _innermost([v for v in found.visits if v.module in found.listed and v.seen and v.keeps_shape])
+    if len(blocks) < 2:
+        raise Unclear("no modules of a list take a hidden state, attend, and pass on a state of the same shape")
+    return blocks
+
+
+def outermost(visits: Sequence[Visit]) -> list[Visit]:
     """Without those that are called within others of them."""
     every = set(visits)
     return [visit for visit in visits if every.isdisjoint(visit.around)]
@@ -218,7 +242,7 @@ def _innermost(visits: Sequence[Visit]) -> list[Visit]:
     return [visit for visit in visits if visit not in outer]
 
 
-def _in_line(found: Survey, blocks: Sequence[Visit], listed: set[nn.Module]) -> list[Visit]:
+def _in_line(found: Survey, blocks: Sequence[Visit]) -> list[Visit]:
     """The blocks, and those of their list that do not attend but stand in the same line (recurrent layers, convolutions).
 
     What one passes on is just what the next one takes.
@@ -228,7 +252,7 @@ def _in_line(found: Survey, blocks: Sequence[Visit], listed: set[nn.Module]) -> 
     for visit in found.visits:
         if visit.parent in inside:
             inside.add(visit)
-        elif visit not in inside and visit.module in listed and visit.changes and any(visit.module.children()):
+        elif visit not in inside and visit.module in found.listed and visit.changes and any(visit.module.children()):
             free.append(visit)
     order = {visit: index for index, visit in enumerate(found.visits)}
     line = list(blocks)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..capture.attention import Call, Matrices, Several, counting
+from ..capture.attention import Call, Matrices, Seen, Several, counting, parts_of
 from ..capture.blocks import Block, output_of, watch
 from ..capture.rules import Rule
 from ..capture.streams import remembered
@@ -44,8 +44,13 @@ class Recording:
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """What the blocks take, over all tokens that are named, `[B, T, D]` each, without a graph."""
-        taken = [block.input for block in self.blocks] if self.cuts is None else self.cuts.wanted(self.blocks, "input")
-        return self._joined([state.detach() for state in taken], False)
+        return self._joined([state.detach() for state in self._states("input")], False)
+
+    def _states(self, hidden: Hidden) -> tuple[Tensor, ...]:
+        """What is differentiated with respect to, beside attention: the states of the blocks, and what lies at their cuts."""
+        if self.cuts is not None:
+            return self.cuts.wanted(self.blocks, hidden)
+        return tuple(block.input if hidden == "input" else output_of(block) for block in self.blocks)
 
     def trace(
         self,
@@ -94,7 +99,6 @@ class Recording:
                 ]
                 mask = self.mask if len(self.mask) == len(query_weights) else self.mask.expand(len(query_weights), -1)
                 return self.cuts.received(self.blocks, mask, query_weights, seen, _received)
-            rows = counting(query_weights)
             rows = counting(query_weights)
             return tuple(
                 self._received_in(index, block, query_weights, rows)
@@ -145,14 +149,9 @@ class Recording:
         rows = replace(self, mask=mask, read=read, logits=logits)
         return rows._trace(values[list(places)], target, gradient, states, seen, hidden, received)
 
-    def _wanted(
-        self, needs: Needs, hidden: Hidden
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Attention, ...]]:
+    def _wanted(self, needs: Needs, hidden: Hidden) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Seen, ...]]:
         """What is differentiated with respect to; of it the hidden states; and the attention."""
-        if self.cuts is None:
-            states = tuple(block.input if hidden == "input" else output_of(block) for block in self.blocks)
-        else:
-            states = self.cuts.wanted(self.blocks, hidden)
+        states = self._states(hidden)
         seen = self._seen() if needs.attention else ()
         mixed = [mix for attention in seen for mix in _mixed(attention)]
         wanted = (*states, *mixed, *(() if self.ones is None else (self.ones,))) if needs.gradient else ()
@@ -164,13 +163,13 @@ class Recording:
         target: Tensor | None,
         gradient: Sequence[Tensor | None],
         states: tuple[Tensor, ...],
-        seen: tuple[Attention, ...],
+        seen: tuple[Seen, ...],
         hidden: Hidden,
         received: tuple[Tensor, ...],
     ) -> Trace:
         """What is left, for the B examples; or for N rows of one, which share its hidden states."""
         count = len(states)
-        last = count + sum(len(_parts(attention)) for attention in seen)
+        last = count + sum(len(parts_of(attention)) for attention in seen)
         lost = [str(block) for block, g in enumerate(gradient[: min(count, len(self.blocks))]) if g is None]
         if lost:
             raise CaptureError(
@@ -217,7 +216,7 @@ class Recording:
         if first is None:
             raise CaptureError("the target does not depend on the first block's input: check the adapter's blocks")
         filled = iter(_filled(rest, matrices))
-        return first, tuple(torch.cat([next(filled) for _ in _parts(attention)], 1) for attention in seen)
+        return first, tuple(torch.cat([next(filled) for _ in parts_of(attention)], 1) for attention in seen)
 
     def matrix(self, block: int) -> Tensor:
         """The attention matrix of a block, `[B, H, T, T]`, without a graph."""
@@ -232,7 +231,7 @@ class Recording:
         attention = one_attention(block, self.blocks[block])
         return _matrix_gradients([attention], _differentiate(value, _mixed(attention), keep=False))[0]
 
-    def _seen(self) -> tuple[Attention, ...]:
+    def _seen(self) -> tuple[Seen, ...]:
         if self.cuts is not None:
             raise CaptureError(
                 "an encoder and a decoder attend each on its own, so that there is no attention matrix over all tokens: use a "
@@ -389,14 +388,14 @@ def record(
             blocks,
             open_blocks,
             gradient,
-            before,
-            early,
-            own.passes_state,
-            own.position_axis,
-            own.attends_again,
-            own.model.buffers,
-            starts,
-            own.until_next,
+            before=before,
+            early=early,
+            outputs=own.passes_state,
+            position_axis=own.position_axis,
+            several=own.attends_again,
+            lasting=own.model.buffers,
+            starts=starts,
+            until_next=own.until_next,
         ),
         remembered(own.blocks, streams, memory),
         torch.no_grad(),  # until the first block is reached
@@ -458,21 +457,13 @@ def _is_state(value: Any) -> bool:
 # -- reading a block -------------------------------------------------------------------------------------------------
 
 
-Attention = Call | Tensor | Several
-"""A block's attention: a fused call, a matrix that was written out, or several of them."""
-
-
-def _parts(attention: Attention) -> tuple[Call | Tensor, ...]:
-    return attention.parts if isinstance(attention, Several) else (attention,)
-
-
-def _of_tokens(attention: Attention) -> Attention:
+def _of_tokens(attention: Seen) -> Seen:
     return _tokens_only(attention) if isinstance(attention, Tensor) else attention
 
 
-def _received(attention: Attention, query_weights: Tensor, counted: Sequence[int]) -> Tensor:
+def _received(attention: Seen, query_weights: Tensor, counted: Sequence[int]) -> Tensor:
     """The attention that tokens receive in one block, `[B, T]` float32 or wider, a mean over the heads of all calls."""
-    parts = _parts(attention)
+    parts = parts_of(attention)
     if len(parts) == 1:
         return _received_in(parts[0], query_weights, counted)
     heads = [part.shape[1] for part in parts]
@@ -491,18 +482,18 @@ def _received_in(attention: Call | Tensor, query_weights: Tensor, counted: Seque
     return torch.einsum("bq,bhqk->bk", weights, wide) / wide.shape[1]
 
 
-def _mixed(attention: Attention) -> tuple[Tensor, ...]:
+def _mixed(attention: Seen) -> tuple[Tensor, ...]:
     """What the gradient of the matrix is read off: the attention's output, or the matrix itself where it is in the graph; one of
     each call."""
-    found = tuple(part if isinstance(part, Tensor) else part.output for part in _parts(attention))
+    found = tuple(part if isinstance(part, Tensor) else part.output for part in parts_of(attention))
     kept = tuple(part for part in found if part is not None)
     if len(kept) < len(found):
         raise CaptureError("the forward pass was recorded without its attention: record(..., attention=True)")
     return kept
 
 
-def _matrix(attention: Attention, rows: int) -> Tensor:
-    each = [_tokens_only(p.detach()) if isinstance(p, Tensor) else p.weights() for p in _parts(attention)]
+def _matrix(attention: Seen, rows: int) -> Tensor:
+    each = [_tokens_only(p.detach()) if isinstance(p, Tensor) else p.weights() for p in parts_of(attention)]
     return _shared(each[0] if len(each) == 1 else torch.cat(each, 1), rows)
 
 
@@ -511,12 +502,12 @@ def _tokens_only(matrix: Tensor) -> Tensor:
     return matrix[..., : matrix.shape[2]]
 
 
-def _matrix_gradients(seen: Sequence[Attention], gradient: Sequence[Tensor | None]) -> Matrices:
+def _matrix_gradients(seen: Sequence[Seen], gradient: Sequence[Tensor | None]) -> Matrices:
     """Of the attention matrices, from gradients at what `_mixed` gives; 0 where the target does not depend on it."""
     if not gradient:
         return Matrices()
     filled = iter(_filled(gradient, [mix for attention in seen for mix in _mixed(attention)]))
-    return Matrices([partial(_joined_gradient, [(part, next(filled)) for part in _parts(one)]) for one in seen])
+    return Matrices([partial(_joined_gradient, [(part, next(filled)) for part in parts_of(one)]) for one in seen])
 
 
 def _joined_gradient(parts: Sequence[tuple[Call | Tensor, Tensor]]) -> Tensor:
@@ -525,7 +516,7 @@ def _joined_gradient(parts: Sequence[tuple[Call | Tensor, Tensor]]) -> Tensor:
     return each[0] if len(each) == 1 else torch.cat(each, 1)
 
 
-def one_attention(index: int, block: Block) -> Attention:
+def one_attention(index: int, block: Block) -> Seen:
     """The block's self-attention, over all of the block's tokens: one call, or several where the adapter says so."""
     batch, length = block.input.shape[:2]
     seen = [a for a in block.attention if isinstance(a, Call)] or block.attention

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..capture.attention import Call, Several, counting
+from ..capture.attention import Call, Seen, counting
 from ..capture.blocks import Block, output_of
 from ..capture.streams import Streams
 from ..errors import CaptureError
@@ -91,8 +91,8 @@ class Cuts:
         blocks: Sequence[Block],
         mask: Tensor,
         query_weights: Tensor,
-        attention: Sequence[Call | Tensor | Several | None],
-        measured: Callable[[Call | Tensor | Several, Tensor, Sequence[int]], Tensor],
+        attention: Sequence[Seen | None],
+        measured: Callable[[Seen, Tensor, Sequence[int]], Tensor],
     ) -> tuple[Tensor, ...]:
         """Per block, the attention that each token receives, `[B, T]`.
 

@@ -7,7 +7,7 @@ position: there a token has a state in either sequence, and one score.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from ...capture.randomness import OwnRandomness
 from ...capture.streams import Place, Streams
-from ...capture.survey import Survey, Unclear, Visit, between, survey
+from ...capture.survey import Survey, Unclear, Visit, between, outermost, survey
 from ...errors import InputError, ProcessorError
 from ...tokens import Tokens
 from ..bound import borrowed
 from ..encoding import Encoding
 from ..heads import Head, NextTokenHead, SpanHead, head_of
 from ..wrappers import output_embeddings
-from ..writing import joined
+from ..writing import joined, numbered
 from .base import Found
 from .experiments import FAILURES, encoding_of, ordinary_tokens, rounding, special_tokens, stopped_before, until_stopped
 from .text import LENGTH, DiscoveredText
@@ -231,11 +231,8 @@ class DiscoveredStreams(DiscoveredText):
 
     def named(self, ids: Sequence[int]) -> Tokens:
         """What the decoder reads, without characters; its start token is special."""
-        names = [f"#{number}" for number in ids]
-        if self.processor is not None:
-            names = [str(name) for name in self.processor.convert_ids_to_tokens(list(ids))]
-        specials = {*(getattr(self.processor, "all_special_ids", None) or ())}
-        return Tokens(tuple(names), tuple(place == 0 or number in specials for place, number in enumerate(ids)))
+        tokens = numbered(self, list(ids))
+        return replace(tokens, special=(True, *tokens.special[1:]))
 
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """Texts; for a model that writes one, with the decoder's start token after it."""
@@ -306,10 +303,7 @@ class Lines:
         Raises:
             Unclear: if no modules of a list read the same second hidden state, or nothing before them makes it.
         """
-        everything = watched.visits[0].module.modules()
-        lists = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
-        listed = {child for module in everything if isinstance(module, lists) for child in module.children()}
-        line = _outermost(watched, listed)
+        line = outermost([v for v in watched.visits if v.module in watched.listed and _passes(v)])
         memory, readers, places = _readers(line)
         if memory is None:
             raise Unclear(
@@ -331,7 +325,7 @@ class Lines:
     def calls(self, block: Visit) -> tuple[int, int] | None:
         """Which of the attention calls in a block of the decoder is over its own tokens, and which over the memory; None if there
         are not just these two."""
-        inside = [visit for visit in self.watched.visits if visit is not block and block in _around(visit)]
+        inside = [visit for visit in self.watched.visits if visit is not block and block in visit.around]
         reading = [visit for visit in inside if any(value is self.memory for value in visit.handed.values())]
         crossing = [attention for visit in reading for attention in visit.seen]
         cross = [index for index, attention in enumerate(block.attention) if any(attention is one for one in crossing)]
@@ -340,21 +334,9 @@ class Lines:
         return 1 - cross[0], cross[0]
 
 
-def _around(visit: Visit) -> Iterator[Visit]:
-    """The calls that a call is within, the innermost first."""
-    while visit.parent is not None:
-        visit = visit.parent
-        yield visit
-
-
-def _outermost(watched: Survey, listed: set[nn.Module]) -> list[Visit]:
-    """The calls of listed modules that pass on a hidden state of the same shape and are not within another of them."""
-    found: dict[Visit, None] = {}
-    for visit in watched.visits:
-        passes = visit.state is not None and visit.output is not None and visit.state.shape == visit.output.shape
-        if passes and visit.module in listed and not any(outer in found for outer in _around(visit)):
-            found[visit] = None
-    return list(found)
+def _passes(visit: Visit) -> bool:
+    """Whether a call passes on a hidden state `[B, T, D]` of the shape that it takes."""
+    return visit.state is not None and visit.output is not None and visit.state.shape == visit.output.shape
 
 
 def _readers(line: Sequence[Visit]) -> tuple[Tensor | None, list[Visit], list[Place]]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...capture.survey import Survey, Unclear, Visit
+from ...capture.survey import Survey, Unclear, divided
 from ...errors import UnsupportedModelError
 from ..signal import Places
 from ..video import VideoAdapter
@@ -66,7 +66,7 @@ class DiscoveredVideo(DiscoveredSignal, VideoAdapter):
             return self._blocks_in(watched)
         except UnsupportedModelError as error:
             try:
-                visits = _divided(watched)
+                visits = divided(watched)
             except Unclear:
                 raise error from None
             states = [visit.state for visit in visits]
@@ -89,30 +89,3 @@ class DiscoveredVideo(DiscoveredSignal, VideoAdapter):
                 rows = round((patches * height / width) ** 0.5)
                 if rows and patches % rows == 0 and abs(patches // rows * height - rows * width) < max(height, width):
                     yield groups, rows, patches // rows
-
-
-def _divided(watched: Survey) -> list[Visit]:
-    """The blocks of a model that divides its attention: the innermost modules of lists that take a hidden state, attend, and
-    pass on a state of the same shape.
-
-    Raises:
-        Unclear: if there are fewer than two.
-    """
-    lists = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
-    everything = watched.visits[0].module.modules()
-    listed = {child for module in everything if isinstance(module, lists) for child in module.children()}
-    able = [v for v in watched.visits if v.module in listed and v.seen and _alike(v)]
-    outer = set()
-    for visit in able:
-        parent = visit.parent
-        while parent is not None:
-            outer.add(parent)
-            parent = parent.parent
-    blocks = [visit for visit in able if visit not in outer]
-    if len(blocks) < 2:
-        raise Unclear("no modules of a list take a hidden state, attend, and pass on a state of the same shape")
-    return blocks
-
-
-def _alike(visit: Visit) -> bool:
-    return visit.taken is not None and visit.given is not None and visit.taken.shape == visit.given.shape
