@@ -92,11 +92,5 @@ def remembered(modules: Sequence[nn.Module], streams: Streams | None, memory: li
 
 def memory_of(args: tuple[Any, ...], kwargs: dict[str, Any], place: Place | None) -> Tensor | None:
     """The tensor at a place among a block's arguments; None if there is none."""
-    value = (
-        kwargs.get(place)
-        if isinstance(place, str)
-        else args[place]
-        if place is not None and place < len(args)
-        else None
-    )
+    value = None if place is None else dict([*enumerate(args), *kwargs.items()]).get(place)
     return value if isinstance(value, Tensor) else None

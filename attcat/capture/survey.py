@@ -18,13 +18,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from .attention import Call, is_flat
 from .blocks import flat
 from .borrow import as_found
 from .rules import named
-from .torch_calls import COMPOSITES
+from .torch_calls import Looking
 
 
 @dataclass(frozen=True)
@@ -397,7 +396,7 @@ def _state(values: Any, axes: int = 3) -> Tensor | None:
     return next(tensors, None)
 
 
-class _Watcher(TorchFunctionMode):
+class _Watcher(Looking):
     """Notes attention, convolutions over pixels and embeddings."""
 
     def __init__(self, found: Survey, stack: list[Visit]) -> None:
@@ -405,14 +404,8 @@ class _Watcher(TorchFunctionMode):
         self.found = found
         self.stack = stack
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in COMPOSITES:
-            with self:
-                return COMPOSITES[func](*args, **kwargs)
-        result = func(*args, **kwargs)
+    def look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """One call."""
         if func is F.scaled_dot_product_attention:
             self._attention(Call.of(*args, **kwargs).shape, fused=True)
         elif func in _SOFTMAX and isinstance(result, Tensor) and result.dim() >= 4:
@@ -427,7 +420,6 @@ class _Watcher(TorchFunctionMode):
         elif func is F.embedding:
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             self.found.lookups.append((args[0], weight.shape[0]))
-        return result
 
     def _attention(self, shape: tuple[int, ...], fused: bool) -> None:
         attention = Attention(shape, fused)

@@ -145,6 +145,25 @@ def _constant(x: Any) -> Any:
 _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
 
 
+class Looking(TorchFunctionMode):
+    """Looks at every torch call of a forward pass, those inside of composite functions too, and changes none."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in COMPOSITES:
+            with self:
+                return COMPOSITES[func](*args, **kwargs)
+        result = func(*args, **kwargs)
+        self.look(func, args, kwargs, result)
+        return result
+
+    def look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Called after each."""
+        raise NotImplementedError
+
+
 def is_softmax(func: Callable[..., Any], result: Any) -> bool:
     """Whether what was called is a softmax that may be attention: matrices, whatever else they are arranged by."""
     return func in _SOFTMAX and isinstance(result, Tensor) and result.dim() >= 3

@@ -6,17 +6,16 @@ computed from. A token's weight is the mean over the queries that can see it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from .attention import CHUNK, Call
 from .rules import named
-from .torch_calls import COMPOSITES, is_softmax
+from .torch_calls import Looking, is_softmax
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def _device(attention: Call | Tensor) -> torch.device:
     return attention.device if isinstance(attention, Tensor) else attention.query.device
 
 
-class KeyWatcher(TorchFunctionMode):
+class KeyWatcher(Looking):
     """Notes the keys of each attention matrix in the blocks that are running, as rows `[..., K, d]`.
 
     In a fused call they are an argument. Of a softmax that is written out they are the second factor of the last product of
@@ -112,14 +111,8 @@ class KeyWatcher(TorchFunctionMode):
         self.matrices = matrices
         self.products: list[tuple[tuple[int, ...], Tensor]] = []
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in COMPOSITES:
-            with self:
-                return COMPOSITES[func](*args, **kwargs)
-        result = func(*args, **kwargs)
+    def look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """One call."""
         if func in _PRODUCT and len(args) == 2 and isinstance(result, Tensor):
             self.products.append((tuple(result.shape), args[1].transpose(-2, -1) if args[1].dim() > 1 else args[1]))
         elif func is torch.einsum and (keys := _summed(*args)) is not None:
@@ -130,7 +123,6 @@ class KeyWatcher(TorchFunctionMode):
         elif self.running and is_softmax(func, result):
             shape = tuple(result.shape)
             self._note(shape, next((keys for made, keys in reversed(self.products) if _alike(made, shape)), None))
-        return result
 
     def _note(self, shape: tuple[int, ...], keys: Tensor | None) -> None:
         self.products.clear()

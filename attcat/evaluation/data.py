@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InputError, OptionError
 from ..model.picture import PICTURES
-from .tables import LABEL, Columns, Row, Table, read_table, shown
+from .tables import LABEL, Columns, Table, read_table, shown
 
 
 @dataclass(frozen=True)
@@ -100,20 +100,21 @@ def _hub(source: str, columns: Columns, split: str) -> Dataset:
         ) from error
     name, _, configuration = source.partition(":")
     try:
-        table = datasets.load_dataset(name, configuration or None, split=split)
+        rows = datasets.load_dataset(name, configuration or None, split=split)
     except Exception as error:  # datasets raises whatever its many parts raise
         raise InputError(f"the dataset {source!r} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
-    label = columns.label or next((n for usual in LABEL for n in table.column_names if n.lower() == usual), None)
-    names = getattr(table.features.get(label), "names", None) if label else None
-    picture = next((n for n in table.column_names if n in ("image", "img", "picture")), None)
+    table = Table(source, tuple(rows.column_names), enumerate(rows, 1), unit="row")
+    label = columns.label or next(iter(table.usual(LABEL)), None)
+    names = getattr(rows.features.get(label), "names", None) if label else None
+    picture = next((n for n in table.columns if n in ("image", "img", "picture")), None)
     found: Iterable[Example]
     if picture is not None and columns.text is None:
-        found = (Example(row[picture], row[label] if label else None) for row in table)
+        found = (Example(row[picture], row[label] if label else None) for row in rows)
     else:
-        found = _examples(Table(source, tuple(table.column_names), enumerate(table, 1), unit="row"), columns)
+        found = _examples(table, columns)
     if names:
         found = (replace(e, label=names[e.label] if isinstance(e.label, int) and e.label >= 0 else None) for e in found)
-    fingerprint = str(getattr(table, "_fingerprint", source))
+    fingerprint = str(getattr(rows, "_fingerprint", source))
     return _dataset(f"{source} ({split})", tuple(found), fingerprint)
 
 
@@ -122,20 +123,13 @@ def _examples(table: Table, wanted: Columns) -> Iterator[Example]:
     if not table.columns:
         return
     columns = table.choose(wanted)
-    for (line, row), (_, value) in _twice(table, columns):
-        if isinstance(value, InputError):
-            raise value
-        fields = {} if isinstance(row, InputError) else row
-        where = table.where(line)
-        label = None if columns.label is None else _label(_field(fields, columns.label, where), where)
-        given = None if columns.spans is None else _spans(_field(fields, columns.spans, where), where)
+    for line, row in table.rows:
+        if isinstance(row, InputError):
+            raise row
+        value, where = table.text(line, row, columns), table.where(line)
+        label = None if columns.label is None else _label(_field(row, columns.label, where), where)
+        given = None if columns.spans is None else _spans(_field(row, columns.spans, where), where)
         yield Example(value, label, given)
-
-
-def _twice(table: Table, columns: Columns) -> Iterator[tuple[Row, tuple[int, Any]]]:
-    """Each row as it is, and its text."""
-    for row in table.rows:
-        yield row, next(iter(replace(table, rows=[row]).texts(columns)))
 
 
 def _field(row: Mapping[str, Any], name: str, where: str) -> Any:

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Table:
         """
         given = {name: self._named(getattr(wanted, name)) for name in ("text", "pair", "label", "spans")}
         usual = {"pair": PAIR, "label": LABEL, "spans": SPANS}
-        found = {name: given[name] or next(iter(self._usual(names)), None) for name, names in usual.items()}
+        found = {name: given[name] or next(iter(self.usual(names)), None) for name, names in usual.items()}
         return Columns(given["text"] or self._text(), **found)
 
     def said(self, columns: Columns) -> str:
@@ -87,17 +88,23 @@ class Table:
 
     def texts(self, columns: Columns) -> Iterator[tuple[int, str | tuple[str, str] | InputError]]:
         """Each row's line, and its text or pair of texts, or what is wrong with it."""
-        names = [name for name in (columns.text, columns.pair) if name is not None]
         for line, row in self.rows:
-            if isinstance(row, InputError):
-                yield line, row
-                continue
             try:
-                parts = [_text(row, name, self.where(line)) for name in names]
+                yield line, self.text(line, row, columns)
             except InputError as error:
                 yield line, error
-                continue
-            yield line, parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
+    def text(self, line: int, row: Mapping[str, Any] | InputError, columns: Columns) -> str | tuple[str, str]:
+        """The text of a row, or the pair of texts.
+
+        Raises:
+            InputError: what is wrong with it.
+        """
+        if isinstance(row, InputError):
+            raise row
+        names = [name for name in (columns.text, columns.pair) if name is not None]
+        parts = [_text(row, name, self.where(line)) for name in names]
+        return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
     def where(self, line: int) -> str:
         """A place in the table, for messages."""
@@ -108,11 +115,12 @@ class Table:
             raise OptionError(f"{self.name} has no column {given!r}: it has {', '.join(self.columns) or 'none'}")
         return given
 
-    def _usual(self, names: Sequence[str]) -> list[str]:
+    def usual(self, names: Sequence[str]) -> list[str]:
+        """The columns that have one of these names, the first of these first."""
         return [column for name in names for column in self.columns if column.lower() == name]
 
     def _text(self) -> str:
-        found = self._usual(TEXT) or (list(self.columns) if len(self.columns) == 1 else [])
+        found = self.usual(TEXT) or (list(self.columns) if len(self.columns) == 1 else [])
         if len(found) == 1:
             return found[0]
         what = f"several columns that could be the text ({', '.join(found)})" if found else "no column for the text"
@@ -238,7 +246,7 @@ def _delimited(data: bytes, name: str, columns: Columns, tabs: bool) -> Table:
         if len(names) > 3:
             raise InputError(f"{name} has {len(names)} columns and no header: name one {TEXT[0]!r}, one {LABEL[0]!r}")
         names = [[TEXT[0]], [TEXT[0], LABEL[0]], [TEXT[0], PAIR[0], LABEL[0]]][len(names) - 1]
-        rows = _again(first, rows)
+        rows = chain([first], rows)
     return Table(name, tuple(names), _fields(rows, names, name), headed)
 
 
@@ -248,11 +256,6 @@ def _heading(names: Sequence[str], columns: Columns) -> bool:
     if any(name is not None for name in asked):
         return any(name in names for name in asked if name is not None)
     return bool({name.lower() for name in names} & {*TEXT, *PAIR, *LABEL, *SPANS, *NUMBER})
-
-
-def _again(first: tuple[int, list[str]], rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
-    yield first
-    yield from rows
 
 
 def _numbered(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
@@ -303,14 +306,9 @@ def _json_lines(data: bytes, name: str, columns: Columns) -> Table:
         if not isinstance(row[1], InputError):
             names = tuple(row[1])
             break
-
-    def all_rows() -> Iterator[Row]:
-        yield from seen
-        yield from rows
-
     if seen and not names and isinstance(seen[0][1], InputError):
         raise seen[0][1]
-    return Table(name, names, all_rows())
+    return Table(name, names, chain(seen, rows))
 
 
 def _objects(text: str, name: str) -> Iterator[Row]:
@@ -362,16 +360,32 @@ def _depth(content: str) -> int:
     return most
 
 
-def _parquet(source: Any, name: str) -> Table:
+def open_parquet(source: Any, name: str) -> Any:
+    """A `pyarrow.parquet.ParquetFile`.
+
+    Args:
+        source: a path, or a file that is open.
+        name: for messages.
+
+    Raises:
+        InputError: if it cannot be read as Parquet.
+        OptionError: if pyarrow is not installed.
+    """
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise OptionError("a .parquet file needs pyarrow: pip install 'attcat[frame]'") from error
     try:
-        file = parquet.ParquetFile(source)
+        return parquet.ParquetFile(source)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{name} cannot be read as Parquet: {error}") from error
+
+
+def _parquet(source: Any, name: str) -> Table:
+    import pyarrow
+
+    file = open_parquet(source, name)
     names = tuple(file.schema_arrow.names)
     _check_names(names, name)
 

@@ -83,9 +83,8 @@ def slope_error(
         value = combined(recording.logits)
     trace = recording.trace(value, needs=Needs())
     logits = recording.logits.detach()
-    noise = torch.finfo(logits.dtype).eps * float(
-        (logits * share)[finite].norm()
-    )  # independent errors add up in squares
+    # Independent errors add up in squares.
+    noise = torch.finfo(logits.dtype).eps * float((logits * share)[finite].norm())
     errors = []
     for step in steps:
         ends = [_moved(adapter, encoding, sign * step) for sign in (1, -1)]
@@ -153,9 +152,8 @@ def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool, own_tensor:
     try:
         found = torch.autograd.grad(total, moving.leaves, allow_unused=True) if total.requires_grad else ()
     except RuntimeError:
-        if (
-            cut and own_tensor
-        ):  # what was written over was needed: something else is computed from it, before the blocks
+        if cut and own_tensor:
+            # What was written over was needed: something else is computed from it, before the blocks.
             return _gradient_below(adapter, encoding, cut, own_tensor=False)
         return None  # a model that only runs without gradient, as one that writes over what the backward pass needs
     return max((float(g.abs().max()) for g in found if g is not None), default=0.0)

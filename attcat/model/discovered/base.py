@@ -73,12 +73,11 @@ class Found:
 
     @classmethod
     def _of(cls, watched: Survey, visits: Sequence[Visit]) -> Found:
-        state = visits[0].state
+        first, state = visits[0], visits[0].state
         assert state is not None
         names = tuple(visit.name for visit in visits)
         kinds = tuple(type(visit.module).__name__ for visit in visits)
         stands = tuple(between(watched, visits))
-        first = visits[0]
         return cls(
             names,
             kinds,
@@ -195,10 +194,14 @@ class Discovered(Adapter):
         except Unclear as error:
             raise self._unclear(str(error), error.hopeless) from error
 
+    def _run(self, own: Adapter, encoding: Encoding) -> Any:
+        """The forward pass that is watched."""
+        return own.predict(encoding)
+
     def _watch(self, encoding: Encoding) -> Survey:
         try:
             with borrowed(self) as own, OwnRandomness():
-                return survey(own.model, lambda: own.predict(encoding))
+                return survey(own.model, lambda: self._run(own, encoding))
         except AttCATError:
             raise
         except FAILURES as error:

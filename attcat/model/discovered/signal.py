@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from ...capture.randomness import OwnRandomness
-from ...capture.survey import Survey, survey
-from ...errors import AttCATError
+from ...capture.survey import Survey
 from ...tokens import Tokens
+from ..adapter import Adapter
 from ..bound import borrowed
 from ..encoding import Encoding
 from ..heads import TokenHead, head_of
 from ..signal import Places, SignalAdapter
 from .base import Discovered, Found, log
-from .experiments import FAILURES, differ, logits_of, logits_without, mixers, stopped_before, until_stopped
+from .experiments import differ, logits_of, logits_without, mixers, stopped_before, until_stopped
 from .lattice import Lattice, lattice_of
 
 WIDEST = 5.0
@@ -79,15 +79,9 @@ class DiscoveredSignal(Discovered, SignalAdapter):
     def _unnamed(self, arguments: dict[str, Any]) -> Encoding:
         return Encoding(arguments, torch.ones(1, 0, dtype=torch.bool), (Tokens((), ()),), (None,))
 
-    def _watch(self, encoding: Encoding) -> Survey:
-        try:
-            with borrowed(self) as own, OwnRandomness():
-                return survey(own.model, lambda: own.call(encoding))
-        except AttCATError:
-            raise
-        except FAILURES as error:
-            shape = tuple(encoding.arguments[self.continuous].shape)
-            raise self._unclear(f"its forward pass failed on {self.continuous} {shape}: {error}") from error
+    def _run(self, own: Adapter, encoding: Encoding) -> Any:
+        """Without the logits, which a head may read at tokens that are not known yet."""
+        return own.call(encoding)
 
     def _embed(self, given: Tensor) -> Tensor:
         """The first block's input `[1, T, D]`; the blocks are not run."""

@@ -183,16 +183,19 @@ class DiscoveredText(Discovered, TextAdapter):
     def length(self) -> int:
         """Tokens of the text that the model is tried with: another number only if it takes no other."""
         for length in (LENGTH, *self._lengths()):
-            ids = ordinary_tokens(self, length)[None]
             try:
-                with borrowed(self) as own, torch.no_grad(), OwnRandomness():
-                    own.call(encoding_of(self, ids, torch.ones_like(ids)))
+                self._called(ordinary_tokens(self, length)[None])
             except FAILURES:
                 continue
             if length != LENGTH:
                 self.fixed_length = length
             return length
         return LENGTH
+
+    def _called(self, ids: Tensor) -> Any:
+        """What the model gives for rows of tokens, by a plain pass."""
+        with borrowed(self) as own, torch.no_grad(), OwnRandomness():
+            return own.call(encoding_of(self, ids, torch.ones_like(ids)))
 
     def _lengths(self) -> list[int]:
         """Numbers of tokens that the shapes of its weights suggest."""
@@ -254,10 +257,8 @@ class DiscoveredText(Discovered, TextAdapter):
 
     def _has_classes(self) -> bool:
         """Whether a model that answers questions, by its name, has one row of logits and no spans: it chooses an answer."""
-        ids = ordinary_tokens(self, self.length)[None]
         try:
-            with borrowed(self) as own, torch.no_grad(), OwnRandomness():
-                output = own.call(encoding_of(self, ids, torch.ones_like(ids)))
+            output = self._called(ordinary_tokens(self, self.length)[None])
         except FAILURES:
             return False  # the watched pass says what fails
         del self.head  # was the classifier's, for this experiment
@@ -268,9 +269,7 @@ class DiscoveredText(Discovered, TextAdapter):
         """The shape of what a plain pass gives; and whether its row for an early token stays when the last token changes."""
         ids = ordinary_tokens(self, self.length).repeat(2, 1)
         ids[1, -1] = ids[1, 0]
-        encoding = encoding_of(self, ids, torch.ones_like(ids))
-        with borrowed(self) as own, torch.no_grad(), OwnRandomness():
-            given = own.logits(own.call(encoding))
+        given = self.logits(self._called(ids))
         del self.head  # was the classifier's, for this experiment
         if not isinstance(given, Tensor):
             return (), False
@@ -298,9 +297,7 @@ class DiscoveredText(Discovered, TextAdapter):
 
     def _check_classes(self, trial: Encoding) -> None:
         """A number for each token is not a class: of a shorter text there would be fewer."""
-        if type(self.head) is not Head:
-            return
-        if self.fixed_length:
+        if type(self.head) is not Head or self.fixed_length:
             return
         try:
             whole, part = (logits_of(self, encoding).shape[1] for encoding in (trial, self._shorter(trial)))
@@ -349,8 +346,10 @@ class DiscoveredText(Discovered, TextAdapter):
 
     def _places(self, trial: Encoding, read: list[int]) -> tuple[int, ...]:
         """The same tokens in texts of any length, counted from the start or from the end (negative); empty if they are not."""
-        if type(self.head) is not Head or not read or self.fixed_length:
-            return tuple(read) if self.fixed_length and type(self.head) is Head else ()
+        if type(self.head) is not Head or not read:
+            return ()
+        if self.fixed_length:
+            return tuple(read)
         shorter, length = self._shorter(trial), trial.mask.shape[1]
         try:
             again = self._read_in(shorter, slice(None))
