@@ -231,8 +231,8 @@ def records(explanation: Attribution) -> list[dict[str, Any]]:
     return [{**row, "share": abs(row["score"]) / total, "rank": ranks[at]} for at, row in enumerate(rows)]
 
 
-def frame(explanation: Attribution) -> pandas.DataFrame:
-    """The rows of `records` as a pandas table.
+def frame(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+    """Rows, as of `records`, as a pandas table.
 
     Raises:
         InputError: if pandas is not installed.
@@ -241,7 +241,7 @@ def frame(explanation: Attribution) -> pandas.DataFrame:
         import pandas
     except ImportError as error:
         raise InputError("to_frame() needs pandas: pip install 'attcat[frame]', or use records()") from error
-    return pandas.DataFrame(records(explanation))
+    return pandas.DataFrame(rows)
 
 
 def _patches(explanation: Attribution) -> list[dict[str, Any]]:

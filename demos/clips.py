@@ -5,6 +5,7 @@ python -m attcat.demos.clips          # trains, prints the explanation, and writ
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 
 import attcat
+
+from .lowrank import learn
 
 SIDE, FRAMES, PATCH = 32, 8, 8
 COLOURS = {"red flash": (230, 60, 50), "green flash": (60, 200, 80), "no flash": None}
@@ -49,22 +52,21 @@ def made() -> tuple[Any, Any]:
 def trained(steps: int = 80, batch: int = 16) -> tuple[Any, Any]:
     """The model after some steps on clips whose flash is at a random place and moment."""
     model, processor = made()
-    optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
     random = np.random.default_rng(0)
-    model.train()
-    for step in range(steps):
-        kinds = random.integers(0, len(COLOURS), batch)
-        clips = []
-        for at, kind in enumerate(kinds):
-            pair, row, column = random.integers(0, SIDE // PATCH, 3).tolist()
-            clips.append(clip(kind, pair, row, column, 1000 * step + at))
-        pixels = torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).float() / 255
-        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (processor.image_mean, processor.image_std))
-        loss = model(pixel_values=(pixels - mean) / std, labels=torch.from_numpy(kinds)).loss
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return model.eval(), processor
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (processor.image_mean, processor.image_std))
+
+    def batches() -> Iterator[dict[str, torch.Tensor]]:
+        for step in range(steps):
+            kinds = random.integers(0, len(COLOURS), batch)
+            clips = []
+            for at, kind in enumerate(kinds):
+                pair, row, column = random.integers(0, SIDE // PATCH, 3).tolist()
+                clips.append(clip(kind, pair, row, column, 1000 * step + at))
+            pixels = torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).float() / 255
+            yield {"pixel_values": (pixels - mean) / std, "labels": torch.from_numpy(kinds)}
+
+    learn(model, batches(), rate=3e-3)
+    return model, processor
 
 
 def main(path: str = "clip.png") -> Path:

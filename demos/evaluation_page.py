@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from attcat.errors import InputError
-from attcat.evaluation.report import ARROWS
+from attcat.evaluation.report import ARROWS, markdown_table, number_with_interval
 from attcat.evaluation.statistics import compare, estimate
 from attcat.files import write_atomically
 from attcat.methods import read_name
@@ -164,8 +164,7 @@ class Records:
 
     def cell(self, method: str, metric: str) -> str:
         """E.g. `0.573 [0.540, 0.606]`."""
-        found = estimate(self.of(method, metric), 0)
-        return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+        return number_with_interval(estimate(self.of(method, metric), 0))
 
     def difference(self, first: str, second: str, metric: str = "abpc") -> str:
         """First minus second, e.g. `+0.018 [+0.008, +0.029] (64)`, bold where the interval leaves out 0."""
@@ -241,7 +240,7 @@ def _differences(found: Sequence[Records], first: str, heading: Any) -> str:
     for method in methods:
         if method != first:
             rows.append([f"`{method}`", passes(method), *(one.difference(method, first) for one in found)])
-    return table(["minus" if first != FIRST else "method", "passes", *map(heading, found)], rows)
+    return markdown_table(["minus" if first != FIRST else "method", "passes", *map(heading, found)], rows) + "\n"
 
 
 def _absolute(one: Records, method: str) -> str:
@@ -263,7 +262,7 @@ def _section(one: Records) -> str:
     return "\n".join(
         [
             f"## {told.title}, {told.removals[one.removal]}\n",
-            table(["method", *names, "n"], rows),
+            markdown_table(["method", *names, "n"], rows) + "\n",
             f"The model names {right:.1%} of the {len(one.right)} examples as they are labelled.\n",
         ]
     )
@@ -298,19 +297,14 @@ def _commands(found: Sequence[Records]) -> str:
             f"    --removal {one.removal} --output RECORDS/{one.name} \\\n"
             f"    --metrics {','.join(one.settings['metrics'])} \\\n    --methods {methods}"
         )
-    made = [f"| {one.name} | `{one.settings['code'][:12]}` | {one.settings['fingerprint'][:12]} |" for one in found]
-    versions = "\n".join(["| records | code | data |", "|---|---|---|", *made])
+    made = [[one.name, f"`{one.settings['code'][:12]}`", one.settings["fingerprint"][:12]] for one in found]
+    versions = markdown_table(["records", "code", "data"], made)
     lines.append("python -m attcat.demos.evaluation_page RECORDS --write docs/evaluation.md")
     note = (
         "The code's version is a hash of the library and of the model's adapter, so that it differs between models; that of "
         "the data is one of its content.\n"
     )
     return "\n".join(["```sh", *lines, "```\n", versions, "", note])
-
-
-def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [names, ["---"] * len(names), *rows]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> str:

@@ -74,6 +74,18 @@ def slices(count: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, count, size))
 
 
+def learn(model: nn.Module, batches: Iterable[dict[str, Tensor]], *, rate: float) -> None:
+    """A step of AdamW for each batch: the model's arguments, with its labels."""
+    optimiser = torch.optim.AdamW(model.parameters(), rate)
+    model.train()
+    for batch in batches:
+        loss = model(**batch).loss
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+    model.eval()
+
+
 def fit(
     model: nn.Module,
     epochs: int,

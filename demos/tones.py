@@ -5,6 +5,7 @@ python -m attcat.demos.tones          # trains, prints the explanation, and writ
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 
 import attcat
+
+from .lowrank import learn
 
 RATE = 4000
 TONES = {"low tone": 300.0, "high tone": 1200.0, "no tone": 0.0}
@@ -54,18 +57,17 @@ def made() -> tuple[Any, Any]:
 def trained(steps: int = 100, batch: int = 16) -> tuple[Any, Any]:
     """The model after some steps on sounds whose tone begins at a random moment."""
     model, extractor = made()
-    optimiser = torch.optim.AdamW(model.parameters(), 5e-3)
     random = np.random.default_rng(0)
-    model.train()
-    for step in range(steps):
-        kinds = random.integers(0, len(TONES), batch)
-        sounds = [sound(kind, random.uniform(0, 0.87), 1000 * step + row) for row, kind in enumerate(kinds)]
-        inputs = extractor(sounds, sampling_rate=RATE, return_tensors="pt")
-        loss = model(**inputs, labels=torch.from_numpy(kinds)).loss
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return model.eval(), extractor
+
+    def batches() -> Iterator[dict[str, torch.Tensor]]:
+        for step in range(steps):
+            kinds = random.integers(0, len(TONES), batch)
+            sounds = [sound(kind, random.uniform(0, 0.87), 1000 * step + row) for row, kind in enumerate(kinds)]
+            inputs = extractor(sounds, sampling_rate=RATE, return_tensors="pt")
+            yield {**inputs, "labels": torch.from_numpy(kinds)}
+
+    learn(model, batches(), rate=5e-3)
+    return model, extractor
 
 
 def main(path: str = "tone.png") -> Path:

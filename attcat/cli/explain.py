@@ -29,7 +29,7 @@ from .gather import KINDS, Asked, Bad, gather
 from .inputs import Item, check_kind, device_named, drawn, load_model, named_class
 from .journal import Journal, settings_of
 from .output import Writer, check_name, console_for_results, one_line, progress, write_file
-from .scale import ENGINES, columns_of
+from .scale import ENGINES
 from .scale import run as run_parts
 from .tables import TABLES
 from .wording import TRACEBACK
@@ -248,7 +248,7 @@ def _explain_in_parts(
 ) -> None:
     """A .parquet file into a folder of parts, see `attcat.cli.scale`."""
     from ..batch import Explain
-    from ..evaluation.tables import Columns, Table
+    from ..evaluation.tables import Columns, read_table
 
     if engine not in ENGINES:
         raise OptionError(f"--engine {engine}: use one of {', '.join(ENGINES)}")
@@ -259,14 +259,13 @@ def _explain_in_parts(
     if model is None:
         raise OptionError("--engine loads the model in each worker: name it with --model")
     source = Path(inputs[0])
-    names = columns_of(source)
-    table = Table(source.name, tuple(names), ())
+    table = read_table(source)
     wanted = Columns(text=options["column"], pair=options["pair_column"])
     chosen = table.choose(wanted)
     if wanted.text is None:
         print(f"attcat: {one_line(table.said(chosen))}", file=sys.stderr)
     options |= {"column": chosen.text, "pair_column": chosen.pair if wanted.text is None else wanted.pair}
-    options["prefix"] = PREFIX if {name.lower() for name in names} & set(RESULTS) else ""
+    options["prefix"] = PREFIX if {name.lower() for name in table.columns} & set(RESULTS) else ""
     explain = Explain(os.path.abspath(model) if os.path.isdir(model) else model, **options)
     rows, failed = run_parts(explain, source, Path(output), engine, workers)
     print(f"wrote {visible(output)}: {rows} rows, {failed} with an error")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, OptionError
+from ..evaluation.tables import open_parquet
 from ..files import write_atomically
 from .output import check_name, counting, write_file
 
@@ -54,7 +55,7 @@ def parts_of(source: Path, folder: Path, size: int = ROWS) -> list[Part]:
     Raises:
         InputError: if it cannot be read as Parquet, or is empty.
     """
-    count = _opened(source).metadata.num_rows
+    count = open_parquet(source, str(source)).metadata.num_rows
     if not count:
         raise InputError(f"{source} holds no rows")
     return [
@@ -66,23 +67,6 @@ def parts_of(source: Path, folder: Path, size: int = ROWS) -> list[Part]:
         )
         for number, first in enumerate(range(0, count, size))
     ]
-
-
-def columns_of(source: Path) -> list[str]:
-    """The names of a file's columns."""
-    return list(_opened(source).schema_arrow.names)
-
-
-def _opened(source: Path) -> Any:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise OptionError("--engine needs pyarrow: pip install 'attcat[frame]'") from error
-    try:
-        return parquet.ParquetFile(source)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{source} cannot be read as Parquet: {error}") from error
 
 
 def write_part(explain: Explain, part: Part) -> int:
@@ -107,7 +91,7 @@ def _batches(part: Part) -> Iterator[Any]:
     """The rows of a part, from those row groups alone in which they lie."""
     import pyarrow
 
-    file, begin, end = _opened(Path(part.source)), part.first, part.first + part.count
+    file, begin, end = open_parquet(part.source, part.source), part.first, part.first + part.count
     groups: list[int] = []
     offset = before = 0
     for group in range(file.metadata.num_row_groups):

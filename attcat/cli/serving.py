@@ -116,7 +116,7 @@ class Service:
 
 def application(service: Service, host: str) -> Starlette:
     """The page as an ASGI application, for requests that name this host (or any, if it listens to all)."""
-    limiter: dict[str, anyio.CapacityLimiter] = {}
+    limiter = anyio.CapacityLimiter(AT_ONCE)
 
     async def form(request: Request) -> Response:
         return await show(blank(service), None, 200)
@@ -125,9 +125,8 @@ def application(service: Service, host: str) -> Starlette:
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             raise HTTPException(403, "this page takes its own form only")
         given = await read(request, service)
-        here = limiter.setdefault("", anyio.CapacityLimiter(AT_ONCE))
         try:
-            found = await run_sync(service.explain, given, limiter=here)
+            found = await run_sync(service.explain, given, limiter=limiter)
             body, status = await run_sync(lambda: page([found], "Why?")), 200
         except AttCATError as error:
             body, status = _failed(in_shell(error)), 400

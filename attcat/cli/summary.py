@@ -97,7 +97,7 @@ def _name(value: Any) -> str:
     """A picture by its folder, which is its class, and its file."""
     if isinstance(value, Path):
         return one_line(f"{value.parent.name}/{value.name}")
-    return one_line(" | ".join(value) if isinstance(value, tuple) else str(value))
+    return Item(value).name if isinstance(value, (str, tuple)) else one_line(str(value))
 
 
 def _print(found: Summary) -> None:

@@ -62,13 +62,14 @@ def markdown(results: Results) -> str:
         [f"`{other}`", *(_difference(results.comparisons[name], methods[0], other) for name in metrics)]
         for other in methods[1:]
     ]
-    parts = [_markdown(names, [told[row] for row in sorted(range(len(told)), key=place)])]
+    parts = [markdown_table(names, [told[row] for row in sorted(range(len(told)), key=place)])]
     if pairs:
-        parts.append(_markdown([f"`{methods[0]}` minus", *names[1 : 1 + len(metrics)]], pairs))
+        parts.append(markdown_table([f"`{methods[0]}` minus", *names[1 : 1 + len(metrics)]], pairs))
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Names and rows of cells in Markdown, without a line end."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [names, ["---"] * len(names), *rows])
 
 

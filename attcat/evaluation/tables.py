@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, OptionError
+from ..model.text import half_at
 
 TEXT = ("text", "sentence", "sentence1", "premise", "question", "question1", "review", "document")
 PAIR = ("pair", "text2", "sentence2", "hypothesis", "question2", "context")
@@ -143,13 +144,9 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str:
         raise InputError(f"{where}: {name!r} is {shown(value)}, expected a text")
     if not value.strip():
         raise InputError(f"{where}: the text is empty")
-    if _halved(value):
+    if half_at(value) is not None:
         raise InputError(f"{where}: {name!r} has half of a surrogate pair: it is not valid Unicode")
     return value
-
-
-def _halved(text: str) -> bool:
-    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def shown(value: Any) -> str:

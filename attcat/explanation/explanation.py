@@ -79,7 +79,7 @@ class Explanation(Attribution):
         Raises:
             InputError: if pandas is not installed.
         """
-        return saving.frame(self)
+        return saving.frame(self.records())
 
     def to_json(self) -> str:
         """The content of a .json file on one line, e.g. for the answer of a web service."""

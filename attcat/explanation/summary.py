@@ -12,17 +12,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy import stats
 
-from .. import render
+from .. import render, saving
 from ..errors import InputError
 from ..files import write_by_suffix
 from ..render.summary import Crop, Group, Quote, Term
 from .explanation import Explanation
+
+if TYPE_CHECKING:
+    import pandas
 
 PLACES = 12
 """Cells on each side of the map of positions."""
@@ -78,17 +81,13 @@ class Summary:
         """A row for each word of each class (for pictures, each place): counts, mean and interval."""
         return [row for group in self.groups for row in _records(group)]
 
-    def to_frame(self) -> Any:
+    def to_frame(self) -> pandas.DataFrame:
         """The rows of `records` as a pandas table.
 
         Raises:
             InputError: if pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise InputError("to_frame() needs pandas: pip install 'attcat[frame]', or use records()") from error
-        return pandas.DataFrame(self.records())
+        return saving.frame(self.records())
 
     def show(self) -> None:
         """Print a table for each class; in a notebook show it as HTML."""

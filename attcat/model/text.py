@@ -363,7 +363,12 @@ class TextAdapter(Adapter):
 
 
 _HALF = re.compile("[\ud800-\udfff]")
-"""What stands alone in a string only if it was decoded wrongly; tokenizers refuse it."""
+
+
+def half_at(text: str) -> int | None:
+    """Where half of a surrogate pair stands, which is there only if a text was decoded wrongly, and which tokenizers refuse."""
+    found = None if text.isascii() else _HALF.search(text)
+    return None if found is None else found.start()
 
 
 def _parts(text: str | tuple[str, str]) -> tuple[str, ...]:
@@ -377,9 +382,9 @@ def _checked_text(value: Any) -> str | tuple[str, str]:
     for part in parts:
         if not part.strip():
             raise InputError("the text is empty: there is nothing to explain")
-        if not part.isascii() and _HALF.search(part):
+        if (place := half_at(part)) is not None:
             raise InputError(
-                f"the text has half of a surrogate pair at character {_HALF.search(part).start()}: it is not valid Unicode; "  # type: ignore[union-attr]
-                "decode it from its bytes again, or remove that character"
+                f"the text has half of a surrogate pair at character {place}: it is not valid Unicode; decode it from its "
+                "bytes again, or remove that character"
             )
     return value if isinstance(value, str) else (parts[0], parts[1]) if len(parts) == 2 else parts[0]

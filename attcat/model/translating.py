@@ -18,7 +18,7 @@ from ..errors import InputError, TooLongError
 from ..tokens import Tokens
 from .adapter import Adapter
 from .encoding import Encoding
-from .writing import Prompt, Writer, joined, numbered, read_prompt, spelled
+from .writing import Prompt, Writer, joined, numbered, numbers_of, read_prompt, spelled
 
 
 class Translator(Writer):
@@ -91,12 +91,11 @@ class Translator(Writer):
             first, last = _content(tokens.special)
             kept = [first <= place < last for place in range(len(every))]
             return begin + every[:first], every[first:last], tokens.kept(kept), answer
-        numbers = [int(number) for number in (answer.flatten().tolist() if isinstance(answer, Tensor) else answer)]
+        numbers = numbers_of(answer)
         start = self.decoder.start_of(numbers)
         if numbers[:1] == [start]:
             numbers = numbers[1:]
-        specials = set(getattr(self.adapter.processor, "all_special_ids", None) or ())
-        first, last = _content([number in specials for number in numbers])
+        first, last = _content(numbered(self.adapter, numbers).special)
         begin, ids = [start, *numbers[:first]], numbers[first:]
         if not getattr(self.adapter.processor, "is_fast", False):
             return begin, ids, numbered(self.adapter, ids), None

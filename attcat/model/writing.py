@@ -164,10 +164,15 @@ def _answered(
             return (*together, prompt.text + answer)
         ids, tokens = adapter.tokens_of(answer, specials=False)
         return prompt.ids + ids, joined(prompt.tokens, tokens, len(prompt.text)), prompt.text + answer
-    numbers = [int(number) for number in (answer.flatten().tolist() if isinstance(answer, Tensor) else answer)]
+    numbers = numbers_of(answer)
     if prompt.text is None or not getattr(adapter.processor, "is_fast", False):
         return prompt.ids + numbers, joined(prompt.tokens, numbered(adapter, numbers)), None
     return _decoded(adapter, prompt, numbers)
+
+
+def numbers_of(answer: Sequence[int] | Tensor) -> list[int]:
+    """The token numbers of an answer that is given by them."""
+    return [int(number) for number in (answer.flatten().tolist() if isinstance(answer, Tensor) else answer)]
 
 
 def _together(adapter: TextAdapter, prompt: Prompt, answer: str) -> tuple[list[int], Tokens] | None:

@@ -91,6 +91,11 @@ class Stage:
         grid = values.view(1, *(state.shape[1:3] if self.last else state.shape[2:]))
         return grid[..., None] if self.last else grid[:, None]
 
+    def direction(self, state: Tensor) -> Tensor:
+        """A random direction in the features, shaped to be added to a state at each position."""
+        found = torch.randn(self.width, generator=torch.Generator().manual_seed(0)).to(state)
+        return found if self.last else found[:, None, None]
+
     def told_by(self, shape: Sequence[int]) -> bool:
         """Whether a state of this shape has axes for rows and columns."""
         return len(shape) == 4 and tuple(shape[1:3] if self.last else shape[2:]) == self.grid

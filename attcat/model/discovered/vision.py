@@ -310,8 +310,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
     def _answers(self, noise: Tensor, before: Stage, block: int, parts: Sequence[Tensor]) -> Tensor:
         """What a block takes, as it is, and when each of some parts of the grid of the block before it is moved."""
         (state,) = self._states(noise, block - 1)[block - 1 :]
-        direction = torch.randn(before.width, generator=torch.Generator().manual_seed(0)).to(state) * state.std() * 1e-2
-        direction = direction if before.last else direction[:, None, None]
+        direction = before.direction(state) * state.std() * 1e-2
         moved = [state + before.like(part, state).to(state) * direction for part in parts]
         return self._states(noise, block, instead=[state, *moved])[block]
 

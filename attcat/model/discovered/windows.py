@@ -86,9 +86,7 @@ def _matrices(
 
 def _direction(stage: Stage, state: Tensor) -> Tensor:
     """A random direction in the features, to be added to a state."""
-    direction = torch.randn(stage.width, generator=torch.Generator().manual_seed(0)).to(state)
-    size = STEP * state.float().std(correction=0).clamp(min=1e-6).to(state)
-    return size * (direction if stage.last else direction[:, None, None])
+    return stage.direction(state) * STEP * state.float().std(correction=0).clamp(min=1e-6).to(state)
 
 
 def _even(stage: Stage) -> Tensor:
