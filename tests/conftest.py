@@ -1,5 +1,38 @@
-"""The models are tiny: one thread each is fastest, and workers do not fight for the cores."""
+"""The models are tiny: one thread each is fastest, and workers do not fight for the cores. And what several files start from."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import saved
 import torch
+from running import Result, Run
+
+from attcat import cli
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process, where importing torch costs nothing; C code's output is seen too."""
+
+    def run(*arguments: object) -> Result:
+        capfd.readouterr()
+        code = cli.run([str(argument) for argument in arguments])
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small classifier of texts."""
+    return saved.save_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of pictures."""
+    return saved.save_image(tmp_path_factory.mktemp("image"))

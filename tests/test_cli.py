@@ -7,52 +7,16 @@ import io
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import saved
+from running import Result, Run
 
 import attcat
 import attcat.testing
 from attcat import cli
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[list[str]]:
-        """Columns of each line of stdout."""
-        return [line.split("\t") for line in self.out.splitlines()]
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process, where importing torch costs nothing; C code's output is seen too."""
-
-    def run(*arguments: object) -> Result:
-        capfd.readouterr()
-        code = cli.run([str(argument) for argument in arguments])
-        return Result(code, *capfd.readouterr())
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved.save_text(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved.save_image(tmp_path_factory.mktemp("image"))
 
 
 @pytest.fixture(scope="module")

@@ -20,16 +20,6 @@ from attcat.adapters import hub
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved.save_text(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved.save_image(tmp_path_factory.mktemp("image"))
-
-
-@pytest.fixture(scope="module")
 def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved.save_timm(tmp_path_factory.mktemp("timm"))
 

@@ -11,49 +11,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import saved
 import torch
 from PIL import Image
+from running import Result, Run
 
 import attcat
-from attcat import cli
 from attcat.adapters import hub
 from attcat.errors import AttCATError, InputError, OptionError
 from attcat.evaluation import read_dataset
 from attcat.evaluation.tables import Columns, read_table, table_in
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> Result:
-        capfd.readouterr()
-        code = cli.run([str(argument) for argument in arguments])
-        return Result(code, *capfd.readouterr())
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved.save_text(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved.save_image(tmp_path_factory.mktemp("image"))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import typer
 from ..testing import Check, check_adapter
 from .gather import Asked, gather, only_good
 from .inputs import load_model
+from .options import Revision
 from .output import one_line, print_table
 
 
@@ -22,10 +23,7 @@ def check(
             help="What to check with; may be given several times [default: two sentences, or noise].",
         ),
     ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option(metavar="COMMIT", help="The commit, branch or tag of a model on the hub [default: the newest]."),
-    ] = None,
+    revision: Revision = None,
 ) -> None:
     """Check a model and its adapter: print each promise with the figure that was measured.
 

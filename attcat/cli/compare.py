@@ -14,6 +14,7 @@ from ..explainer import Explainer
 from ..render.terminal import visible
 from .gather import Asked, Bad, gather
 from .inputs import Item, check_kind, device_named, listed_methods, load_model, named_class, read
+from .options import Classifier, Device, Pair, PairColumn, Revision, Target, TextColumn, Truncation
 from .output import check_name, console_for_results, write_file
 
 
@@ -24,35 +25,22 @@ def compare(
     methods: Annotated[
         str, typer.Option(metavar="NAME,NAME+RULE,...", help="The methods, see attcat methods.")
     ] = ",".join(METHODS_COMPARED),
-    model: Annotated[
-        str | None, typer.Option(metavar="DIR_OR_HUB_ID", help="A classifier; without it the embedded models are used.")
-    ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option(metavar="COMMIT", help="The commit, branch or tag of a model on the hub [default: the newest]."),
-    ] = None,
+    model: Classifier = None,
+    revision: Revision = None,
     row: Annotated[
         int | None,
         typer.Option(min=1, metavar="NUMBER", help="Which text of a table, from 1; needed if it has several."),
     ] = None,
-    text_column: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The column of a table with the text [default: the one with a usual name]."),
-    ] = None,
-    pair_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the second text.")] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(metavar="LABEL", help="The class to explain, by label or index [default: the predicted one]."),
-    ] = None,
-    pair: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="The second text, for models that read pairs.")
-    ] = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    target: Target = None,
+    pair: Pair = None,
     reference: Annotated[
         list[str] | None,
         typer.Option(metavar="INPUT", help="An input of another class, for contrast_cat; may be given several times."),
     ] = None,
-    truncation: Annotated[bool, typer.Option("--truncation", help="Truncate a text that is too long.")] = False,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
+    truncation: Truncation = False,
+    device: Device = "cpu",
     output: Annotated[
         str | None, typer.Option(metavar="PATH", help="A file to draw the comparison to: .html, or for a picture .png.")
     ] = None,

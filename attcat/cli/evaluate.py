@@ -15,6 +15,7 @@ from ..files import write_atomically
 from ..methods import read_name
 from ..model.discovered import adapter_of
 from .inputs import REFERENCES, Item, check_kind, device_named, listed, listed_methods, load_model
+from .options import Classifier, Device, LabelColumn, Limit, PairColumn, Revision, Split, TextColumn, Truncation
 from .output import check_name, counting, print_table, write_file
 from .wording import in_shell
 
@@ -39,13 +40,8 @@ def evaluate(
         ),
     ],
     output: Annotated[str, typer.Option(metavar="FOLDER", help="Where results are kept; an interrupted run resumes.")],
-    model: Annotated[
-        str | None, typer.Option(metavar="DIR_OR_HUB_ID", help="A classifier; without it the embedded models are used.")
-    ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option(metavar="COMMIT", help="The commit, branch or tag of a model on the hub [default: the newest]."),
-    ] = None,
+    model: Classifier = None,
+    revision: Revision = None,
     methods: Annotated[
         str, typer.Option(metavar="NAMES", help="NAME or NAME+RULE, separated by commas; random is added.")
     ] = METHODS,
@@ -56,9 +52,7 @@ def evaluate(
             metavar="HOW", help="mask, pad, delete for texts; zero, mean, blur, drop for pictures [default: the first]."
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="How many examples, drawn with the seed [default: all].")
-    ] = None,
+    limit: Limit = None,
     seed: Annotated[int, typer.Option(min=0, max=SEEDS, help="The seed of everything random.")] = 0,
     sanity: Annotated[bool, typer.Option("--sanity", help="Also run the sanity checks.")] = False,
     references: Annotated[
@@ -71,13 +65,13 @@ def evaluate(
         int | None,
         typer.Option(min=1, metavar="PIXELS", help="Size of the model's input, if the model accepts others."),
     ] = None,
-    text_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the text.")] = None,
-    pair_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the second text.")] = None,
-    label_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the gold label.")] = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
     span_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with gold spans.")] = None,
-    split: Annotated[str, typer.Option(help="The split of a dataset from the hub.")] = "validation",
-    truncation: Annotated[bool, typer.Option("--truncation", help="Truncate texts that are too long.")] = False,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
+    split: Split = "validation",
+    truncation: Truncation = False,
+    device: Device = "cpu",
 ) -> None:
     """Measure which explanations are faithful: all methods on the same examples, random always among them."""
     from ..evaluation import Plan, read_dataset, run

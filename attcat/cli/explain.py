@@ -28,6 +28,7 @@ from ..trace import Hidden, Queries
 from .gather import KINDS, Asked, Bad, gather
 from .inputs import Item, check_kind, device_named, drawn, load_model, named_class
 from .journal import Journal, settings_of
+from .options import Device, Pair, PairColumn, Revision, Target, TextColumn, Truncation
 from .output import Writer, check_name, console_for_results, one_line, progress, write_file
 from .scale import ENGINES
 from .scale import run as run_parts
@@ -69,14 +70,8 @@ def explain(
         str | None,
         typer.Option(metavar="DIR_OR_HUB_ID", help="A model with its head; without it the embedded models are used."),
     ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option(metavar="COMMIT", help="The commit, branch or tag of a model on the hub [default: the newest]."),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(metavar="LABEL", help="The class to explain, by label or index [default: the predicted one]."),
-    ] = None,
+    revision: Revision = None,
+    target: Target = None,
     method: Annotated[
         str,
         typer.Option(
@@ -91,18 +86,13 @@ def explain(
     queries: Annotated[
         Queries, typer.Option(help="Whose attention weights a token: all tokens', or the pooled ones'.")
     ] = "mean",
-    pair: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="The second text, for models that read pairs.")
-    ] = None,
+    pair: Pair = None,
     choice: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="A choice, for models that choose between texts; given at least twice."),
     ] = None,
-    text_column: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The column of a table with the text [default: the one with a usual name]."),
-    ] = None,
-    pair_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the second text.")] = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
     stdin: Annotated[
         str | None,
         typer.Option(metavar="|".join(KINDS), help="What stdin holds [default: as its first line looks]."),
@@ -123,7 +113,7 @@ def explain(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Inputs per forward pass [default: a few thousand tokens].")
     ] = None,
-    truncation: Annotated[bool, typer.Option("--truncation", help="Truncate a text that is too long.")] = False,
+    truncation: Truncation = False,
     window: Annotated[
         bool, typer.Option("--window", help="Read long texts in overlapping windows instead of refusing them.")
     ] = False,
@@ -143,7 +133,7 @@ def explain(
             help="An input of another class, for contrast_cat, or a file or folder of them; may be given several times.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
+    device: Device = "cpu",
     output: Annotated[
         str | None,
         typer.Option(

@@ -9,6 +9,7 @@ import typer
 from ..errors import OptionError
 from ..methods import DEFAULT, read_name
 from .inputs import device_named
+from .options import Device
 
 
 def serve(
@@ -20,7 +21,7 @@ def serve(
         str, typer.Option(help="Where to listen; 0.0.0.0 lets everyone in the network use the page.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Show a page: type a sentence or give a picture, choose class and method, and see why. Ctrl-C ends it."""
     read_name(method)

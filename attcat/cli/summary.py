@@ -15,6 +15,7 @@ from ..methods import DEFAULT, read_name
 from ..render.summary import strongest
 from ..render.terminal import visible
 from .inputs import Item, check_kind, device_named, load_model
+from .options import Classifier, Device, LabelColumn, Limit, PairColumn, Split, TextColumn, Truncation
 from .output import console_for_results, counting, one_line, print_table, write_file
 
 if TYPE_CHECKING:
@@ -35,21 +36,17 @@ def summary(
             help="A .tsv, .csv or .jsonl file, a folder of pictures by class, or a dataset from the hub.",
         ),
     ],
-    model: Annotated[
-        str | None, typer.Option(metavar="DIR_OR_HUB_ID", help="A classifier; without it the embedded models are used.")
-    ] = None,
+    model: Classifier = None,
     method: Annotated[str, typer.Option(metavar="NAME", help="The attribution method, see attcat methods.")] = DEFAULT,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="How many examples, drawn with the seed [default: all].")
-    ] = None,
+    limit: Limit = None,
     seed: Annotated[int, typer.Option(min=0, help="The seed of the draw.")] = 0,
     minimum: Annotated[int, typer.Option(min=2, help="List a word from so many inputs on.")] = 3,
-    text_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the text.")] = None,
-    pair_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the second text.")] = None,
-    label_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column with the true class.")] = None,
-    split: Annotated[str, typer.Option(help="The split of a dataset from the hub.")] = "validation",
-    truncation: Annotated[bool, typer.Option("--truncation", help="Truncate texts that are too long.")] = False,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = "cpu",
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    split: Split = "validation",
+    truncation: Truncation = False,
+    device: Device = "cpu",
     output: Annotated[
         str | None, typer.Option(metavar="PATH", help=f"A file to write the summary to: {', '.join(SUFFIXES)}.")
     ] = None,

@@ -1,0 +1,30 @@
+"""Options that several commands have, with one wording."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Classifier = Annotated[
+    str | None, typer.Option(metavar="DIR_OR_HUB_ID", help="A classifier; without it the embedded models are used.")
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(metavar="COMMIT", help="The commit, branch or tag of a model on the hub [default: the newest]."),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(metavar="LABEL", help="The class to explain, by label or index [default: the predicted one]."),
+]
+Pair = Annotated[str | None, typer.Option(metavar="TEXT", help="The second text, for models that read pairs.")]
+TextColumn = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The column of a table with the text [default: the one with a usual name]."),
+]
+PairColumn = Annotated[str | None, typer.Option(metavar="NAME", help="The column with the second text.")]
+LabelColumn = Annotated[str | None, typer.Option(metavar="NAME", help="The column with the gold label.")]
+Split = Annotated[str, typer.Option(help="The split of a dataset from the hub.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="How many examples, drawn with the seed [default: all].")]
+Truncation = Annotated[bool, typer.Option("--truncation", help="Truncate texts that are too long.")]
+Device = Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the model runs.")]
