@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 from rich.text import Text
 
-from ..capture.rules import RULES, make_rule
 from ..errors import AttCATError, InputError, OptionError
-from ..explainer import Explainer
+from ..explainer import RULES, Explainer, Hidden, Queries, make_rule
 from ..explainer.columns import COLUMNS as RESULTS
 from ..explainer.each import Each
 from ..explanation import Explanation
@@ -24,7 +23,6 @@ from ..files import write_atomically
 from ..methods import DEFAULT, read_name
 from ..render import page, terminal, wording
 from ..render.terminal import visible
-from ..trace import Hidden, Queries
 from .gather import KINDS, Asked, Bad, gather
 from .inputs import Item, check_kind, device_named, drawn, load_model, named_class
 from .journal import Journal, settings_of
