@@ -12,7 +12,7 @@ RUNS ?= 20000
 EXAMPLES ?= 1000
 MODULES ?=
 
-.PHONY: help demo demo-llm test stress fuzz engines coverage mutants lint format train pictures docs bench survey package release clean
+.PHONY: help demo demo-llm test stress fuzz engines coverage mutants lint format train pictures notebooks docs bench survey package release clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,10 @@ pictures: $(READY)  ## draw the docs' pictures anew: contact sheets, and screens
 	$(if $(wildcard $(DATA)/photos.zip),$(BIN)/python -m attcat.demos.contact_sheet "$(DATA)/photos.zip" --output docs/contact_photographs.jpg)
 	$(if $(wildcard $(DATA)/photos.zip),$(BIN)/python -m attcat.demos.contact_sheet "$(DATA)/photos.zip" --against attcat --output docs/outliers.jpg)
 	$(if $(shell command -v chromium),$(BIN)/python tests/screenshots.py docs)
+
+notebooks: $(READY)  ## execute the demos' notebooks anew, each in a kernel of its own
+	$(BIN)/pip install --quiet --disable-pip-version-check 'nbclient>=0.10,<1' 'ipykernel>=6.29,<8'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/notebooks.py
 
 docs: $(READY)  ## build the documentation as a site, after its examples have run
 	$(BIN)/pytest -n auto --maxprocesses 4 tests/test_docs.py tests/test_extending.py tests/test_readme.py
