@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import datasets
 import numpy as np
+import pandas
+import pyarrow
 import pytest
 import torch
 import transformers
@@ -44,6 +48,41 @@ def photo() -> Image.Image:
 
 
 # -- texts -----------------------------------------------------------------------------------------------------------
+
+
+def columns(texts: list[str]) -> dict[str, Any]:
+    """The same texts as what tables hold them in."""
+    series = pandas.Series(texts, index=[7, 3])
+    return {
+        "series": series,
+        "categories": series.astype("category"),
+        "values": series.values,
+        "index": pandas.Index(texts),
+        "strings": np.array(texts),
+        "objects": np.array(texts, dtype=object),
+        "arrow": pyarrow.array(texts),
+        "chunks": pyarrow.chunked_array([texts]),
+        "dataset": datasets.Dataset.from_dict({"text": texts})["text"],
+    }
+
+
+@pytest.mark.parametrize("kind", list(columns(["a", "b"])))
+def test_a_column_is_a_list(text: attcat.Explainer, kind: str) -> None:
+    texts = ["a gripping film", "boring"]
+    found, expected = text(columns(texts)[kind]), text(texts)
+    assert [one.source for one in found] == texts
+    assert all(torch.equal(a.scores, b.scores) for a, b in zip(found, expected, strict=True))
+
+
+def test_labels_may_be_a_column_as_well(text: attcat.Explainer) -> None:
+    wanted = pandas.Series(["negative", "neutral"])
+    assert [one.label for one in text(pandas.Series(["a film", "boring"]), wanted)] == list(wanted)
+    assert [one.target for one in text(["a film", "boring"], pandas.Series([1, 0]))] == [1, 0]
+
+
+def test_a_data_frame_is_no_column(text: attcat.Explainer) -> None:
+    with pytest.raises(attcat.InputError, match="cannot read a text from DataFrame"):
+        text(pandas.DataFrame({"text": ["a film"]}))
 
 
 def test_one_input_gives_one_explanation_and_a_list_a_list(text: attcat.Explainer) -> None:

@@ -21,7 +21,7 @@ from ..trace import Hidden, Queries
 from . import windows, writing, zero_shot
 from .batch import BatchExplainer
 from .proof import prove
-from .rows import Input, batches, shaped, side_by_side, targets_by_row
+from .rows import Input, batches, column, shaped, side_by_side, targets_by_row
 from .settings import Settings
 
 
@@ -184,7 +184,8 @@ class Explainer:
 
         Args:
             inputs: a text, a pair of texts (tuple), a picture (path, PIL image, array, tensor), model arguments (a dict with
-                `input_ids` or `pixel_values`), or a list of these. A dict that holds several rows gives a list.
+                `input_ids` or `pixel_values`), or a list of these, also as a column: a pandas Series, an array of
+                strings, one of `datasets`. A dict that holds several rows gives a list.
             target: None for the predicted class; a class index; a label; two of them in a tuple for a contrast (why the
                 first rather than the second); a function from the model's output to one number per row. For a list of
                 inputs also a list with one of these each. For one input a list of these, or `"all"`, gives a list of
@@ -218,6 +219,7 @@ class Explainer:
             CaptureError: if the forward pass did not show what the method needs.
             UnsupportedModelError: if a model without an adapter fails the checks of its first use, see `attcat.explainer.proof`.
         """
+        inputs = column(inputs)
         if labels is not None:
             if target is not None or answer is not None or top_k is not None:
                 raise InputError("labels= explains the entailment of each label: leave out target, top_k and answer")

@@ -35,6 +35,22 @@ ALL = object()
 """Every class in turn."""
 
 
+def column(values: Any) -> Any:
+    """A column of inputs or targets as a list; anything else unchanged.
+
+    A column is a pandas or polars Series, an index or array of these, a one-dimensional array of strings or objects, an Arrow
+    array, or a sequence such as a column of `datasets`.
+    """
+    if isinstance(values, (str, bytes, tuple, list, Tensor)):
+        return values
+    if isinstance(values, np.ndarray):
+        return values.tolist() if values.ndim == 1 and values.dtype.kind in "OTU" else values
+    if hasattr(values, "to_pylist"):
+        return values.to_pylist()
+    series = hasattr(values, "to_numpy") and len(getattr(values, "shape", ())) == 1  # and no data frame
+    return list(values) if series or isinstance(values, Sequence) else values
+
+
 def targets_by_row(target: Any, rows: int, many: bool, top_k: int | None) -> tuple[list[Any], bool]:
     """The targets of each row, and whether the caller wants a list per row."""
     if top_k is not None:
@@ -42,7 +58,7 @@ def targets_by_row(target: Any, rows: int, many: bool, top_k: int | None) -> tup
         if target is not None:
             raise TargetError(Option("top_k", number), " and ", Option("target", target), ": give one of them")
         return [[Rank(place) for place in range(number)]] * rows, True
-    target = listed(target)
+    target = listed(column(target))
     if isinstance(target, str) and target == "all":
         return [ALL] * rows, True
     if not isinstance(target, list):
