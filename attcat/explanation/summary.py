@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 
 from .. import render, saving
 from ..errors import InputError
@@ -243,7 +243,7 @@ class _Sums:
     def term(self, text: str, segment: int) -> Term:
         """With the interval of Student's t."""
         error = (self.squares / (self.inputs - 1) / self.inputs) ** 0.5
-        reach = float(stats.t.ppf(0.975, self.inputs - 1)) * error
+        reach = float(stdtrit(self.inputs - 1, 0.975)) * error
         quotes = tuple(quote for *_, quote in sorted(self.quotes, key=lambda entry: -entry[0]))
         return Term(text, segment, self.inputs, self.count, self.mean, self.mean - reach, self.mean + reach, quotes)
 
