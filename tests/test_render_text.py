@@ -9,6 +9,7 @@ import sys
 import types
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib import metadata
 
 import pytest
 import torch
@@ -360,6 +361,19 @@ def test_a_reader_gets_the_gist_first_and_the_settings_last():
     places = [html.index(part) for part in order]
     assert places == sorted(places)
     assert "26.9%" in html
+
+
+def test_the_last_part_says_what_was_not_read_and_by_which_versions(monkeypatch):
+    last = lambda *made: render.page(list(made)).partition("How this was made")[2]  # noqa: E731
+    assert "not read" not in last(film())
+    assert "<dt>not read</dt><dd>7 tokens, cut from the end of 2 of 3 inputs</dd>" in last(
+        film(), replace(film(), dropped=3), replace(film(), dropped=4)
+    )
+    monkeypatch.setitem(sys.modules, "transformers", types.ModuleType("transformers"))
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    for name in ("attcat", "torch", "transformers"):
+        assert f"{name} {metadata.version(name)}" in last(film())
+    assert "timm" not in last(film())
 
 
 def test_many_share_one_scale_and_one_legend():

@@ -8,6 +8,7 @@ an opacity, and the order of the index. What comes from outside reaches it as da
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -241,7 +242,8 @@ def _origin(explanations: Sequence[Attribution]) -> str:
         ("method", dict.fromkeys(one.recipe for one in explanations)),
         ("model", dict.fromkeys(one.model for one in explanations if one.model)),
         ("task", dict.fromkeys(one.task for one in explanations)),
-        ("versions", [f"{name} {_version(name)}" for name in ("attcat", "torch")]),
+        ("not read", _unread(explanations)),
+        ("versions", [f"{name} {_version(name)}" for name in (*ALWAYS, *(n for n in PERHAPS if n in sys.modules))]),
         ("date", [time.strftime("%Y-%m-%d")]),
     ]
     rows = "".join(f"<dt>{name}</dt><dd>{escape('; '.join(told))}</dd>" for name, told in facts if told)
@@ -249,6 +251,25 @@ def _origin(explanations: Sequence[Attribution]) -> str:
         "<footer><h2>How this was made</h2><p>A score says how much a word or patch raised (+) or lowered (-) what the model "
         f"computed for the class. It shows what this model used, not what is true.</p><dl>{rows}</dl></footer>"
     )
+
+
+ALWAYS, PERHAPS = ("attcat", "torch"), ("transformers", "timm")
+"""Packages whose versions a page names: those of the program that wrote it, where it has loaded them."""
+
+
+def _unread(explanations: Sequence[Attribution]) -> list[str]:
+    """What the model did not see of its inputs, all together, and what it saw in parts."""
+    cut = [one.dropped for one in explanations if one.dropped]
+    hidden = sum(wording.has_blind_area(one) for one in explanations)
+    parts = sum(bool(one.windows) for one in explanations)
+    told = []
+    if cut:
+        told.append(f"{sum(cut)} tokens, cut from the end of {len(cut)} of {len(explanations)} inputs")
+    if hidden:
+        told.append(f"what lies outside of the crop of {hidden} of {len(explanations)} pictures")
+    if parts:
+        told.append(f"nothing as a whole of {parts} of {len(explanations)} inputs, which were read in windows")
+    return told
 
 
 def _version(name: str) -> str:
