@@ -4,6 +4,9 @@
     python -m attcat.demos.contact_sheet DATA/photos.zip --output docs/contact_photographs.jpg
     python -m attcat.demos.contact_sheet DATA/photos.zip --against attcat --output docs/outliers.jpg
 
+For each photograph a line says how many patches speak visibly for the class, and the last line names those that are classified
+right above 80 % and show nothing for it.
+
 Without an archive, the photographs that come with the package. With ``--against`` a method, only the six on which one patch
 takes the most of that method's magnitude: its maps above, those of the default below. Every picture has a scale of its own, as
 it has when it is explained alone.
@@ -21,12 +24,15 @@ from PIL import Image
 
 import attcat
 from attcat.files import encode_jpeg, write_atomically
-from attcat.render import image
+from attcat.render import image, wording
 
 from .embedded import HERE, objects
 
 ACROSS, SIDE = 6, 208
 """Panels in a row, and pixels of a panel's longest side."""
+
+SURE, VISIBLE = 0.8, 0.5
+"""A prediction should show what speaks for it above this probability: patches that have this part of the full colour."""
 
 
 def photographs(archive: Path | None) -> Iterator[tuple[str, Image.Image]]:
@@ -62,6 +68,22 @@ def largest(explanation: attcat.Explanation) -> float:
     return float(max(patches) / sum(patches))
 
 
+def evidence(explanation: attcat.Explanation) -> int:
+    """How many patches speak visibly for the class: those that have at least half of the full colour."""
+    return int((explanation.grid >= VISIBLE * wording.scale(explanation)).sum())
+
+
+def bare(found: Sequence[tuple[str, attcat.Explanation]]) -> list[str]:
+    """Prints the evidence on each photograph; returns those that are classified right, surely, and show none."""
+    lacking = []
+    for name, one in found:
+        print(f"{name}: {one.label} {one.probability or 0:.0%}, {evidence(one)} of {one.grid.numel()} patches for it")
+        right = one.label == name.partition(":")[0]  # the class, or the class and the file
+        if right and (one.probability or 0) > SURE and not evidence(one):
+            lacking.append(name)
+    return lacking
+
+
 def outliers(pictures: Sequence[tuple[str, Image.Image]], explainer: attcat.Explainer, method: str) -> Image.Image:
     """Those on which one patch takes the most, by this method and by the explainer; prints the shares."""
     other = attcat.Explainer(explainer.adapter, method=method)
@@ -90,7 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.against:
         sheet, count = outliers(pictures, explainer, given.against), min(ACROSS, len(pictures))
     else:
-        tiles = [tile(name, explainer(picture)) for name, picture in pictures]
+        found = [(name, explainer(picture)) for name, picture in pictures]
+        print(f"right above {SURE:.0%} without evidence: {', '.join(bare(found)) or 'none'}")
+        tiles = [tile(name, explanation) for name, explanation in found]
         rows = [image.beside(tiles[start : start + ACROSS], gap=10) for start in range(0, len(tiles), ACROSS)]
         sheet, count = image.stack(rows, gap=12), len(tiles)
     write_atomically(given.output, encode_jpeg(image.framed(sheet), quality=72))

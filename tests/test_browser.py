@@ -259,3 +259,16 @@ def test_five_hundred_texts_open_quickly(show: Any) -> None:
     assert opened.page.locator(".index tbody tr").count() == 500
     assert opened.page.locator(".readout").count() < 30  # what is not near is not built
     assert opened.seconds < 5  # one second on a quiet machine
+
+
+def test_the_printed_page_is_light_and_has_no_switches(show: Any) -> None:
+    """Also from a dark theme: ink on paper, colours kept, an input on one sheet where it fits."""
+    page = show([text(), picture()], color_scheme="dark")
+    assert page.locator(".tools").first.is_visible()
+    page.emulate_media(media="print", color_scheme="dark")
+    for selector in (".tools", ".readout", ".index input"):
+        assert not any(one.is_visible() for one in page.locator(selector).all())
+    paper = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert paper == "rgb(255, 255, 255)"
+    assert page.evaluate("getComputedStyle(document.querySelector('.text mark')).printColorAdjust") == "exact"
+    assert page.locator("footer").is_visible()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import drawn
 import pytest
 import torch
 import transformers
@@ -90,11 +93,23 @@ def test_contact_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert contact_sheet.main([str(archive), "--output", str(output)]) == 2
     with Image.open(output) as sheet:
         assert sheet.width > 2 * contact_sheet.SIDE
-    assert "2 photographs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 photographs" in said
+    assert "right above 80% without evidence: none" in said
+    assert re.search(r"^dog: dog: dog \d\d%, [1-9]\d* of 256 patches for it$", said, re.MULTILINE)
     assert contact_sheet.main([str(archive), "--against", "attcat", "--output", str(output)]) == 2
     assert "of the magnitude on one patch, now" in capsys.readouterr().out
     names = [name for name, _ in contact_sheet.photographs(None)]
     assert {"dog", "ship"} < set(names)
+
+
+def test_a_sure_and_right_prediction_without_evidence_is_named() -> None:
+    sure = drawn.picture(logits=torch.tensor([3.0, 0.0]))
+    against = replace(sure, layers=-sure.layers.abs())
+    doubtful = replace(against, logits=torch.tensor([1.0, 0.0]))
+    found = [("cat: a", sure), ("cat: b", against), ("cat: c", doubtful), ("dog: d", against)]
+    assert [contact_sheet.evidence(one) for _, one in found] == [1, 0, 0, 0]
+    assert contact_sheet.bare(found) == ["cat: b"]
 
 
 def test_lost_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -266,7 +266,7 @@ def _unread(explanations: Sequence[Attribution]) -> list[str]:
     if cut:
         told.append(f"{sum(cut)} tokens, cut from the end of {len(cut)} of {len(explanations)} inputs")
     if hidden:
-        told.append(f"what lies outside of the crop of {hidden} of {len(explanations)} pictures")
+        told.append(f"what lies outside of the crop of {hidden} of {len(explanations)} inputs")
     if parts:
         told.append(f"nothing as a whole of {parts} of {len(explanations)} inputs, which were read in windows")
     return told
