@@ -225,7 +225,8 @@ def read(folder: Path) -> list[Records]:
         InputError: if there is none, or two versions of the code made those of one data set.
     """
     places = [folder / f"{stem}-{how}" for stem, one in _all().items() for how in one.removals]
-    found = [Records(place) for place in places if (place / "records.jsonl").is_file()]
+    begun = [Records(place) for place in places if (place / "records.jsonl").is_file()]
+    found = [one for one in begun if one.values]
     if not found:
         expected = ", ".join(f"{stem}-{next(iter(one.removals))}" for stem, one in SETS.items())
         raise InputError(f"{folder} holds no evaluation: expected folders named {expected}")
@@ -265,8 +266,9 @@ def _summary(found: Sequence[Records]) -> str:
         f"ABPC; the first row is that of `{FIRST}`, the others are differences from it, in brackets the number of examples.\n",
         _differences(found, FIRST, lambda one: SETS[one.stem].short),
     ]
-    told.append(f"The same, from `{RIVAL}`:\n")
-    told.append(_differences(found, RIVAL, lambda one: SETS[one.stem].short))
+    for other in (RIVAL, OURS):
+        told.append(f"The same, from `{other}`:\n")
+        told.append(_differences(found, other, lambda one: SETS[one.stem].short))
     return "\n".join(told)
 
 
