@@ -2,10 +2,10 @@
 
     python -m attcat.demos.evaluation_page RECORDS [--write docs/evaluation.md]
 
-RECORDS holds a folder for each data set and way of removal, named ``SET-REMOVAL`` as in `SETS`, and in each the ``records.jsonl``
-of an evaluation; others are ignored. An unfinished evaluation counts as far as it goes: every figure stands beside the number of
-its examples, and a difference is of the examples that both methods have. Records of one model that two versions of the
-code made are refused.
+RECORDS holds a folder for each data set and way of removal, named ``SET-REMOVAL`` as in `SETS` and `ASIDE`, and in each the
+``records.jsonl`` of an evaluation; others are ignored. An unfinished evaluation counts as far as it goes: every figure stands
+beside the number of its examples, and a difference is of the examples that both methods have. Records of one model that two
+versions of the code made are refused.
 
 Everything above the line `BELOW` is written anew; what is under it was written by hand, and stays.
 """
@@ -90,6 +90,34 @@ SETS = {
     ),
 }
 
+_SHORT = "--limit 40 --references DATA/sst2/train.tsv"
+ASIDE = {
+    "sst2_short": Set("40 sentences of 6 to 14 words", "short sentences", "sst2/short.tsv", _SHORT, _TEXT),
+    "sst2_second_short": Set(
+        "The same 40 sentences, the second model",
+        "short sentences, second model",
+        "sst2/short.tsv",
+        f"--model SECOND/text {_SHORT}",
+        _TEXT,
+    ),
+    "photographs_grid": Set(
+        "The grid pointing game on photographs",
+        "mosaics of photographs",
+        "photographs",
+        "--references DATA/photos/cats_dogs/train",
+        _PICTURE,
+    ),
+}
+"""Evaluations by other figures than the curves'."""
+ABOUT = {
+    "naopc": "NAOPC: the area over the curve, token by token, as a share of what lies between the worst and the best order "
+    "that a beam search of width 5 finds; 1 is the ceiling. `short.tsv` holds the sentences of 6 to 14 words of SST-2 dev:\n\n"
+    "```sh\nawk -F'\\t' '{n = split($1, w, \" \")} n >= 6 && n <= 14' DATA/sst2/dev.tsv > DATA/sst2/short.tsv\n```\n",
+    "grid_2x2": "Mosaics of 2 x 2 and of 3 x 3 pictures of different classes that the model gets right: the share of the "
+    "positive relevance for a cell's class that lies in the cell. Chance is 1/4 and 1/9.\n",
+}
+"""What a figure is, before its table."""
+
 HEAD = """\
 # Which explanation is faithful? Measured on the embedded models, and on a second of each kind
 
@@ -129,13 +157,14 @@ class Records:
         self.values: dict[str, dict[int, dict[str, float]]] = {}
         self.right: dict[int, bool] = {}
         for line in lines:
-            for example, record in zip(line["examples"], line["records"], strict=False):
-                if "morf" not in record:  # a mosaic
-                    continue
-                values = {k: math.nan if v is None else float(v) for k, v in record["values"].items()}
-                values["srg"] = srg(record["morf"], record["lerf"])
-                self.values.setdefault(line["method"], {})[example] = values
-                self.right[example] = record["label"] == record["predicted"]
+            method, _, mosaic = line["method"].partition(" ")
+            places = range(len(line["records"])) if mosaic else line["examples"]
+            for example, record in zip(places, line["records"], strict=True):
+                known = self.values.setdefault(method, {}).setdefault(example, {})
+                known |= {k: math.nan if v is None else float(v) for k, v in record["values"].items()}
+                if not mosaic:
+                    known["srg"] = srg(record["morf"], record["lerf"])
+                    self.right[example] = record["label"] == record["predicted"]
 
     @property
     def stem(self) -> str:
@@ -149,8 +178,9 @@ class Records:
 
     @property
     def metrics(self) -> list[str]:
-        """As they were asked for, and what is read off the curves."""
-        return [*self.settings["metrics"], "srg"]
+        """As they were asked for, and what is read off the curves beside their area."""
+        asked = list(self.settings["metrics"])
+        return [*asked, "srg"] if "abpc" in asked else asked
 
     def of(self, method: str, metric: str, examples: Sequence[int] | None = None) -> list[float]:
         """The values of some examples, by default of all that are done."""
@@ -189,13 +219,14 @@ def _log_odds(probability: float) -> float:
 
 
 def read(folder: Path) -> list[Records]:
-    """The evaluations of a folder, in the order of `SETS`.
+    """The evaluations of a folder, in the order of `SETS` and `ASIDE`.
 
     Raises:
         InputError: if there is none, or two versions of the code made those of one data set.
     """
-    places = [folder / f"{stem}-{how}" for stem, one in SETS.items() for how in one.removals]
-    found = [Records(place) for place in places if (place / "records.jsonl").is_file()]
+    places = [folder / f"{stem}-{how}" for stem, one in _all().items() for how in one.removals]
+    begun = [Records(place) for place in places if (place / "records.jsonl").is_file()]
+    found = [one for one in begun if one.values]
     if not found:
         expected = ", ".join(f"{stem}-{next(iter(one.removals))}" for stem, one in SETS.items())
         raise InputError(f"{folder} holds no evaluation: expected folders named {expected}")
@@ -211,15 +242,21 @@ def read(folder: Path) -> list[Records]:
     return found
 
 
+def _all() -> dict[str, Set]:
+    return {**SETS, **ASIDE}
+
+
 def page(found: Sequence[Records]) -> str:
     """What the records say, in Markdown."""
-    usual = [one for one in found if one.removal == next(iter(SETS[one.stem].removals))]
-    others = [one for one in found if one not in usual]
+    curves = [one for one in found if one.stem in SETS]
+    usual = [one for one in curves if one.removal == next(iter(SETS[one.stem].removals))]
+    others = [one for one in curves if one not in usual]
     parts = [HEAD, "## In one table\n", _summary(usual), *(_section(one) for one in usual)]
     if others:
         parts.append("## Other ways of removal\n")
         parts.append(f"ABPC, minus `{FIRST}`. OddsCAT's own copies are made with [MASK], and with grey patches.\n")
         parts.append(_differences(others, FIRST, lambda one: f"{SETS[one.stem].short}, {one.removal}"))
+    parts += [_aside(one) for one in found if one.stem in ASIDE]
     parts.append("## Commands and versions\n\n" + _commands(found))
     return "\n".join(parts)
 
@@ -229,8 +266,9 @@ def _summary(found: Sequence[Records]) -> str:
         f"ABPC; the first row is that of `{FIRST}`, the others are differences from it, in brackets the number of examples.\n",
         _differences(found, FIRST, lambda one: SETS[one.stem].short),
     ]
-    told.append(f"The same, from `{RIVAL}`:\n")
-    told.append(_differences(found, RIVAL, lambda one: SETS[one.stem].short))
+    for other in (RIVAL, OURS):
+        told.append(f"The same, from `{other}`:\n")
+        told.append(_differences(found, other, lambda one: SETS[one.stem].short))
     return "\n".join(told)
 
 
@@ -268,6 +306,21 @@ def _section(one: Records) -> str:
     )
 
 
+def _aside(one: Records) -> str:
+    told, (metric, *_) = ASIDE[one.stem], one.metrics
+    rows = []
+    for method in sorted(one.values, key=lambda method: -one.mean(method, metric)):
+        cells = [one.cell(method, name) for name in one.metrics]
+        against = [one.difference(method, FIRST, name) for name in one.metrics]
+        rows.append([f"`{method}`", passes(method), *cells, *against, str(len(one.values[method]))])
+    names = [f"{name} {ARROWS[find_metric(name).better]}" for name in one.metrics]
+    minus = [f"{name} minus `{FIRST}`" for name in one.metrics]
+    title = f"## {told.title}" if metric.startswith("grid") else f"## {told.title}, {told.removals[one.removal]}"
+    return "\n".join(
+        [f"{title}\n", ABOUT[metric], markdown_table(["method", "passes", *names, *minus, "n"], rows) + "\n"]
+    )
+
+
 def _best(one: Records, metric: str, methods: Sequence[str]) -> str:
     sign = -1 if metric != "srg" and find_metric(metric).better == "lower" else 1
     return max(methods, key=lambda method: sign * one.mean(method, metric))
@@ -293,7 +346,7 @@ def _commands(found: Sequence[Records]) -> str:
     for one in found:
         methods = ",".join(method for method in one.values if method != "random")
         lines.append(
-            f"attcat evaluate DATA/{SETS[one.stem].data} {SETS[one.stem].others} \\\n"
+            f"attcat evaluate DATA/{_all()[one.stem].data} {_all()[one.stem].others} \\\n"
             f"    --removal {one.removal} --output RECORDS/{one.name} \\\n"
             f"    --metrics {','.join(one.settings['metrics'])} \\\n    --methods {methods}"
         )

@@ -223,6 +223,36 @@ def test_evaluation_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "wrote" in capsys.readouterr().out
 
 
+def lines(place: Path, metrics: list[str], found: dict[str, tuple[list[int], list[dict[str, Any]]]]) -> None:
+    """An evaluation with these settings, a line for each method."""
+    place.mkdir()
+    settings = {"code": "a" * 64, "model": "small", "fingerprint": "b" * 64, "metrics": metrics}
+    told = [{**settings, "removal": place.name.rpartition("-")[2]}]
+    told += [{"method": name, "examples": examples, "records": values} for name, (examples, values) in found.items()]
+    (place / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
+
+
+def test_figures_beside_the_curves(tmp_path: Path) -> None:
+    """NAOPC and mosaics have tables of their own; a mosaic's examples are its mosaics, whatever its line says."""
+    records(tmp_path / "sst2-pad", "attcat", [0], 0.2)
+    curve = {"label": 1, "predicted": 1, "morf": [0.9] + [0.4] * 10, "lerf": [0.9] + [0.6] * 10}
+    naopc = {
+        name: ([5, 6], [{**curve, "values": {"naopc": value}} for value in (level, level + 0.1)])
+        for name, level in {"attcat": 0.5, "oddscat": 0.7}.items()
+    }
+    lines(tmp_path / "sst2_short-pad", ["naopc"], naopc)
+    grid = {
+        f"{name} grid_2x2": ([2, 40], [{"values": {"grid_2x2": value}} for value in (level, level, level)])
+        for name, level in {"attcat": 0.5, "oddscat": 0.25}.items()
+    }
+    lines(tmp_path / "photographs_grid-mean", ["grid_2x2"], grid)
+    text = evaluation_page.page(evaluation_page.read(tmp_path))
+    assert "| `oddscat` | 1 | 0.750 [0.700, 0.800] | **+0.200 [+0.200, +0.200]** (2) | 2 |" in text
+    assert "| `oddscat` | 1 | 0.250 [0.250, 0.250] | **-0.250 [-0.250, -0.250]** (3) | 3 |" in text
+    assert "1 is the ceiling" in text
+    assert "Chance is 1/4 and 1/9" in text
+
+
 def test_the_page_refuses_what_does_not_belong_together(tmp_path: Path) -> None:
     with pytest.raises(attcat.InputError, match="expected folders named sst2-pad"):
         evaluation_page.main([str(tmp_path)])
