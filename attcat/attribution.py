@@ -15,7 +15,9 @@ from .errors import InputError, Option
 from .plain import recorded
 from .probabilities import Activation, probabilities, settled
 from .tokens import (
+    Interleaved,
     Segment,
+    Shares,
     Span,
     Tokens,
     View,
@@ -25,6 +27,7 @@ from .tokens import (
     group_of,
     group_times,
     group_words,
+    on_one_grid,
 )
 
 __all__ = ["Attribution", "Window", "read_only", "recorded"]
@@ -72,8 +75,8 @@ class Attribution:
         labels: the names of the `C` classes.
         method: name of the method.
         options: what the method was run with (`rule`, `hidden`, `queries`, ...), as plain JSON values.
-        source: the input: a string, a pair of strings, a picture as uint8 `[H, W, 3]`, a video as uint8 `[F, H, W, 3]`, or a
-            sound as a `Waveform`; None for model arguments.
+        source: the input: a string, a pair of strings, a picture as uint8 `[H, W, 3]`, a video as uint8 `[F, H, W, 3]`, a
+            sound as a `Waveform`, or a text with pictures as an `Interleaved`; None for model arguments.
         model: class name of the model.
         dropped: how many tokens were cut from a text that was too long.
         value: the number that is explained: the target's logit, or what the target function returned.
@@ -89,6 +92,7 @@ class Attribution:
             the score of a token is the mean over the windows that contain it. Empty if the text was read in one piece.
         answers: in question answering, for each class the characters of the context that it stands for; None for no answer.
         classes: the model's own indices of the `C` classes; None if all are kept, in their order.
+        start: how many tokens were given; the ones after them the model had written itself. None if it had written nothing.
 
     Raises:
         ValueError: if a field has another type, holds a number that is not finite (a logit may be minus infinity: a class that
@@ -102,7 +106,7 @@ class Attribution:
     labels: tuple[str, ...]
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    source: str | tuple[str, str] | np.ndarray | Waveform | None = None
+    source: str | tuple[str, str] | np.ndarray | Waveform | Interleaved | None = None
     model: str = ""
     dropped: int = 0
     value: float | None = None
@@ -116,6 +120,7 @@ class Attribution:
     answers: tuple[Span | None, ...] | None = None
     windows: tuple[Window, ...] = ()
     classes: tuple[int, ...] | None = None
+    start: int | None = None
 
     def __post_init__(self) -> None:
         plain.settle(self, _FIELDS)
@@ -134,6 +139,8 @@ class Attribution:
             )
         if self.position is not None and self.position >= len(self.tokens):
             raise ValueError(f"position {self.position} is not one of {len(self.tokens)} tokens")
+        if self.start is not None and self.start > len(self.tokens):
+            raise ValueError(f"{self.start} tokens were given, but there are only {len(self.tokens)}")
         if any(len(window.logits) != len(self.labels) for window in self.windows):
             raise ValueError(f"a window has logits for a number of classes other than {len(self.labels)}")
         if self.answers is not None and len(self.answers) != len(self.labels):
@@ -144,6 +151,8 @@ class Attribution:
             _check_picture(self.source, self.tokens)
         elif isinstance(self.source, Waveform):
             _check_times(self.source, self.tokens)
+        elif isinstance(self.source, Interleaved):
+            _check_interleaved(self.source, self.tokens)
         elif self.source is not None:
             _check_spans(self.texts, self.tokens)
         _check_extents(self)
@@ -295,6 +304,11 @@ class Attribution:
         return self.tokens.times is not None
 
     @property
+    def is_mixed(self) -> bool:
+        """True when words and patches of pictures stand in one sequence."""
+        return self.tokens.patches is not None
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """The strings that were explained: one, or two for a pair.
 
@@ -305,6 +319,8 @@ class Attribution:
             return (self.source,)
         if isinstance(self.source, tuple):
             return self.source
+        if isinstance(self.source, Interleaved):
+            return (self.source.text,)
         raise InputError("this explanation holds no text: explain a string with a tokenizer to get words")
 
     def words(self) -> list[Word]:
@@ -334,6 +350,8 @@ class Attribution:
         """
         if self.tokens.grid is None:
             what, use = ("sound", "segments()") if self.is_sound else ("text", "words()")
+            if self.is_mixed:
+                what, use = "text with pictures", "words(), heatmap(image) or of_image(image)"
             raise InputError(f"this explanation is of a {what}: use {use}, not grid or heatmap()")
         groups = () if self.tokens.frames is None else (len(self.tokens.frames),)
         return self.scores[~self.special].reshape(*groups, *self.tokens.grid)
@@ -378,6 +396,69 @@ class Attribution:
         return replace(self, layers=self.layers[:, chosen], tokens=part, source=picture, position=None)
 
     @property
+    def pictures(self) -> int:
+        """How many pictures the tokens of a mixed sequence lie on."""
+        return 1 + max((patches.picture for patches in self.tokens.patches or ()), default=-1)
+
+    def of_image(self, number: int = 0) -> Self:
+        """The part of a mixed sequence's attribution that lies on one picture, as that of a picture.
+
+        Where several grids lie on it (tiles and a thumbnail), each token's score is spread evenly over its cell and counted on
+        one grid that is as fine as the finest: sums stay as they are.
+
+        Args:
+            number: of the picture, from 0.
+
+        Raises:
+            InputError: if this is not of a mixed sequence, there is no such picture, or its tokens lie nowhere in it.
+        """
+        if not 0 <= number < self.pictures:
+            what = f"there are {self.pictures}, counted from 0" if self.is_mixed else "it is not of words and pictures"
+            raise InputError(f"this explanation has no picture {number}: {what}")
+        source = self.source.pictures[number] if isinstance(self.source, Interleaved) else None
+        layers, grid, view = _on_picture(self.layers, self.tokens, number)
+        labels = tuple(f"{row},{column}" for row in range(grid[0]) for column in range(grid[1]))
+        tokens = Tokens(labels, (False,) * len(labels), grid=grid, view=view)
+        return replace(self, layers=layers, tokens=tokens, source=source, bias=None, position=None, start=None)
+
+    def of_text(self) -> Self:
+        """The part of a mixed sequence's attribution that lies on words and special tokens, as that of a text.
+
+        Raises:
+            InputError: if this is not of a mixed sequence.
+        """
+        if self.tokens.places is None:
+            raise InputError("this explanation is not of words and pictures in one sequence: it has one part only")
+        chosen = [place is None for place in self.tokens.places]
+        kept = self.tokens.kept(chosen)
+        tokens = replace(kept, patches=None, places=None)
+        source = self.source.text if isinstance(self.source, Interleaved) else None
+        start = None if self.start is None else sum(chosen[: self.start])
+        position = None if self.position is None or not chosen[self.position] else sum(chosen[: self.position])
+        layers = self.layers[:, chosen]
+        # A part of the scores has no completeness: its bias is not known.
+        return replace(self, layers=layers, tokens=tokens, source=source, bias=None, position=position, start=start)
+
+    def shares(self) -> Shares:
+        """How much of the total magnitude lies on each picture, the text, what the model had written, and special tokens.
+
+        A large share does not mean that the answer is right, see docs/mixed.md.
+        """
+        scores, places = self.scores, self.tokens.places or (None,) * len(self.tokens)
+        count, start = self.pictures, len(self.tokens) if self.start is None else self.start
+        of = torch.empty(len(self.tokens), dtype=torch.long)
+        for at, (place, special) in enumerate(zip(places, self.tokens.special, strict=True)):
+            if place is not None:
+                of[at] = (self.tokens.patches or ())[place[0]].picture
+            else:
+                of[at] = count + (2 if special else 1 if at >= start else 0)
+        sums = torch.zeros(2, count + 3, dtype=torch.float64)
+        sums.index_add_(1, of, torch.stack([scores.abs(), scores]).double())
+        total = float(sums[0].sum()) or 1.0
+        *pictures, text, written, special_ = (float(share) / total for share in sums[0])
+        return Shares(tuple(pictures), text, written, special_, tuple(sums[1].tolist()), self.completeness)
+
+    @property
     def view(self) -> View:
         """Where the grid lies on the picture; the whole picture, if the tokens do not say.
 
@@ -389,10 +470,13 @@ class Attribution:
         height, width = self.source.shape[-3:-1] if isinstance(self.source, np.ndarray) else self.grid.shape[-2:]
         return self.tokens.view or View(width, height, (0, 0, width, height))
 
-    def heatmap(self) -> np.ndarray:
+    def heatmap(self, image: int = 0) -> np.ndarray:
         """The patch scores, bilinearly upsampled onto the original picture.
 
         The processor's resize and crop are undone: each value lies over the pixel that it came from.
+
+        Args:
+            image: of several pictures in a mixed sequence the number of one, from 0; see `of_image`.
 
         Returns:
             float32 `[H, W]`, in the original picture's pixels; NaN where the model saw nothing. Of a video, `[F, H, W]`:
@@ -401,6 +485,10 @@ class Attribution:
         Raises:
             InputError: if the input was neither a picture nor a video.
         """
+        if self.is_mixed:
+            return self.of_image(image).heatmap()
+        if image:
+            raise InputError(f"no picture {image}: this explanation is of one")
         grid, view = self.grid.numpy(), self.view
         if self.tokens.frames is None:
             return view.spread(grid).astype(np.float32)
@@ -436,8 +524,10 @@ def _made(kind: type[Attribution], given: dict[str, Any]) -> Attribution:
 
 def read_only(source: Any) -> Any:
     """A read-only source: pixels as a copy that cannot be made writable again; anything else as it is."""
-    if not isinstance(source, np.ndarray) or source.dtype != np.uint8 or isinstance(source.base, bytes):
+    if not isinstance(source, np.ndarray) or source.dtype != np.uint8:
         return source
+    if isinstance(source.base, bytes) and not source.flags.writeable:
+        return source  # what pickle makes has bytes below it, too, and can be written
     return np.ndarray(source.shape, source.dtype, source.tobytes())
 
 
@@ -449,9 +539,11 @@ def _source(value: Any) -> Any:
         return plain.text(value)
     if isinstance(value, tuple):
         return plain.tuple_of(plain.text, 2)(value)
-    if value is None or isinstance(value, (np.ndarray, Waveform)):
+    if value is None or isinstance(value, (np.ndarray, Waveform, Interleaved)):
         return read_only(value)
-    raise ValueError(f"got {type(value).__name__}, expected a string, a pair of strings, a picture, a Waveform or None")
+    raise ValueError(
+        f"got {type(value).__name__}, expected a string, a pair of strings, a picture, a Waveform, an Interleaved or None"
+    )
 
 
 def _float32(value: Any) -> Tensor:
@@ -502,6 +594,7 @@ _FIELDS: dict[str, plain.Check] = {
     "answers": plain.optional(plain.tuple_of(plain.optional(plain.span))),
     "windows": plain.tuple_of(plain.a(Window)),
     "classes": plain.optional(plain.tuple_of(plain.whole())),
+    "start": plain.optional(plain.whole()),
 }
 
 
@@ -529,6 +622,49 @@ def _check_times(sound: Waveform, tokens: Tokens) -> None:
         raise ValueError(f"a token starts after {late[0][0]:.3f} s, the sound has {sound.seconds:.3f} s")
 
 
+def _check_interleaved(source: Interleaved, tokens: Tokens) -> None:
+    if tokens.patches is None:
+        raise ValueError("a text with pictures is explained by words and patches, but the tokens have no patches")
+    for patches in tokens.patches:
+        if patches.picture >= len(source.pictures):
+            raise ValueError(f"a grid lies on picture {patches.picture}, but there are {len(source.pictures)}")
+        height, width = source.pictures[patches.picture].shape[:2]
+        if patches.grid is not None:
+            check_size(patches.grid, height, width)
+        if patches.view is not None and (patches.view.height, patches.view.width) != (height, width):
+            raise ValueError(
+                f"a view is of {patches.view.width} x {patches.view.height} pixels, the picture has {width} x {height}"
+            )
+    _check_spans((source.text,), tokens)
+
+
+def _on_picture(layers: Tensor, tokens: Tokens, picture: int) -> tuple[Tensor, tuple[int, int], View | None]:
+    """The contributions on a picture, `[L, cells]`, on one grid, and where that lies.
+
+    Raises:
+        InputError: if the tokens of the picture lie nowhere in it, or it is not known where its tiles lie.
+    """
+    placed = [
+        (one, _cells_of(layers, tokens, at, one.grid))
+        for at, one in enumerate(tokens.patches or ())
+        if one.picture == picture and one.grid is not None
+    ]
+    try:
+        found, grid, view = on_one_grid(placed)
+    except ValueError as error:
+        raise InputError(f"picture {picture}: {error}") from error
+    return torch.from_numpy(found).float(), grid, view
+
+
+def _cells_of(layers: Tensor, tokens: Tokens, number: int, grid: tuple[int, int]) -> np.ndarray:
+    """The contributions of a grid's cells, `[L, cells]`; 0 for cells without a token."""
+    found = torch.zeros(len(layers), grid[0] * grid[1])
+    for at, place in enumerate(tokens.places or ()):
+        if place is not None and place[0] == number:
+            found[:, place[1]] = layers[:, at]
+    return found.numpy()
+
+
 def _check_spans(texts: tuple[str, ...], tokens: Tokens) -> None:
     if tokens.grid is not None:
         raise ValueError("a text is not explained by a grid of patches, but the tokens have one")
@@ -540,7 +676,7 @@ def _check_spans(texts: tuple[str, ...], tokens: Tokens) -> None:
 
 def _check_extents(given: Attribution) -> None:
     """Check that answers lie in the context, and windows in the text, if there is one."""
-    texts = given.texts if isinstance(given.source, (str, tuple)) else ()
+    texts = given.texts if isinstance(given.source, (str, tuple, Interleaved)) else ()
     context = len(texts[1]) if len(texts) == 2 and given.tokens.spans is not None else 0
     if any(span is not None and span[1] > context for span in given.answers or ()):
         raise ValueError(f"an answer lies outside of the context, of which {context} characters are known")

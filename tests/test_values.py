@@ -186,7 +186,11 @@ def test_a_frozen_mapping_is_like_a_dict_to_read() -> None:
         ("options", {"f": len}, "options: got <built-in function len>, expected a plain value"),
         ("options", {"x": float("nan")}, "options: got nan, expected a plain value"),
         ("options", {1: 1}, "options: got 1, expected a string"),
-        ("source", ["a"], "source: got list, expected a string, a pair of strings, a picture, a Waveform or None"),
+        (
+            "source",
+            ["a"],
+            "source: got list, expected a string, a pair of strings, a picture, a Waveform, an Interleaved",
+        ),
         ("source", ("a",), "source: .* expected a tuple of 2"),
         ("dropped", 1.0, "dropped: got 1.0, expected an integer from 0"),
         ("value", "x", "value: got 'x', expected a finite number"),

@@ -23,6 +23,7 @@ from ..model.bound import borrowed
 from ..model.translating import Translator
 from ..model.writing import Prompt, Writer, is_chat
 from ..targets import Goal, Target
+from ..tokens import Interleaved
 from ..trace import Trace
 from .batch import BatchExplainer, Chosen
 from .rows import batches
@@ -53,7 +54,8 @@ def generate(
     ids = torch.tensor([read.ids], device=adapter.device)
     with borrowed(adapter) as own, torch.no_grad():
         running: Any = own.model
-        found = running.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, **options)
+        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **read.further}
+        found = running.generate(**given, max_new_tokens=new, **options)
     rows = found if isinstance(found, Tensor) else getattr(found, "sequences", None)
     if not isinstance(rows, Tensor) or len(rows) != 1:
         given = "no sequences" if rows is None else f"{len(rows)} sequences"
@@ -78,7 +80,7 @@ def _generation(
     plain: BatchExplainer, writer: Writer, prompt: Prompt, answer: Any, target: Any, contrast: bool
 ) -> Generation:
     adapter, encoding, lead = writer.adapter, writer.written(prompt, answer), writer.lead(prompt)
-    (tokens,), (text,) = encoding.tokens, encoding.sources
+    (tokens,), text = encoding.tokens, _text_of(encoding.sources[0])
     source = Reading(BatchExplainer(adapter, plain.settings), plain, writer, encoding, target, contrast)
     if text is not None:
         said = text[len(lead or "") :]
@@ -87,6 +89,10 @@ def _generation(
     else:
         said = " ".join(tokens.labels[encoding.start :])
     return Generation(said, tokens, encoding.start, None if text is None else lead, source)
+
+
+def _text_of(source: Any) -> str | None:
+    return source.text if isinstance(source, Interleaved) else source
 
 
 class Reading(Source):
@@ -230,6 +236,7 @@ class Reading(Source):
         return {
             "tokens": self._tokens(length),
             "source": self._text(length),
+            "start": self._given,
             "task": adapter.head.task,
             "activation": adapter.head.activation,
             "method": self.side.settings.method.name,
@@ -237,19 +244,26 @@ class Reading(Source):
             "model": type(adapter.model).__name__,
         }
 
+    @property
+    def _given(self) -> int | None:
+        """How many tokens were given, where an explanation holds what was written against pictures and words."""
+        return self.encoding.start if isinstance(self.encoding.sources[0], Interleaved) else None
+
     def _tokens(self, length: int) -> Any:
         tokens = self.encoding.tokens[0]
         return tokens.kept([at < length for at in range(len(tokens))])
 
-    def _text(self, length: int) -> str | None:
-        """The text up to so many tokens: the prompt, and of the answer what they complete."""
-        text = self.encoding.sources[0]
+    def _text(self, length: int) -> Any:
+        """The text up to so many tokens, with its pictures: the prompt, and of the answer what they complete."""
+        source = self.encoding.sources[0]
+        text = _text_of(source)
         if text is None:
             return None
         spans, start = self.encoding.tokens[0].spans or (), self.encoding.start
         later = [span[0] for span in spans[start:] if span is not None]
         ends = [span[1] for span in spans[start:length] if span is not None]
-        return str(text[: max(ends, default=min(later, default=len(text)))])
+        part = text[: max(ends, default=min(later, default=len(text)))]
+        return Interleaved(part, source.pictures) if isinstance(source, Interleaved) else part
 
     def _beginning(self, place: int, goal: Goal, row: int) -> Explanation:
         """By itself, for a method that runs the model again: the text before the token, and what follows it."""
@@ -265,7 +279,8 @@ class Reading(Source):
         function = goal.functions[row]
         own, against = int(goal.classes[row]), int(goal.against[row])
         target: Target = function if function is not None else own if against < 0 else (own, against)
-        return self.plain.explain(self.plain.adapter.head.point(encoding, [None]), [[target]])[0][0]
+        found = self.plain.explain(self.plain.adapter.head.point(encoding, [None]), [[target]])[0][0]
+        return replace(found, start=self._given)
 
     # -- a part ------------------------------------------------------------------------------------------------------
 

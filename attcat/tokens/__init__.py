@@ -2,7 +2,7 @@
 
 A score is worthless without the word, the pixels or the moment that it belongs to. `Tokens` carries that knowledge from the
 adapter, which makes it, to the code that draws or measures, and is checked once, here. Moments of a sound are in `times`,
-frames of a video in `frames`.
+frames of a video in `frames`, patches among words in `interleaved`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from .. import plain
 from .frames import Frames, check_frames, group_of
+from .interleaved import Interleaved, Patches, Place, Shares, check_place, check_places, on_one_grid
 from .times import Segment, Time, Waveform, check_time, group_times
 
 Span = tuple[int, int]
@@ -25,7 +26,11 @@ Span = tuple[int, int]
 __all__ = [
     "MAX_PIXELS",
     "Frames",
+    "Interleaved",
+    "Patches",
+    "Place",
     "Segment",
+    "Shares",
     "Span",
     "Time",
     "Tokens",
@@ -36,6 +41,7 @@ __all__ = [
     "group_of",
     "group_times",
     "group_words",
+    "on_one_grid",
     "overlapping",
     "trim",
 ]
@@ -162,6 +168,8 @@ class Tokens:
         bands: for a sound, the band of frequencies `(lowest, one past the highest)` of each token, as numbers of the filters of
             the model's own spectrogram.
         frames: for a video, the frames of each group.
+        patches: for words and pictures in one sequence, the grids of the pictures' tokens.
+        places: in such a sequence, where each token lies in these grids; None for words and special tokens.
 
     Raises:
         ValueError: if a field has another type, the lengths disagree, or the grid does not hold the tokens that are not
@@ -178,10 +186,12 @@ class Tokens:
     times: tuple[Time | None, ...] | None = None
     bands: tuple[Span | None, ...] | None = None
     frames: tuple[Frames, ...] | None = None
+    patches: tuple[Patches, ...] | None = None
+    places: tuple[Place | None, ...] | None = None
 
     def __post_init__(self) -> None:
         plain.settle(self, _TOKENS)
-        for name in ("special", "spans", "segments", "words", "times", "bands"):
+        for name in ("special", "spans", "segments", "words", "times", "bands", "places"):
             value: Sequence[object] | None = getattr(self, name)
             if value is not None and len(value) != len(self.labels):
                 raise ValueError(f"{len(self.labels)} tokens, but {name} has {len(value)} entries")
@@ -199,6 +209,16 @@ class Tokens:
             raise ValueError("frames are covered by a grid of patches each, but there is no grid")
         if self.bands is not None and self.times is None:
             raise ValueError("bands are those of a sound, but the tokens have no times")
+        check_places(self.patches, self.places)
+        for patches in self.patches or ():
+            if patches.view is not None:
+                plain.settle(patches, {"view": plain.a(View)})
+                check_size(patches.grid or (1, 1), patches.view.height, patches.view.width)
+        if self.patches is not None and (self.grid is not None or self.times is not None):
+            raise ValueError("a sequence of words and patches has grids of its own: leave out grid and times")
+        for at, place in enumerate(self.places or ()):
+            if place is not None and (self.special[at] or (self.spans is not None and self.spans[at] is not None)):
+                raise ValueError(f"token {at} is a patch, so it is neither special nor has it characters")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -217,6 +237,8 @@ class Tokens:
             words=pick(self.words),
             times=pick(self.times),
             bands=pick(self.bands),
+            patches=self.patches,
+            places=pick(self.places),
         )
 
 
@@ -231,6 +253,8 @@ _TOKENS = {
     "times": plain.optional(plain.tuple_of(plain.optional(check_time))),
     "bands": plain.optional(plain.tuple_of(plain.optional(plain.span))),
     "frames": plain.optional(check_frames),
+    "patches": plain.optional(plain.tuple_of(plain.a(Patches))),
+    "places": plain.optional(plain.tuple_of(plain.optional(check_place))),
 }
 
 
