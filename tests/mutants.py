@@ -1,90 +1,384 @@
 """Mutation testing: does a test fail when the code is changed? `python tests/mutants.py [module...]`, resumable.
 
-cosmic-ray changes one place of a module at a time and runs the tests that answer for it. It writes into the sources, so it is
-given a copy of them; `out/mutants/` holds the copy and a session per module, and another run goes on where the last one stopped.
-The mutants that no test noticed are listed at the end.
+cosmic-ray says how a module can be changed, one place at a time. A process that has imported torch, transformers and the rest
+once forks for each change; the child sees the changed source in place of the module (no file is written) and runs the tests
+that come by the changed line, cheapest first and each function's before its other parameters, until one fails or `BUDGET`
+seconds of tests are used up. Which tests come by, and how long they take, is measured once, by the suite under coverage.
+
+Changes are tried in a drawn order, so that what has been tried is a fair sample of all. Of a number only +1 is tried, of an
+operator its opposite and its neighbour. Left out are type annotations, `strict=` of zip, which is an assertion, and abstract
+methods.
+
+`out/mutants/` holds what was measured and a line per change that was tried, under the changed source's hash: another run goes
+on where the last one stopped, and a module that was edited starts anew. `--again` tries the survivors once more, after tests
+were added; `--write` makes docs/mutants.md of it, with the reasons for survivors that tests/survivors.tsv gives.
 """
 
 from __future__ import annotations
 
-import shutil
+import argparse
+import ast
+import collections
+import contextlib
+import functools
+import hashlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import io
+import json
+import os
+import random
+import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "out" / "mutants"
-TREE = OUT / "tree"
+REASONS = ROOT / "tests" / "survivors.tsv"
+BUDGET = 20.0
+"""Seconds of tests for one change, as they were measured."""
 
-TESTS = {
-    "attcat/methods/attention.py": "tests/test_methods.py tests/test_truth.py",
-    "attcat/methods/cat.py": "tests/test_methods.py -k cat",
-    "attcat/methods/contrast.py": "tests/test_methods.py -k contrast_cat",
-    "attcat/methods/odds.py": "tests/test_oddscat.py",
-    "attcat/methods/propagation.py": "tests/test_methods.py tests/test_relevance.py",
-    "attcat/capture/attention.py": "tests/test_methods.py tests/test_truth.py tests/test_speed_paths.py",
-    "attcat/capture/blocks.py": "tests/test_faults.py tests/test_methods.py",
-    "attcat/capture/linearised.py": "tests/test_rules.py tests/test_graded.py",
-    "attcat/capture/randomness.py": "tests/test_threads.py",
-    "attcat/capture/relevance.py": "tests/test_relevance.py",
-    "attcat/capture/rules.py": "tests/test_rules.py tests/test_graded.py tests/test_truth.py",
-    "attcat/capture/torch_calls.py": "tests/test_rules.py tests/test_truth.py tests/test_faults.py",
-    "attcat/capture/twin.py": "tests/test_threads.py tests/test_faults.py",
-    "attcat/trace/checks.py": "tests/test_truth.py tests/test_methods.py",
-    "attcat/trace/passes.py": "tests/test_oddscat.py tests/test_methods.py",
-    "attcat/trace/recording.py": "tests/test_truth.py tests/test_methods.py tests/test_faults.py",
-    "attcat/trace/values.py": "tests/test_values.py tests/test_methods.py",
+ROOMS = ("methods", "capture", "trace")
+REPLACED = {
+    "ReplaceBinaryOperator": "Add_Sub Sub_Add Mul_Div Div_Mul FloorDiv_Mul Mod_Mul Pow_Mul BitOr_BitAnd BitAnd_BitOr",
+    "ReplaceComparisonOperator": "Eq_NotEq NotEq_Eq Is_IsNot IsNot_Is Lt_LtE Lt_GtE LtE_Lt LtE_Gt Gt_GtE Gt_LtE GtE_Gt GtE_Lt",
+    "ReplaceUnaryOperator": "Delete_USub Delete_Not Delete_Invert",
 }
-"""From a module to the tests that answer for it; the whole suite after each change would take weeks."""
-
-CONFIGURATION = """[cosmic-ray]
-module-path = "{module}"
-timeout = 600.0
-excluded-modules = []
-test-command = "{python} -m pytest -x -q -p no:cacheprovider -p no:randomly {tests}"
-
-[cosmic-ray.distributor]
-name = "local"
-"""
+OPERATORS = [
+    *(f"core/{kind}_{pair}" for kind, pairs in REPLACED.items() for pair in pairs.split()),
+    *("core/" + name for name in ["NumberReplacer", "AddNot", "ReplaceAndWithOr", "ReplaceOrWithAnd"]),
+    *("core/" + name for name in ["ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "RemoveDecorator"]),
+    *("core/" + name for name in ["ZeroIterationForLoop", "ReplaceContinueWithBreak", "ReplaceBreakWithContinue"]),
+    "core/ExceptionReplacer",
+]
 
 
-def copied() -> None:
-    """The tracked files as they are now, where there is no copy yet."""
-    if TREE.exists():
+class Mutant(NamedTuple):
+    """A change of a module: where, what, and the changed source."""
+
+    module: str
+    line: int
+    last: int
+    operator: str
+    change: str
+    source: str
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(f"{self.module}\n{self.source}".encode()).hexdigest()[:20]
+
+
+def mutants(module: str) -> list[Mutant]:
+    """Every change of a module that is tried, in a drawn order."""
+    import cosmic_ray.plugins
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.mutating import mutate_code
+
+    source = (ROOT / module).read_text(encoding="utf-8")
+    tree, spared, found = get_ast(source), list(spared_places(ast.parse(source))), {}
+    for name in OPERATORS:
+        operator = cosmic_ray.plugins.get_operator(name)()
+        places = [place for node in ast_nodes(tree) for place in operator.mutation_positions(node)]
+        for number, (start, end) in enumerate(places):
+            if any(first <= start and end <= last for first, last in spared):
+                continue
+            if name == "core/NumberReplacer" and number % 2:
+                continue
+            mutated = mutate_code(source, operator, number)
+            if mutated is None or not differs(source, mutated):
+                continue
+            change = changed_lines(source, mutated)
+            mutant = Mutant(module, start[0], end[0], name.removeprefix("core/"), change, mutated)
+            found[mutant.key] = mutant
+    order = [found[key] for key in sorted(found)]
+    random.Random(module).shuffle(order)
+    return order
+
+
+def spared_places(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """From where to where nothing is changed."""
+    for node in ast.walk(tree):
+        spared: list[ast.AST | None] = []
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            spared = [
+                node.returns,
+                *(d for d in node.decorator_list if ast.unparse(d) in ("abstractmethod", "overload")),
+            ]
+        elif isinstance(node, (ast.arg, ast.AnnAssign)):
+            spared = [node.annotation]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "zip":
+            spared = [k for k in node.keywords if k.arg == "strict"]
+        for one in filter(None, spared):
+            before = 1 if isinstance(one, ast.expr) and one in getattr(node, "decorator_list", ()) else 0  # the @
+            yield (one.lineno, one.col_offset - before), (one.end_lineno + before, one.end_col_offset)  # type: ignore[attr-defined]
+
+
+def differs(source: str, mutated: str) -> bool:
+    """Whether the changed source is Python, and not the same."""
+    try:
+        return ast.dump(ast.parse(source)) != ast.dump(ast.parse(mutated))
+    except SyntaxError:
+        return False
+
+
+def changed_lines(source: str, mutated: str) -> str:
+    pairs = zip(source.splitlines(), mutated.splitlines(), strict=False)
+    before, after = next(((a.strip(), b.strip()) for a, b in pairs if a != b), ("", ""))
+    return f"{before}  ->  {after}"
+
+
+# Which tests come by a line
+
+
+def measured() -> None:
+    """Run the suite once, to know which tests come by which lines and how long they take."""
+    if (OUT / "times.xml").exists():
         return
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (TREE / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, TREE / name)
+    print("the whole suite is run once, under coverage", flush=True)
+    command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", "--cov", "--cov-context=test"]
+    subprocess.run(
+        [*command, "--cov-report=", f"--junitxml={OUT / 'times.xml'}"],
+        cwd=ROOT,
+        env={**os.environ, "COVERAGE_FILE": str(OUT / "coverage"), "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
 
 
-def tool(name: str, *arguments: str) -> str:
-    """One of cosmic-ray's programs, in the copy; its results."""
-    program = Path(sys.executable).with_name(name)
-    command = [str(program) if program.exists() else name, *arguments]
-    done = subprocess.run(command, cwd=TREE, check=True, stdout=subprocess.PIPE, text=True)
-    return done.stdout
+@functools.cache
+def durations() -> dict[str, float]:
+    """Seconds of each test, by its id."""
+    found = {}
+    for case in ElementTree.parse(OUT / "times.xml").iter("testcase"):
+        if not len(case):  # it neither failed nor was skipped
+            path = case.get("classname", "").replace(".", "/")
+            found[f"{path}.py::{case.get('name')}"] = float(case.get("time", 0))
+    return found
 
 
-def tried(module: str) -> None:
-    """Every mutant of a module that was not tried yet, then the figures."""
-    stem = module.replace("/", "-").removesuffix(".py")
-    configuration, session = OUT / f"{stem}.toml", OUT / f"{stem}.sqlite"
-    configuration.write_text(CONFIGURATION.format(module=module, python=sys.executable, tests=TESTS[module]))
-    if not session.exists():
-        tool("cosmic-ray", "baseline", str(configuration))
-        tool("cosmic-ray", "init", str(configuration), str(session))
-    tool("cosmic-ray", "exec", str(configuration), str(session))
-    print(f"== {module}\n{tool('cr-report', str(session), '--show-diff', '--surviving-only')}", flush=True)
+@functools.cache
+def visits(module: str) -> dict[int, set[str]]:
+    """From a line to the tests that come by; 0 for the module."""
+    import coverage
+
+    data = coverage.CoverageData(str(OUT / "coverage"))
+    data.read()
+    path = next((p for p in data.measured_files() if p.endswith("/" + module)), None)
+    lines = data.contexts_by_lineno(path) if path else {}
+    known = durations()
+    found: dict[int, set[str]] = {
+        line: {test for test in (c.rpartition("|")[0] for c in contexts) if test in known}
+        for line, contexts in lines.items()
+    }
+    found[0] = set().union(*found.values())
+    return found
+
+
+def tests_of(mutant: Mutant) -> list[str]:
+    """What is run for a change: one test of each function, then their other parameters, cheapest first."""
+    lines, known = visits(mutant.module), durations()
+    chosen: set[str] = set().union(*(lines.get(line, set()) for line in range(mutant.line, mutant.last + 1)))
+    if not chosen:  # within a longer statement, or what is run by the import
+        statement = enclosing(mutant)
+        chosen = lines.get(statement, set()) or lines[0]
+    places: dict[str, int] = collections.Counter()
+    ranked = []
+    for test in sorted(chosen, key=lambda test: (known[test], test)):
+        function = test.partition("[")[0]
+        ranked.append((places[function], known[test], test))
+        places[function] += 1
+    total, kept = 0.0, []
+    for _, seconds, test in sorted(ranked):
+        if total + seconds <= BUDGET or not kept:
+            kept.append(test)
+            total += seconds
+    return kept
+
+
+def enclosing(mutant: Mutant) -> int:
+    tree = ast.parse((ROOT / mutant.module).read_text(encoding="utf-8"))
+    around = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno <= mutant.line <= (n.end_lineno or 0)]
+    return max((n.lineno for n in around), default=0)
+
+
+# The process that forks
+
+
+class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Loads a changed source in place of a module."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self.path, self.source = ROOT / mutant.module, mutant.source
+        self.name = mutant.module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+    def find_spec(self, name: str, *_: Any) -> importlib.machinery.ModuleSpec | None:
+        if name != self.name:
+            return None
+        folder = [str(self.path.parent)] if self.path.name == "__init__.py" else None
+        return importlib.util.spec_from_file_location(name, self.path, loader=self, submodule_search_locations=folder)
+
+    def exec_module(self, module: Any) -> None:
+        exec(compile(self.source, str(self.path), "exec", dont_inherit=True), module.__dict__)
+
+
+QUIET = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:pytest_cov"]
+
+
+def warmed(files: list[str]) -> None:
+    """Import what the tests import, and forget what is ours."""
+    import pytest
+
+    ours = {path.stem for path in (ROOT / "tests").glob("*.py")}
+    with contextlib.redirect_stdout(io.StringIO()):
+        pytest.main([*QUIET, "--collect-only", *files])
+    for name in [n for n in sys.modules if n.partition(".")[0] == "attcat" or n.rpartition(".")[2] in ours]:
+        if name not in ("__main__", "attcat-typing") and not name.startswith(("torch", "transformers", "_pytest")):
+            del sys.modules[name]
+
+
+def outcome(mutant: Mutant | None, tests: list[str]) -> tuple[str, float]:
+    """What the tests say: "killed", "survived", "killed (time)", or of no change "survived" where all pass."""
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        status = 70
+        try:
+            os.setsid()
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for number in (0, 1, 2):
+                os.dup2(nowhere, number)
+            if mutant is not None:
+                sys.meta_path.insert(0, Changed(mutant))
+            import pytest
+
+            status = int(pytest.main([*QUIET, "-x", *tests]))
+        finally:
+            os._exit(status)
+    limit = started + 30 + 4 * sum(durations()[test] for test in tests)
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() > limit:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return "killed (time)", time.monotonic() - started
+        time.sleep(0.02)
+    return ("survived" if status == 0 else "killed"), time.monotonic() - started
+
+
+def tried(modules: list[str], again: bool, limit: float) -> None:
+    """Try what was not tried yet; a module's turn takes `limit` seconds at most."""
+    known = {line["key"]: line for line in results()}
+    files = sorted({test.partition("::")[0] for module in modules for test in visits(module)[0]})
+    warmed(files)
+    for module in modules:
+        ends = time.monotonic() + limit
+        for mutant in mutants(module):
+            before = known.get(mutant.key)
+            if time.monotonic() > ends or (before and not (again and before["outcome"] == "survived")):
+                continue
+            tests = tests_of(mutant)
+            said, seconds = outcome(mutant, tests) if tests else ("survived", 0.0)
+            if said != "survived" and not passing(tuple(tests)):
+                raise SystemExit(f"these tests fail without any change: {' '.join(tests)}")
+            line = {"key": mutant.key, "module": module, "line": mutant.line, "operator": mutant.operator}
+            line |= {"change": mutant.change, "outcome": said, "seconds": round(seconds, 1), "tests": len(tests)}
+            with (OUT / "results.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+            print(f"{said:14} {seconds:5.1f} s  {module}:{mutant.line}  {mutant.change}", flush=True)
+
+
+@functools.cache
+def passing(tests: tuple[str, ...]) -> bool:
+    """Whether the tests pass without any change, looked at once for each test."""
+    new = [test for test in tests if test not in SOUND]
+    if new and outcome(None, new)[0] != "survived":
+        return False
+    SOUND.update(new)
+    return True
+
+
+SOUND: set[str] = set()
+
+
+def results() -> list[dict[str, Any]]:
+    """The last outcome of each change."""
+    path = OUT / "results.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return list({line["key"]: line for line in lines}.values())
+
+
+# What came out
+
+
+def reasons() -> dict[tuple[str, str], str]:
+    """Why a survivor is left: by module and change."""
+    lines = REASONS.read_text(encoding="utf-8").splitlines() if REASONS.exists() else []
+    rows = [line.split("\t") for line in lines if line]
+    return {(module, change): reason for module, change, reason in rows}
+
+
+def report(modules: list[str]) -> str:
+    """A table of the modules, and the survivors with their reasons, in Markdown."""
+    known, why = {line["key"]: line for line in results()}, reasons()
+    rows, survivors, sums = [], [], [0, 0, 0]
+    for module in modules:
+        every = mutants(module)
+        seen = [known[mutant.key] for mutant in every if mutant.key in known]
+        killed = sum(line["outcome"] != "survived" for line in seen)
+        sums = [a + b for a, b in zip(sums, (len(every), len(seen), killed), strict=True)]
+        rows.append(row(module, len(every), len(seen), killed))
+        for line in sorted((line for line in seen if line["outcome"] == "survived"), key=lambda line: line["line"]):
+            change = line["change"]
+            survivors.append(f"| {module} | {code(change)} | {why.get((module, change), 'not looked at')} |")
+    head = "| Module | Changes | Tried | Killed | Share |\n|---|---|---|---|---|"
+    table = "\n".join([head, *rows, row("all", *sums)])
+    listed = "\n".join(["| Module | What no test noticed | Why |", "|---|---|---|", *survivors])
+    return f"{table}\n\n## Survivors\n\n{listed}\n"
+
+
+def row(name: str, every: int, seen: int, killed: int) -> str:
+    return f"| {name} | {every} | {seen} | {killed} | {f'{killed / seen:.0%}' if seen else ''} |"
+
+
+def code(text: str) -> str:
+    escaped = re.sub(r"\|", r"\\|", text)
+    return f"`` {escaped} ``" if "`" in escaped else f"`{escaped}`"
+
+
+HEAD = """# Mutation testing
+
+`make mutants` changes the code of methods, capture and trace, one place at a time, and runs the tests that come by that place:
+does one fail? Of a module that was not tried as a whole, what was tried is a drawn sample. tests/mutants.py says which changes
+there are; `python tests/mutants.py --write` makes this page.
+
+"""
 
 
 def main() -> None:
     """The modules that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", help="files of attcat; by default those of " + ", ".join(ROOMS))
+    parser.add_argument("--again", action="store_true", help="try the survivors once more")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds for each module")
+    parser.add_argument("--write", action="store_true", help="try nothing: make docs/mutants.md")
+    given = parser.parse_args()
+    every = [str(path.relative_to(ROOT)) for room in ROOMS for path in sorted((ROOT / "attcat" / room).glob("*.py"))]
     OUT.mkdir(parents=True, exist_ok=True)
-    copied()
-    for module in sys.argv[1:] or TESTS:
-        tried(module)
+    if given.write:
+        (ROOT / "docs" / "mutants.md").write_text(HEAD + report(every), encoding="utf-8")
+        return
+    modules = given.modules or every
+    measured()
+    tried(modules, given.again, given.limit)
+    print(report(modules))
 
 
 if __name__ == "__main__":

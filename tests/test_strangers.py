@@ -403,7 +403,7 @@ def test_hostile_configurations(text: Path, tmp_path: Path, config: str) -> None
     assert "\n" not in str(caught.value)
 
 
-def test_a_revision_is_passed_on(monkeypatch: pytest.MonkeyPatch, text: Path, run: Run) -> None:
+def test_a_revision_is_passed_on(monkeypatch: pytest.MonkeyPatch, text: Path, run: Run, tmp_path: Path) -> None:
     import huggingface_hub
 
     asked = []
@@ -414,7 +414,9 @@ def test_a_revision_is_passed_on(monkeypatch: pytest.MonkeyPatch, text: Path, ru
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     assert run("explain", "great", "--model", "owner/name", "--revision", "abc123").code == 0
-    assert asked == [("owner/name", "abc123")] * 2
+    data = write(tmp_path / "a.tsv", "sentence\tlabel\ngreat\t1\ndull\t0\n")
+    assert run("summary", data, "--model", "owner/name", "--revision", "abc123").code == 0
+    assert asked == [("owner/name", "abc123")] * 4
     assert "has no revision 'abc123'" in told(run("explain", "great", "--model", text, "--revision", "abc123"))
     assert "the embedded models have none" in told(run("explain", "great", "--revision", "abc123"))
 

@@ -15,7 +15,7 @@ from ..methods import DEFAULT, read_name
 from ..render.summary import strongest
 from ..render.terminal import visible
 from .inputs import Item, check_kind, device_named, load_model
-from .options import Classifier, Device, LabelColumn, Limit, PairColumn, Split, TextColumn, Truncation
+from .options import Classifier, Device, LabelColumn, Limit, PairColumn, Revision, Split, TextColumn, Truncation
 from .output import console_for_results, counting, one_line, print_table, write_file
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def summary(
         ),
     ],
     model: Classifier = None,
+    revision: Revision = None,
     method: Annotated[str, typer.Option(metavar="NAME", help="The attribution method, see attcat methods.")] = DEFAULT,
     limit: Limit = None,
     seed: Annotated[int, typer.Option(min=0, help="The seed of the draw.")] = 0,
@@ -63,7 +64,7 @@ def summary(
         raise OptionError(f"--output {output} cannot be written: use {', '.join(SUFFIXES)}")
     read_name(method)
     dataset = read_dataset(data, Columns(text_column, pair_column, label_column), split=split)
-    network, processor = load_model(model, dataset.pictures)
+    network, processor = load_model(model, dataset.pictures, revision)
     explainer = Explainer(network.to(device_named(device)), processor, method=method)
     check_kind(explainer, Item(Path("picture") if dataset.pictures else "text"))
     count = len(dataset.examples)

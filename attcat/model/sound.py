@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import InputError, ProcessorError
 from ..targets import integer
 from ..tokens import Waveform
+from ..tokens.times import MAX_SAMPLES
 
 
 def read_sound(source: Any) -> Waveform:
@@ -37,13 +38,26 @@ def read_sound(source: Any) -> Waveform:
             "model arguments"
         )
     samples, rate = source
-    given = samples.detach().cpu().numpy() if isinstance(samples, Tensor) else np.asarray(samples)
+    given = _array(samples)
     whole = np.issubdtype(given.dtype, np.integer)
     if given.ndim != 1 or not len(given) or not (whole or np.issubdtype(given.dtype, np.floating)):
         raise InputError(f"samples of shape {given.shape}, {given.dtype}: give one channel, [N]; average several")
     if whole and given.dtype != np.int16:
         raise InputError(f"samples of {given.dtype}: give floats from -1 to 1, or 16-bit integers")
-    return _waveform(given.astype(np.float32) / (32768 if whole else 1), int(rate))
+    if len(given) > MAX_SAMPLES:
+        raise InputError(f"{len(given):,} samples: at most {MAX_SAMPLES:,} are explained; give a part of the sound")
+    with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinite
+        return _waveform(given.astype(np.float32) / (32768 if whole else 1), int(rate))
+
+
+def _array(samples: Any) -> np.ndarray:
+    try:
+        if isinstance(samples, Tensor):
+            given = samples.detach().cpu()
+            return (given.float() if given.is_floating_point() else given).numpy()
+        return np.asarray(samples)
+    except (TypeError, ValueError, RuntimeError) as error:  # sparse or meta tensors, rows of different lengths
+        raise InputError(f"samples that are not an array of numbers: {error}; give one channel, [N]") from error
 
 
 def _waveform(samples: np.ndarray, rate: int) -> Waveform:
@@ -54,17 +68,24 @@ def _waveform(samples: np.ndarray, rate: int) -> Waveform:
 
 
 def _open(path: Path) -> Waveform:
-    if not path.exists():
-        raise InputError(f"no such file: {path}")
     try:
         with wave.open(str(path), "rb") as file:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
-            data = file.readframes(file.getnframes())
-    except (wave.Error, EOFError, OSError) as error:
+            count = min(file.getnframes(), path.stat().st_size // max(1, width * channels))  # a header may promise more
+            if width > 4:
+                raise ValueError(f"samples of {8 * width} bits")
+            data = file.readframes(count) if count <= MAX_SAMPLES else b""
+    except FileNotFoundError as error:
+        raise InputError(f"no such file: {path}") from error
+    except Exception as error:  # a damaged header can fail in every way that the module and its chunks know
         raise InputError(
             f"{path} is not a .wav file of integer samples, the kind that the standard library reads: {error}; read it with "
             "another library and give (samples, rate)"
         ) from error
+    if count > MAX_SAMPLES:
+        raise InputError(
+            f"{path} has {count:,} samples: at most {MAX_SAMPLES:,} are explained; give a part of the sound"
+        )
     data = data[: len(data) // (width * channels) * width * channels]  # of a truncated file, what is whole
     raw = np.frombuffer(data, np.uint8).reshape(-1, width).astype(np.int64)
     values = sum(raw[:, byte] << (8 * byte) for byte in range(width))

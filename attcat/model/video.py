@@ -15,8 +15,9 @@ from torch import Tensor
 from ..errors import InputError, ProcessorError
 from ..tokens import Tokens, View
 from .encoding import Encoding
-from .picture import Observer, read_picture, to_pixels
+from .picture import Observer, check_proportions, read_picture, to_pixels
 from .signal import SignalAdapter
+from .vision import PROPORTIONS
 
 FRAMES = ("num_frames", "frames_per_clip")
 """How configurations say of how many frames a video is."""
@@ -75,7 +76,13 @@ class VideoAdapter(SignalAdapter):
                 "a video needs the model's processor: Explainer(model, processor); without one, give model arguments "
                 f'{{"{self.continuous}": ...}}'
             )
-        made = self.processor(list(video), return_tensors="pt")
+        size = (video.shape[2], video.shape[1])
+        if max(size) > PROPORTIONS * min(size):
+            check_proportions(Image.fromarray(video[0]), min(self._side(224)))
+        frames = [
+            Image.fromarray(frame) for frame in video
+        ]  # of an array of few pixels it is not seen which axis has colours
+        made = self.processor(frames, return_tensors="pt")
         found = next((made[name] for name in self.arguments if name in made), None)
         if not isinstance(found, Tensor) or found.dim() != 5 or found.shape[1] != len(video):
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -95,12 +102,15 @@ class VideoAdapter(SignalAdapter):
         """Preprocess a video (`read_video` says in which forms); see `Adapter.encode`."""
         if len(inputs) != 1:
             raise InputError(f"{type(self.model).__name__} takes one video at a time, got {len(inputs)}")
+        if isinstance(inputs[0], (list, tuple)):
+            self._check_count(len(inputs[0]))  # before the first is decoded
         video = read_video(inputs[0])
-        if self.frames not in (None, len(video)):
-            raise InputError(
-                f"the video has {len(video)} frames, the model takes {self.frames}: choose that many of them"
-            )
+        self._check_count(len(video))
         return self.named(self.place({self.continuous: self.preprocess(video)[None]}), video)
+
+    def _check_count(self, count: int) -> None:
+        if self.frames not in (None, count):
+            raise InputError(f"the video has {count} frames, the model takes {self.frames}: choose that many of them")
 
     def named(self, arguments: dict[str, Any], source: np.ndarray | None) -> Encoding:
         """The patches of each group of frames, by where they lie."""

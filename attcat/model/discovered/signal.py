@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey
+from ...errors import InputError
 from ...tokens import Tokens
 from ..adapter import Adapter
 from ..bound import borrowed
@@ -58,10 +60,21 @@ class DiscoveredSignal(Discovered, SignalAdapter):
         return self.model(**{name: v for name, v in encoding.arguments.items() if self.takes(name)})
 
     def places(self, shape: tuple[int, ...]) -> Places:
-        """The lattice of an input of this shape; see `AudioAdapter.places`."""
+        """The lattice of an input of this shape; see `AudioAdapter.places`.
+
+        Raises:
+            InputError: if the model fails on such an input, which another did not make it do.
+        """
         if shape not in self._lengths:
             given = torch.zeros(1, *shape)
-            self._lengths[shape] = self._embed(given).shape[1]
+            try:
+                self._lengths[shape] = self._embed(given).shape[1]
+            except RuntimeError as error:
+                if not self._lengths:
+                    raise
+                raise InputError(
+                    f"{type(self.model).__name__} fails on an input of shape {list(shape)}, which may be too short: {error}"
+                ) from error
         return Places(self._lattice(shape).boxes(self._lengths[shape]))
 
     def read(self, encoding: Encoding) -> Tensor:
@@ -98,7 +111,7 @@ class DiscoveredSignal(Discovered, SignalAdapter):
         length = self._lengths[shape]
         if known is not None and len(shape) == 1:
             grid = (length - known.start,)
-            found: Lattice | None = Lattice(known.start, grid, known.axes, known.origin, known.steps, shape)
+            found: Lattice | None = replace(known, grid=grid, size=shape)
         else:
             noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)) / 10
             found = lattice_of(
