@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rich.console import Console
 
 import attcat
 from attcat.errors import InputError
+from attcat.explainer import columns
 from attcat.explanation import Explanation, Generation
 from attcat.explanation.generation import Stored
 from attcat.render import highlight, image, mixed, page, terminal, wording
@@ -352,3 +354,25 @@ def test_the_terminal_names_the_picture_among_the_sources(capsys: pytest.Capture
     out = capsys.readouterr().out
     assert "the picture -1  is -0.5" in out
     assert "the picture +1  is +0.5" in out
+
+
+# -- elsewhere ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of docs/mixed.md."""
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[1] / "docs" / "mixed.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(block, "mixed.md", "exec"), {"explanation": drawn.mixed()})
+    assert (tmp_path / "answer.html").stat().st_size > 5000
+
+
+def test_tables_and_summaries_that_hold_one_kind_refuse_both() -> None:
+    with pytest.raises(
+        InputError, match=r"explanation 1 is of words and pictures in one sequence: aggregate the parts"
+    ):
+        attcat.aggregate([drawn.mixed()] * 3)
+    assert attcat.aggregate([drawn.mixed().of_text()] * 3, minimum=2).inputs == 3
+    with pytest.raises(InputError, match="do not fit in these columns"):
+        columns._row(drawn.mixed())
