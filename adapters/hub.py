@@ -20,7 +20,7 @@ from attcat.errors import LoadError, UnsupportedModelError
 
 CONFIG = "config.json"
 FILES = [CONFIG, "*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
-TEXT, IMAGE = "text", "image"
+TEXT, IMAGE, BOTH = "text", "image", "both"
 LONGEST = 200
 """Characters of a name; owners and models on the hub have fewer."""
 KINDS = {
@@ -32,6 +32,7 @@ KINDS = {
     "ForCausalLM": ("AutoModelForCausalLM", TEXT),
     "LMHeadModel": ("AutoModelForCausalLM", TEXT),
     "ForImageClassification": ("AutoModelForImageClassification", IMAGE),
+    "ForConditionalGeneration": ("AutoModelForImageTextToText", BOTH),
 }
 """What the name of a model with a head contains, the class that loads it, and what it takes."""
 
@@ -162,7 +163,7 @@ def _loader(config: dict[str, Any], name: str) -> Callable[..., tuple[nn.Module,
     if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
         raise LoadError(f"{CONFIG} of {name} is damaged: `architectures` is {kinds!r}, expected a list of class names")
     if kinds:
-        if _kind(kinds) is None:
+        if _kind(config) is None:
             raise UnsupportedModelError(
                 f"{name} holds a {', '.join(kinds)}, which has no head to explain: give a model ...{', ...'.join(KINDS)}"
             )
@@ -174,10 +175,10 @@ def _loader(config: dict[str, Any], name: str) -> Callable[..., tuple[nn.Module,
     )
 
 
-def _kind(architectures: list[str]) -> tuple[str, str] | None:
-    """The class that loads a model, and what it takes."""
-    found = (kind for name in architectures for part, kind in KINDS.items() if part in name)
-    return next(found, None)
+def _kind(config: dict[str, Any]) -> tuple[str, str] | None:
+    """The class that loads a model, and what it takes; models of the same name that translate have no part that sees."""
+    found = (kind for name in config["architectures"] for part, kind in KINDS.items() if part in name)
+    return next((kind for kind in found if kind[1] != BOTH or "vision_config" in config), None)
 
 
 def _load_transformers(
@@ -192,9 +193,14 @@ def _load_transformers(
             f"{name} brings its own code, which is never run here: "
             "load it in Python, and use attcat.Explainer(model, processor)"
         )
-    loader, takes = _kind(config["architectures"]) or ("", "")
-    is_text, model_class = takes == TEXT, getattr(transformers, loader)
-    processor_class: Any = transformers.AutoTokenizer if is_text else transformers.AutoImageProcessor
+    loader, takes = _kind(config) or ("", "")
+    is_text, model_class = takes != IMAGE, getattr(transformers, loader)
+    processors = {
+        TEXT: transformers.AutoTokenizer,
+        IMAGE: transformers.AutoImageProcessor,
+        BOTH: transformers.AutoProcessor,
+    }
+    processor_class: Any = processors[takes]
     _check_weights(folder, name)
     options = {"local_files_only": True, "trust_remote_code": False}
     with _quiet(), _told(name, "the model"):
@@ -211,7 +217,8 @@ def _load_transformers(
         raise LoadError(
             f"{where} holds no tokenizer ({', '.join(_TOKENIZERS)}): save it there with tokenizer.save_pretrained"
         )
-    with _quiet(), _told(name, "the tokenizer" if is_text else "the image processor"):
+    names = {TEXT: "the tokenizer", IMAGE: "the image processor", BOTH: "the processor"}
+    with _quiet(), _told(name, names[takes]):
         return model.eval(), processor_class.from_pretrained(beside, **options)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from .attribution import Attribution, Window
 from .errors import InputError
 from .files import decode_png, encode_png
-from .tokens import MAX_PIXELS, Tokens, View, Waveform
+from .tokens import MAX_PIXELS, Interleaved, Patches, Tokens, View, Waveform
 
 if TYPE_CHECKING:
     import pandas
@@ -28,6 +28,8 @@ FORMAT = "attcat-explanation-1"
 Kind = TypeVar("Kind", bound=Attribution)
 Read = TypeVar("Read")
 Made = TypeVar("Made")
+Seen = np.ndarray | Waveform | tuple[np.ndarray, ...] | None
+"""What is not text of an input: a picture or video, a sound, the pictures of a text."""
 
 
 def load(path: Path, kind: type[Kind]) -> Kind:
@@ -79,8 +81,10 @@ def _to_record(explanation: Attribution) -> dict[str, Any]:
         record[name] = getattr(explanation, name)
     record["windows"] = [[window.start, window.end, _written(window.logits)] for window in explanation.windows]
     record["options"], record["measured"] = explanation.options, explanation.measured
+    if explanation.start is not None:
+        record["start"] = explanation.start
     record["tokens"] = _described(explanation.tokens)
-    record["source"] = {"texts": [source] if isinstance(source, str) else source if isinstance(source, tuple) else None}
+    record["source"] = {"texts": explanation.texts if isinstance(source, (str, tuple, Interleaved)) else None}
     if isinstance(source, Waveform):
         record["source"]["rate"] = source.rate
     return record
@@ -88,21 +92,34 @@ def _to_record(explanation: Attribution) -> dict[str, Any]:
 
 def _described(tokens: Tokens) -> dict[str, Any]:
     """Tokens as plain JSON values."""
-    described = {f.name: getattr(tokens, f.name) for f in fields(tokens) if f.name != "view"}
-    view = tokens.view
-    return {**described, "view": view and {"width": view.width, "height": view.height, "box": view.box}}
+    described = {f.name: getattr(tokens, f.name) for f in fields(tokens) if f.name not in ("view", "patches", "places")}
+    described["view"] = _described_view(tokens.view)
+    if tokens.patches is not None:
+        described["patches"] = [
+            {"picture": one.picture, "grid": one.grid, "view": _described_view(one.view)} for one in tokens.patches
+        ]
+        described["places"] = tokens.places
+    return described
+
+
+def _described_view(view: View | None) -> dict[str, Any] | None:
+    return None if view is None else {"width": view.width, "height": view.height, "box": view.box}
 
 
 def _tokens(described: Mapping[str, Any]) -> Tokens:
     """Tokens from these."""
     values = dict(described)
-    view = values.pop("view")
-    return Tokens(**values, view=None if view is None else View(**view))
+    view, patches = _view(values.pop("view")), values.pop("patches", None)
+    if patches is not None:
+        patches = tuple(Patches(one["picture"], one["grid"], _view(one["view"])) for one in patches)
+    return Tokens(**values, view=view, patches=patches)
 
 
-def _from_record(
-    record: dict[str, Any], layers: Tensor, logits: Tensor, seen: np.ndarray | Waveform | None
-) -> dict[str, Any]:
+def _view(described: Mapping[str, Any] | None) -> View | None:
+    return None if described is None else View(**described)
+
+
+def _from_record(record: dict[str, Any], layers: Tensor, logits: Tensor, seen: Seen) -> dict[str, Any]:
     """The fields of an attribution."""
     if record.get("format") != FORMAT:
         raise ValueError(f"format {record.get('format')!r}, expected {FORMAT!r}")
@@ -112,13 +129,46 @@ def _from_record(
     windows = [Window(start, end, _read(logits)) for start, end, logits in record.get("windows", ())]
     return dict(
         {name: record[name] for name in (*_PLAIN, "options", "measured")},
-        **{name: record[name] for name in _LATER if name in record},
+        **{name: record[name] for name in (*_LATER, "start") if name in record},
         layers=layers,
         tokens=_tokens(record["tokens"]),
         logits=logits,
-        source=seen if texts is None else texts[0] if len(texts) == 1 else tuple(texts),
+        source=_source(texts, seen),
         windows=windows,
     )
+
+
+def _source(texts: list[str] | None, seen: Seen) -> Any:
+    """The input, of its texts and what else there was."""
+    if texts is None:
+        return seen
+    if isinstance(seen, tuple):
+        return Interleaved(texts[0], seen)
+    return texts[0] if len(texts) == 1 else tuple(texts)
+
+
+def _pictures_of(explanation: Attribution) -> tuple[np.ndarray, ...]:
+    """The pictures of a text that has some."""
+    return explanation.source.pictures if isinstance(explanation.source, Interleaved) else ()
+
+
+def _encoded(pictures: Sequence[np.ndarray]) -> list[str]:
+    return [base64.b64encode(encode_png(picture)).decode() for picture in pictures]
+
+
+def _decoded(pictures: Sequence[str]) -> tuple[np.ndarray, ...]:
+    return tuple(decode_png(base64.b64decode(picture), MAX_PIXELS) for picture in pictures)
+
+
+def _numbered(pictures: Sequence[np.ndarray]) -> dict[str, Tensor]:
+    """Pictures as tensors by name."""
+    return {f"picture.{number}": torch.tensor(picture) for number, picture in enumerate(pictures)}
+
+
+def _named(tensors: Mapping[str, Tensor]) -> tuple[np.ndarray, ...] | None:
+    """Pictures from these; None if there are none."""
+    count = sum(name.startswith("picture.") for name in tensors)
+    return tuple(tensors[f"picture.{number}"].numpy() for number in range(count)) or None
 
 
 def _written(logits: Sequence[float]) -> list[float | None]:
@@ -150,6 +200,8 @@ def to_text(explanation: Attribution, indent: int | None = None) -> str:
     if isinstance(explanation.source, np.ndarray):
         tall = explanation.source.reshape(-1, *explanation.source.shape[-2:])  # the frames of a video under one another
         record["source"]["png"] = base64.b64encode(encode_png(tall)).decode()
+    if pictures := _pictures_of(explanation):
+        record["source"]["pictures"] = _encoded(pictures)
     if isinstance(explanation.source, Waveform):
         record["source"]["samples"] = base64.b64encode(explanation.source.samples.astype("<f4").tobytes()).decode()
     return json.dumps(record, ensure_ascii=False, indent=indent, allow_nan=False, default=dict)
@@ -171,7 +223,9 @@ def _to_json(explanation: Attribution) -> bytes:
 def _from_json(data: bytes) -> dict[str, Any]:
     record = json.loads(data)
     picture = record["source"].get("png")
-    seen: np.ndarray | Waveform | None = None
+    seen: Seen = None
+    if "pictures" in record["source"]:
+        seen = _decoded(record["source"]["pictures"])
     if picture is not None:
         seen = decode_png(base64.b64decode(picture), MAX_PIXELS)
         frames = record["tokens"].get("frames")
@@ -188,6 +242,7 @@ def _to_safetensors(explanation: Attribution) -> bytes:
     tensors = {"layers": explanation.layers, "scores": explanation.scores, "logits": explanation.logits}
     if isinstance(explanation.source, np.ndarray):
         tensors["picture"] = torch.tensor(explanation.source)  # a copy: the pixels of a PIL image are read-only
+    tensors |= _numbered(_pictures_of(explanation))
     if isinstance(explanation.source, Waveform):
         tensors["samples"] = torch.tensor(explanation.source.samples)
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -204,7 +259,7 @@ def _from_safetensors(data: bytes) -> dict[str, Any]:
     import safetensors.torch
 
     tensors, record = safetensors.torch.load(data), _metadata(data)
-    seen: np.ndarray | Waveform | None = tensors["picture"].numpy() if "picture" in tensors else None
+    seen: Seen = tensors["picture"].numpy() if "picture" in tensors else _named(tensors)
     if "samples" in tensors:
         seen = Waveform(tensors["samples"].numpy(), record["source"]["rate"])
     return _from_record(record, tensors["layers"], tensors["logits"], seen)
@@ -213,9 +268,12 @@ def _from_safetensors(data: bytes) -> dict[str, Any]:
 def records(explanation: Attribution) -> list[dict[str, Any]]:
     """A row for each word (or token, where the words are not known), patch or moment: what it is, score, share and rank.
 
+    Of words and pictures in one sequence, `kind` says which of them a row is, and `image` on which picture a patch lies.
     Share is of the total magnitude of the rows, 0 to 1; rank 1 is the largest magnitude.
     """
-    if explanation.is_sound:
+    if explanation.is_mixed:
+        rows = _mixed(explanation)
+    elif explanation.is_sound:
         rows = _moments(explanation)
     elif explanation.is_video:
         rows = [
@@ -261,6 +319,16 @@ def _patches(explanation: Attribution) -> list[dict[str, Any]]:
         for row in range(grid.shape[0])
         for column in range(grid.shape[1])
     ]
+
+
+def _mixed(explanation: Attribution) -> list[dict[str, Any]]:
+    """First the patches, picture by picture, then the words; a picture whose tokens lie nowhere in it is one row."""
+    rows: list[dict[str, Any]] = []
+    for number in range(explanation.pictures):
+        placed = any(one.picture == number and one.grid is not None for one in explanation.tokens.patches or ())
+        found = _patches(explanation.of_image(number)) if placed else [{"score": explanation.shares().signed[number]}]
+        rows += [{"kind": "patch" if placed else "picture", "image": number, **row} for row in found]
+    return rows + [{"kind": "word", **row} for row in _stretches(explanation.of_text())]
 
 
 def _moments(explanation: Attribution) -> list[dict[str, Any]]:
@@ -311,11 +379,13 @@ def load_written(path: Path, kind: type[Kind]) -> Written[Kind]:
     return _loaded(path, readers, "a generation", lambda parts: _written_of(kind, *parts))
 
 
-def _written_of(kind: type[Kind], record: dict[str, Any], layers: list[Tensor], logits: list[Tensor]) -> Written[Kind]:
+def _written_of(
+    kind: type[Kind], record: dict[str, Any], layers: list[Tensor], logits: list[Tensor], seen: Seen
+) -> Written[Kind]:
     if record.get("format") != GENERATION:
         raise ValueError(f"format {record.get('format')!r}, expected {GENERATION!r}")
     each = zip(record["explanations"], layers, logits, strict=True)
-    explanations = tuple(kind(**_from_record(*parts, None)) for parts in each)
+    explanations = tuple(kind(**_from_record(*parts, seen)) for parts in each)
     tokens, start = _tokens(record["tokens"]), record["start"]
     lengths = [len(explanation.tokens) for explanation in explanations]
     if lengths != list(range(start, len(tokens))):
@@ -334,19 +404,22 @@ def _written_to_json(written: Written[Any]) -> bytes:
     record = _record_of_written(written)
     for one, explanation in zip(record["explanations"], written.explanations, strict=True):
         one["layers"], one["logits"] = explanation.layers.tolist(), _written(explanation.logits.tolist())
+    if pictures := _pictures_of(written.explanations[-1]):
+        record["pictures"] = _encoded(pictures)  # once: they are the same for every written token
     return json.dumps(record, ensure_ascii=False, allow_nan=False, default=dict).encode()
 
 
-def _written_from_json(data: bytes) -> tuple[dict[str, Any], list[Tensor], list[Tensor]]:
+def _written_from_json(data: bytes) -> tuple[dict[str, Any], list[Tensor], list[Tensor], Seen]:
     record = json.loads(data)
     each = record["explanations"]
-    return record, [_floats(one["layers"]) for one in each], [_floats(_read(one["logits"])) for one in each]
+    layers, logits = [_floats(one["layers"]) for one in each], [_floats(_read(one["logits"])) for one in each]
+    return record, layers, logits, _decoded(record["pictures"]) if "pictures" in record else None
 
 
 def _written_to_safetensors(written: Written[Any]) -> bytes:
     import safetensors.torch
 
-    tensors = {}
+    tensors = _numbered(_pictures_of(written.explanations[-1]))
     for number, explanation in enumerate(written.explanations):
         tensors[f"layers.{number}"] = explanation.layers.contiguous()
         tensors[f"logits.{number}"] = explanation.logits.contiguous()
@@ -354,12 +427,13 @@ def _written_to_safetensors(written: Written[Any]) -> bytes:
     return safetensors.torch.save(tensors, metadata=metadata)
 
 
-def _written_from_safetensors(data: bytes) -> tuple[dict[str, Any], list[Tensor], list[Tensor]]:
+def _written_from_safetensors(data: bytes) -> tuple[dict[str, Any], list[Tensor], list[Tensor], Seen]:
     import safetensors.torch
 
     tensors, record = safetensors.torch.load(data), _metadata(data)
     count = range(len(record["explanations"]))
-    return record, [tensors[f"layers.{i}"] for i in count], [tensors[f"logits.{i}"] for i in count]
+    layers, logits = [tensors[f"layers.{i}"] for i in count], [tensors[f"logits.{i}"] for i in count]
+    return record, layers, logits, _named(tensors)
 
 
 WRITERS_OF_WRITTEN: Mapping[str, Callable[[Written[Any]], bytes]] = {

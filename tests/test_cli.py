@@ -17,6 +17,8 @@ from running import Result, Run
 import attcat
 import attcat.testing
 from attcat import cli
+from attcat.cli.inputs import read
+from attcat.cli.journal import key
 
 
 @pytest.fixture(scope="module")
@@ -636,3 +638,26 @@ def test_files_are_written_beside_the_model_in_order_and_errors_come_back(tmp_pa
     for paths in ([tmp_path / "x"], [tmp_path / "w", tmp_path / "x"]):  # at once, and later
         with pytest.raises(OptionError, match=r"cannot write .*x: Permission denied"):
             write_last(paths)
+
+
+def test_a_question_about_a_picture_is_for_models_that_read_both(
+    run: Run, text: Path, image: Path, photo: Path, tmp_path: Path
+) -> None:
+    asked = ("--question", "What is this?")
+    fails(run("explain", str(photo), "--model", str(text), *asked), "reads text only: leave out --question")
+    fails(run("explain", str(photo), "--model", str(image), *asked), "sees pictures only: leave out --question")
+    fails(
+        run("explain", "a film", "--model", str(text), *asked), "'a film' is a text: --question is asked about pictures"
+    )
+    (tmp_path / "texts.csv").write_text("text\na film\n")
+    fails(run("explain", str(tmp_path / "texts.csv"), "--model", str(text), *asked), "give paths or a folder of them")
+
+
+def test_a_question_and_its_picture_are_one_input(photo: Path) -> None:
+    item, other = read(str(photo), None, question="What is this?"), read(str(photo), None, question="Where is it?")
+    assert item.value == (photo, "What is this?")
+    assert (item.has_question, item.is_picture, item.has_choices) == (True, False, False)
+    assert item.name == f"{photo} | What is this?"
+    assert item.stem == f"{photo.stem}-what-is-this"
+    assert len({key(item), key(other), key(read(str(photo), None))}) == 3
+    assert key(item) == key(read(str(photo), None, question="What is this?"))

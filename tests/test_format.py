@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import drawn
 import pytest
 import saved
 import torch
@@ -105,6 +106,15 @@ def test_what_is_saved_fits_the_schema(task: str) -> None:
     case = TASKS[task]
     for one in case.explainer()(list(case.inputs), token=list(case.tokens)):
         valid(json.loads(one.to_json()))
+
+
+def test_words_and_pictures_fit_the_schema() -> None:
+    record = json.loads(drawn.mixed().to_json())
+    valid(record)
+    assert len(record["source"]["pictures"]) == 1
+    for name, value in (("patches", [{"picture": -1, "grid": [2, 3], "view": None}]), ("places", [[0]])):
+        with pytest.raises(jsonschema.ValidationError):
+            valid({**record, "tokens": {**record["tokens"], name: value}})
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:

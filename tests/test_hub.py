@@ -140,6 +140,30 @@ def test_hub_models_become_folders(monkeypatch: pytest.MonkeyPatch, text: Path) 
     assert not any(pattern.endswith((".bin", ".pt", ".pth", ".py", "*")) for patterns in asked for pattern in patterns)
 
 
+def test_a_model_that_reads_words_and_pictures(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(image_size=16, patch_size=8, **sizes),
+        text_config=transformers.LlamaConfig(vocab_size=len(saved.WORDS) + 1, num_key_value_heads=2, **sizes),
+        image_token_index=len(saved.WORDS),
+    )
+    tokenizer = saved.tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    pictures = transformers.CLIPImageProcessorPil(size={"height": 16, "width": 16}, do_center_crop=False)
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
+    transformers.LlavaProcessor(pictures, tokenizer, patch_size=8, image_token="<image>").save_pretrained(tmp_path)
+    model, processor = hub.load(tmp_path)
+    assert isinstance(model, transformers.LlavaForConditionalGeneration)
+    assert isinstance(processor, transformers.LlavaProcessor)
+    assert not model.training
+
+
+def test_a_model_that_translates_is_not_taken_for_one_that_sees(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}')
+    with pytest.raises(attcat.UnsupportedModelError, match="T5ForConditionalGeneration, which has no head to explain"):
+        hub.load(tmp_path)
+
+
 def test_no_classifier(tmp_path: Path) -> None:
     saved.save_text(tmp_path, "BertForNextSentencePrediction")
     with pytest.raises(

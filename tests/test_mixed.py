@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import drawn
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+import attcat
 from attcat.errors import InputError
-from attcat.explanation import Explanation
+from attcat.explainer import columns
+from attcat.explanation import Explanation, Generation
+from attcat.explanation.generation import Stored
+from attcat.render import highlight, image, mixed, page, terminal, wording
 from attcat.tokens import Interleaved, Patches, Tokens, View
 
 
@@ -118,7 +126,6 @@ def test_what_contradicts_itself_is_refused() -> None:
         ({"places": (None, None, *places[2:9], (0, 0), *places[10:])}, "nor has it characters"),
         ({"places": (None,)}, "entries"),
         ({"grid": (2, 5)}, "does not hold|of its own"),
-        ({"patches": (Patches(0, (2, 3), "left"),)}, "view"),  # type: ignore[arg-type]
     ):
         with pytest.raises(ValueError, match=told):
             replace(tokens, **changes)  # type: ignore[arg-type]
@@ -135,6 +142,8 @@ def test_what_contradicts_itself_is_refused() -> None:
         replace(drawn.text(), source=Interleaved("a gripping, dull film. It ends.", (pixels,)))
     with pytest.raises(ValueError, match="14 tokens were given"):
         replace(one, start=14)
+    with pytest.raises(ValueError, match="view: got 'left', expected a View"):
+        Patches(0, (2, 3), "left")  # type: ignore[arg-type]
     for given in ((), (pixels[0],), (pixels.astype(float),)):
         with pytest.raises(ValueError, match="pictures"):
             Interleaved("", given)
@@ -175,3 +184,195 @@ def test_tokens_that_are_kept_keep_their_places() -> None:
     assert kept.places == ((0, 1), None)
     assert kept.patches == tokens.patches
     assert kept.labels == ("<image>", "is")
+
+
+# -- saving ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_what_is_saved_is_read_back(suffix: str, tmp_path: Path) -> None:
+    pixels = np.arange(40 * 90 * 3, dtype=np.uint32).reshape(40, 90, 3).astype(np.uint8)
+    one = drawn.mixed(pixels)
+    read = attcat.load(one.save(tmp_path / f"mixed{suffix}"))
+    assert (read.source, read.tokens, read.start) == (one.source, one.tokens, 12)
+    assert str(read.shares()) == str(one.shares())
+    assert np.array_equal(read.heatmap(0), one.heatmap(0))
+
+
+def test_files_without_pictures_stay_as_they_were() -> None:
+    record = json.loads(drawn.text().to_json())
+    assert "start" not in record
+    assert {"patches", "places"} & set(record["tokens"]) == set()
+    assert set(record["source"]) == {"texts"}
+
+
+def test_one_table_holds_patches_and_words() -> None:
+    rows = drawn.mixed().records()
+    assert [row["kind"] for row in rows] == ["patch"] * 6 + ["word"] * 4
+    assert rows[1] == {
+        **{"kind": "patch", "image": 0, "row": 0, "column": 1, "left": 30.0, "top": 0.0, "right": 60.0, "bottom": 20.0},
+        **{"score": 2.0, "share": 0.5, "rank": 1},
+    }
+    assert (rows[7]["text"], rows[7]["score"], rows[7]["rank"]) == ("is", 0.5, 3)
+    assert sum(row["share"] for row in rows) == pytest.approx(1.0)
+    whole = replace(
+        drawn.mixed(), tokens=replace(drawn.mixed().tokens, patches=(Patches(0, None),)), source=None
+    ).records()
+    assert (whole[0]["kind"], whole[0]["image"], whole[0]["score"]) == ("picture", 0, 1.0)
+
+
+# -- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def test_patches_and_words_have_one_scale_in_a_figure() -> None:
+    one = drawn.mixed()
+    assert wording.scale(one) == 2.0
+    strengths = {piece.text: piece.strength for piece in wording.passages(one)[0] if piece.score is not None}
+    assert strengths == {"what": 0.0, "is": 0.25, "it": -0.125, "?": 0.125}
+    figure = np.asarray(one.to_image()).astype(int)
+    orange = (figure[..., 0] - figure[..., 2]) > 120  # of the map; words at a quarter of the scale are paler
+    assert orange.any()
+    rows = np.flatnonzero(orange.any(1))
+    assert len(rows) > 50
+    positive = np.asarray(one.to_image(positive=True)).astype(int)
+    assert ((positive[..., 2] - positive[..., 0]) > 40).sum() < ((figure[..., 2] - figure[..., 0]) > 40).sum()
+
+
+def test_a_page_has_the_picture_its_map_the_words_and_the_shares() -> None:
+    for text in (drawn.mixed().to_html(), drawn.mixed()._repr_html_()):
+        assert text.count("<img ") == 2
+        assert '<mark class="for" style="--s:0.25" title="+0.5">is</mark>' in text
+        assert "73 % picture, 18 % text, 6 % written before, 2 % special" in text
+        assert ">-2</b>" in text
+        assert ">0,1<" not in text
+    assert page([drawn.mixed(), drawn.text()]).count("<article") == 2
+
+
+def test_a_hostile_text_and_label_are_escaped() -> None:
+    labels, source = (
+        ("<img src=x>", "</script>"),
+        Interleaved("<image> what is it <", (np.zeros((40, 90, 3), np.uint8),)),
+    )
+    one = drawn.mixed(labels=labels, source=source)
+    for text in (one.to_html(), one._repr_html_(), written(one).to_html()):
+        assert "<img src=x>" not in text
+        assert "</script>&" not in text
+        assert "it <<" not in text
+        assert "&lt;image&gt;" in text
+
+
+def test_the_terminal_shows_pictures_and_words(capsys: pytest.CaptureFixture[str]) -> None:
+    one = drawn.mixed()
+    terminal.show(one, Console(no_color=True, width=100))
+    plain = capsys.readouterr().out
+    assert " · ##  ·\n ·  · --\n" in plain
+    assert "is(+0.5)" in plain
+    assert "73 % picture" in plain
+    terminal.show(one, Console(force_terminal=True, color_system="truecolor", width=60))
+    assert "\u2580" in capsys.readouterr().out
+    assert highlight(one, colour=False).plain == "<image> what is(+0.5) it ?"
+
+
+def test_what_draws_one_kind_says_how_to_draw_both(tmp_path: Path) -> None:
+    one = drawn.mixed()
+    with pytest.raises(InputError, match="of_image"):
+        one.save(tmp_path / "mixed.svg")
+    with pytest.raises(InputError, match="of_image"):
+        one.plot()
+    many = replace(one, source=Interleaved(f"<image> what is it {'word ' * 9000}", (np.zeros((40, 90, 3), np.uint8),)))
+    with pytest.raises(InputError, match="40 lines of words"):
+        many.to_image()
+    assert one.save(tmp_path / "mixed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_veil_has_the_colours_of_the_overlay() -> None:
+    colours = mixed.veil(np.array([[1.0, -1.0, 0.05, 0.5]]))[0]
+    assert colours[0].tolist() == [*image.LIGHT, round(255 * image.OPACITY)]
+    assert colours[1].tolist() == [*image.DARK, round(255 * image.OPACITY)]
+    assert (colours[2, 3], colours[3, 3]) == (0, round(255 * float(image.opacity(np.array(0.5)))))
+
+
+# -- what was written --------------------------------------------------------------------------------------------------
+
+
+def written(last: Explanation) -> Generation:
+    """Of "what is", "it" and "?" were written: the first of them by the opposite of the scores of the second."""
+    count = len(last.tokens)
+    tokens = last.tokens
+    flags = [at < count - 2 for at in range(count)]
+    before = replace(
+        last, layers=-last.layers[:, : count - 2], tokens=tokens.kept(flags), start=count - 2, value=None, bias=None
+    )
+    middle = replace(
+        last, layers=last.layers[:, : count - 1], tokens=tokens.kept([*flags[:-1][: count - 2], True, False])
+    )
+    middle = replace(middle, start=count - 2, value=None, bias=None)
+    assert isinstance(last.source, Interleaved)
+    text = last.source.text
+    return Generation(text[16:], tokens, count - 2, text[:16], Stored((before, middle)))
+
+
+def test_a_picture_is_one_source_of_a_written_word_and_its_patches_set_the_scale() -> None:
+    from attcat.render.generation import Sheet
+
+    generation = written(drawn.mixed())
+    sheet = Sheet(*generation._drawn)
+    units = sheet.units()
+    assert [unit.text for unit in units] == ["<s>", "the picture", "<row>", "<row>", "what", "is", "it", "?"]
+    rows = units[6:]
+    scores, maps = sheet.scores(units, rows), sheet.maps(rows)
+    torch.testing.assert_close(scores[1], torch.tensor([0.1, 1.0, 0.0, 0.0, 0.0, 0.5, -0.25, 0.0]))
+    torch.testing.assert_close(maps[0][0], -maps[0][1])
+    signed, cells = sheet.strengths(units, scores, maps)
+    torch.testing.assert_close(cells[0][1], torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, -0.5]]))
+    torch.testing.assert_close(signed[1], torch.tensor([0.05, 0.5, 0.0, 0.0, 0.0, 0.25, -0.125, 0.0]))
+
+
+def test_a_page_of_what_was_written_holds_the_picture_once(tmp_path: Path) -> None:
+    generation = written(drawn.mixed())
+    text = generation.to_html()
+    assert text.count("data:image/jpeg") == 1
+    assert text.count('class="veil"') == 1
+    assert 'data-map0="0 -100 0 0 0 50"' in text
+    assert 'data-map0="0 100 0 0 0 -50"' in text
+    assert "@" not in text[text.index("<script>") :]
+    figure = generation.to_image()
+    assert figure.width > 400
+    for suffix in (".json", ".safetensors"):
+        path = generation.save(tmp_path / f"written{suffix}")
+        read = Generation.load(path)
+        assert read.explanations[1].source == generation.explanations[1].source
+        assert torch.equal(read.matrix, generation.matrix)
+        assert read.tokens == generation.tokens
+    assert len(json.loads((tmp_path / "written.json").read_text())["pictures"]) == 1
+
+
+def test_the_terminal_names_the_picture_among_the_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    from attcat.render import generation
+
+    generation.show(*written(drawn.mixed())._drawn, console=Console(no_color=True, width=100))
+    out = capsys.readouterr().out
+    assert "the picture -1  is -0.5" in out
+    assert "the picture +1  is +0.5" in out
+
+
+# -- elsewhere ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of docs/mixed.md."""
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[1] / "docs" / "mixed.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(block, "mixed.md", "exec"), {"explanation": drawn.mixed()})
+    assert (tmp_path / "answer.html").stat().st_size > 5000
+
+
+def test_tables_and_summaries_that_hold_one_kind_refuse_both() -> None:
+    with pytest.raises(
+        InputError, match=r"explanation 1 is of words and pictures in one sequence: aggregate the parts"
+    ):
+        attcat.aggregate([drawn.mixed()] * 3)
+    assert attcat.aggregate([drawn.mixed().of_text()] * 3, minimum=2).inputs == 3
+    with pytest.raises(InputError, match="do not fit in these columns"):
+        columns._row(drawn.mixed())

@@ -26,6 +26,7 @@ RUN = {
     "docs/method.md": "test_site.py",
     "docs/methods.md": "test_site.py",
     "docs/metrics.md": "test_site.py",
+    "docs/mixed.md": "test_mixed.py",
     **{f"docs/extending/{name}.md": "test_extending.py" for name in ("family", "head", "method", "metric", "rule")},
 }
 """From a page with Python on it to the test that runs it."""

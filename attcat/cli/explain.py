@@ -89,6 +89,13 @@ def explain(
         list[str] | None,
         typer.Option(metavar="TEXT", help="A choice, for models that choose between texts; given at least twice."),
     ] = None,
+    question: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="A question about the picture, for models that read words and pictures in one sequence.",
+        ),
+    ] = None,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
     stdin: Annotated[
@@ -168,8 +175,8 @@ def explain(
         raise OptionError(f"--stdin {stdin}: use one of {', '.join(KINDS)}")
     if engine is not None:
         refused: dict[str, Any] = {
-            "--pair": pair, "--choice": choice, "--references": references, "--token": token, "--window": window or None,
-            "--strict": strict or None, "--stdin": stdin,
+            "--pair": pair, "--choice": choice, "--question": question, "--references": references, "--token": token,
+            "--window": window or None, "--strict": strict or None, "--stdin": stdin,
         }  # fmt: skip
         own = {"rule": rule, "hidden": hidden, "queries": queries, "batch_size": batch_size}
         reading = {"column": text_column, "pair_column": pair_column, "target": target, "truncation": truncation}
@@ -179,7 +186,7 @@ def explain(
         description = {"revision": revision, "device": device, "method": method, **reading, **own}
         _explain_in_parts(inputs, model, engine, workers, output, description)
         return
-    given = list(gather(inputs, Asked(pair, choice, text_column, pair_column, stdin)))
+    given = list(gather(inputs, Asked(pair, choice, text_column, pair_column, stdin, question)))
     items = _readable(given, strict)
     paths = _plan(output, items)
     compared = _references(method, references)  # a wrong option is reported before a model is loaded

@@ -36,6 +36,7 @@ class Asked:
         text_column: of tables, the column with the text; None to find it.
         pair_column: the column with the second text.
         stdin: one of `KINDS`; None to find out.
+        question: about all pictures.
     """
 
     pair: str | None = None
@@ -43,6 +44,7 @@ class Asked:
     text_column: str | None = None
     pair_column: str | None = None
     stdin: str | None = None
+    question: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def is_table(value: str) -> bool:
 def _read(value: str, asked: Asked, place: str) -> Item | Bad:
     place = one_line(place)[:80]
     try:
-        return replace(read(value, asked.pair, asked.choices), place=place)
+        return replace(read(value, asked.pair, asked.choices, asked.question), place=place)
     except InputError as error:
         return Bad(place, error)
 
@@ -189,6 +191,10 @@ def _rows(table: Table, asked: Asked) -> Iterator[Item | Bad]:
         columns = replace(columns, pair=None)  # what was named is meant, and no more
     if columns.pair is not None and (asked.pair is not None or asked.choices):
         raise OptionError(f"{table.name} has a second text in {columns.pair!r}: leave out --pair and --choice")
+    if asked.question is not None:
+        raise OptionError(
+            f"{table.name} holds texts: --question is asked about pictures, give paths or a folder of them"
+        )
     if asked.text_column is None:
         print(f"attcat: {one_line(table.said(columns))}", file=sys.stderr)
     empty = True

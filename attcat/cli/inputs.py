@@ -21,9 +21,12 @@ from .output import one_line
 
 @dataclass(frozen=True)
 class Item:
-    """One input: a text, a pair of texts, a prompt with choices, or the path of a picture; where it stands, and its number."""
+    """One input, where it stands, and its number.
 
-    value: str | tuple[str, str] | tuple[str, list[str]] | Path
+    It is a text, a pair of texts, a prompt with choices, the path of a picture, or that and a question about it.
+    """
+
+    value: str | tuple[str, str] | tuple[str, list[str]] | Path | tuple[Path, str]
     place: str = ""
     number: int = 1
 
@@ -33,12 +36,17 @@ class Item:
         return isinstance(self.value, Path)
 
     @property
+    def has_question(self) -> bool:
+        """True for a picture with a question."""
+        return isinstance(self.value, tuple) and isinstance(self.value[0], Path)
+
+    @property
     def name(self) -> str:
         """The input on one line."""
         if not isinstance(self.value, tuple):
             return one_line(str(self.value))
         first, others = self.value
-        return one_line(" | ".join([first, *([others] if isinstance(others, str) else others)]))
+        return one_line(" | ".join([str(first), *([others] if isinstance(others, str) else others)]))
 
     @property
     def has_choices(self) -> bool:
@@ -50,7 +58,8 @@ class Item:
         """The name of a file about this input, without suffix."""
         if isinstance(self.value, Path):
             return self.value.stem
-        return "-".join(re.findall(r"\w+", self.name.lower()))[:40].strip("-") or "text"
+        first = f"{self.value[0].stem} {self.value[1]}" if isinstance(self.value[0], Path) else self.name
+        return "-".join(re.findall(r"\w+", first.lower()))[:40].strip("-") or "text"
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -93,8 +102,14 @@ def drawn(values: Iterable[str]) -> Iterator[Item]:
             yield Item(data.examples[index].value)
 
 
-def read(value: str, pair: str | None, choices: Sequence[str] | None = None) -> Item:
+def read(value: str, pair: str | None, choices: Sequence[str] | None = None, question: str | None = None) -> Item:
     """Distinguish a picture's path from a text.
+
+    Args:
+        value: a text, or the path of a picture.
+        pair: the second text.
+        choices: the choices.
+        question: about the picture.
 
     Raises:
         InputError: if it looks like a path and there is no such picture.
@@ -114,12 +129,14 @@ def read(value: str, pair: str | None, choices: Sequence[str] | None = None) -> 
             raise InputError(f"{value} is a picture: {'--choice' if choices else '--pair'} is for texts")
         if not os.path.exists(value):
             raise InputError(f"no such file: {value}")
-        return Item(Path(value))
+        return Item(Path(value) if question is None else (Path(value), question))
     if suffix and os.path.isfile(value):
         raise InputError(
             f"{value} is a file, but not a picture ({' '.join(PICTURES)}): "
             f"to explain each of its lines, attcat explain - < {value}"
         )
+    if question is not None:
+        raise InputError(f"{value!r} is a text: --question is asked about pictures, give the path of one")
     if choices:
         return Item((value, list(choices)))
     return Item(value if pair is None else (value, pair))
@@ -170,13 +187,20 @@ def load_model(name: str | None, picture: bool, revision: str | None = None) -> 
 
 
 def check_kind(explainer: Explainer, item: Item) -> None:
-    """Refuse a text for a model that sees pictures, a picture for one that reads text, and choices where there are none.
+    """Refuse a text for a model that sees pictures, a picture for one that reads text, and what a model has no use for.
 
     Raises:
         InputError: if they do not fit.
     """
     adapter = explainer.adapter
     kind = type(adapter.model).__name__
+    if item.has_question and not reads_both(explainer):
+        what = "sees pictures" if isinstance(adapter, VisionAdapter) else "reads text"
+        raise InputError(
+            f"{kind} {what} only: leave out --question, or give a --model that reads words and pictures in one sequence"
+        )
+    if item.is_picture and reads_both(explainer):
+        raise InputError(f"{kind} reads a text with its pictures: ask something about {item.name}, by --question")
     if isinstance(adapter, TextAdapter) and item.is_picture:
         raise InputError(
             f"{item.name} is a picture, but {kind} reads text: give a text, or a --model that sees pictures"
@@ -191,6 +215,12 @@ def check_kind(explainer: Explainer, item: Item) -> None:
         )
     if adapter.head.one_input and not item.has_choices:
         raise InputError(f"{kind} chooses between texts: give each of them by --choice, at least two")
+
+
+def reads_both(explainer: Explainer) -> bool:
+    """Whether a model takes a picture with a text, as what it is checked with says."""
+    samples = explainer.adapter.samples()
+    return isinstance(samples, list) and any(isinstance(one, tuple) and not isinstance(one[0], str) for one in samples)
 
 
 def named_class(target: str | None, explainer: Explainer) -> str | int | None:

@@ -89,12 +89,14 @@ def _unwritable(path: Path, error: OSError | ValueError) -> OptionError:
 
 
 def key(item: Item) -> str:
-    """A fingerprint of an input: of the text, or of the picture's file."""
+    """A fingerprint of an input: of the text, or of the picture's file; of a picture with a question both."""
     if isinstance(item.value, Path):
         try:
             return hashlib.sha256(item.value.read_bytes()).hexdigest()
         except OSError:
             return f"unreadable {item.value}"
+    if isinstance(item.value, tuple) and isinstance(item.value[0], Path):
+        return f"{key(Item(item.value[0]))} {key(Item(str(item.value[1])))}"
     return hashlib.sha256(json.dumps(item.value).encode()).hexdigest()
 
 

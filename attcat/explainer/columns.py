@@ -322,6 +322,8 @@ def _row(one: Explanation | Exception) -> dict[str, Any]:
     row |= {"special_share": one.special_share, "dropped": one.dropped}
     if one.is_image:
         return {**row, "grid": one.grid.tolist(), "box": list(one.view.box)}
+    if one.is_mixed:
+        raise InputError("words and pictures in one sequence do not fit in these columns: use Explanation.records()")
     found = one.records()
     row |= {"words": [word["text"] for word in found], "scores": [word["score"] for word in found]}
     if found and "start" in found[0]:

@@ -156,6 +156,11 @@ def aggregate(
     total = 0
     for total, (one, true, name) in enumerate(_together(explanations, truth, names), 1):
         first = first or one
+        if one.is_mixed:
+            raise InputError(
+                f"explanation {total} is of words and pictures in one sequence: aggregate the parts, e.g. each .of_text(), or "
+                "each .of_image(0)"
+            )
         if (one.is_image, one.recipe) != (first.is_image, first.recipe):
             raise InputError(
                 f"explanation {total} is {_kind(one)}, the first is {_kind(first)}: aggregate one kind and one method at a time"

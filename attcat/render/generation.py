@@ -2,23 +2,27 @@
 
 Each written word is coloured from its own strongest score, for a word that was certain has small scores everywhere: colours
 compare what came before one word, not the words with each other. Special tokens set no scale: the first token, where attention
-rests, often has more than all words together.
+rests, often has more than all words together. Nor does a picture as a whole: its patches do, each for itself, so that they and
+the words have one scale; among the words stands what the patches have together.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..attribution import Attribution
 from ..errors import InputError
+from ..files import encode_jpeg, encode_png
 from ..tokens import Tokens, group_words
-from . import html, image, terminal, wording
-from .colour import AGAINST, FOR, css, largest, tint
+from . import html, image, mixed, terminal, wording
+from .colour import AGAINST, DARK, FOR, LIGHT, css, largest, tint
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,6 +45,7 @@ class Unit:
         start: its first character; None for a token that has none.
         end: one past the last.
         special: whether it is no part of the text.
+        picture: the number of the picture whose tokens these are, from 0; None for words.
     """
 
     text: str
@@ -48,6 +53,12 @@ class Unit:
     start: int | None = None
     end: int | None = None
     special: bool = False
+    picture: int | None = None
+
+    @property
+    def scales(self) -> bool:
+        """Whether its score can be the strongest: not that of a special token, nor that of all patches together."""
+        return not self.special and self.picture is None
 
 
 @dataclass(frozen=True)
@@ -75,9 +86,30 @@ class Sheet:
             for part, first, last in zip(parts, edges[:-1], edges[1:], strict=True):
                 found.append(Unit((self.source or "")[first:last], part, first, last))
                 used.update(part)
+        found += self._pictures()
+        used.update(at for at, place in enumerate(self.tokens.places or ()) if place is not None)
         labels = self.tokens.labels
         rest = [Unit(labels[at], [at], special=self.tokens.special[at]) for at in range(len(labels)) if at not in used]
         return sorted(found + rest, key=lambda unit: unit.positions[0])
+
+    def _pictures(self) -> list[Unit]:
+        """Each picture as one: all its tokens."""
+        held: dict[int, list[int]] = {}
+        for at, place in enumerate(self.tokens.places or ()):
+            if place is not None:
+                held.setdefault((self.tokens.patches or ())[place[0]].picture, []).append(at)
+        name = wording.picture_name
+        return [Unit(name(self.explanations[0], number), at, picture=number) for number, at in sorted(held.items())]
+
+    def maps(self, rows: Sequence[Unit]) -> dict[int, Tensor]:
+        """Of each picture that has a map the scores of its cells for every written unit, `[rows, down, across]`."""
+        each = [dict(wording.maps(explanation)) for explanation in self.explanations]
+        return {
+            number: torch.stack(
+                [torch.stack([each[at - self.start][number].grid for at in unit.positions]).sum(0) for unit in rows]
+            )
+            for number in each[0]
+        }
 
     def _split(self, positions: list[int]) -> tuple[list[int], list[int]]:
         return [at for at in positions if at < self.start], [at for at in positions if at >= self.start]
@@ -96,10 +128,23 @@ class Sheet:
         return torch.stack([down[:, unit.positions].sum(1) for unit in units], dim=1)
 
     def shares(self, units: Sequence[Unit], scores: Tensor) -> Tensor:
-        """The strengths, -1 to 1, relative to the strongest source of each row that is not special."""
-        special = torch.tensor([unit.special for unit in units])
-        scale = scores.masked_fill(special, 0.0).abs().amax(1, keepdim=True)
-        return torch.where(scale > 0, scores / scale.clamp(min=1e-30), 0.0).clamp(-1, 1)
+        """The strengths of units, -1 to 1, where no picture has a map."""
+        return self.strengths(units, scores, {})[0]
+
+    def strengths(
+        self, units: Sequence[Unit], scores: Tensor, maps: dict[int, Tensor]
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """The strengths of units and cells, -1 to 1, relative to the strongest of each row that sets the scale."""
+        silent = torch.tensor([not unit.scales for unit in units])
+        scale = scores.masked_fill(silent, 0.0).abs().amax(1, keepdim=True)
+        for cells in maps.values():
+            scale = torch.maximum(scale, cells.abs().flatten(1).amax(1, keepdim=True))
+
+        def strength(values: Tensor) -> Tensor:
+            full = scale.reshape(-1, *[1] * (values.dim() - 1))
+            return torch.where(full > 0, values / full.clamp(min=1e-30), 0.0).clamp(-1, 1)
+
+        return strength(scores), {number: strength(cells) for number, cells in maps.items()}
 
     def chance(self, unit: Unit) -> float | None:
         """The probability with which a written word was written: that of its tokens, one after another."""
@@ -154,10 +199,12 @@ def show(
     table = Table(box=None, pad_edge=False, show_header=False)
     for _ in range(2):
         table.add_column(overflow="fold")
-    for unit, scores in zip(rows, sheet.scores(units, rows).tolist(), strict=True):
+    maps = sheet.maps(rows).values()
+    for row, (unit, scores) in enumerate(zip(rows, sheet.scores(units, rows).tolist(), strict=True)):
+        cells = [float(each[row].abs().max()) for each in maps]
         said = [index for index, column in enumerate(units) if scores[index] and not column.special]
         best = sorted(said, key=lambda index: -abs(scores[index]))[:STRONGEST]
-        full = largest(scores[index] for index in said)
+        full = largest([0.0, *(scores[index] for index in said if units[index].scales), *cells])
         pieces = [terminal.piece(shown(units[index]), scores[index], full, colour) for index in best]
         table.add_row(Text(terminal.visible(told(sheet, unit)), "bold"), Text("  ").join(pieces))
     console.print(table)
@@ -171,7 +218,11 @@ STYLE = """
 .attcat .written{border-bottom:2px solid;cursor:pointer}
 .attcat .written:hover,.attcat .written:focus,.attcat .written.now{outline:2px solid;outline-offset:1px}
 .attcat .unit{border-radius:.2em;print-color-adjust:exact;-webkit-print-color-adjust:exact}
-.attcat .apart{border:1px solid rgba(128,128,128,.5);border-radius:.4em;padding:0 .3em;font-size:.8em;opacity:.8}
+.attcat .apart{border:1px solid rgba(128,128,128,.5);border-radius:.4em;padding:0 .3em;margin-right:.2em;
+font-size:.8em;opacity:.8}
+.attcat .under{position:relative;overflow:hidden}
+.attcat .under .ground{filter:grayscale(1) contrast(.8)}
+.attcat .under .veil{position:absolute;max-width:none}
 .attcat .heat{overflow:auto;max-height:80vh}
 .attcat .heat td,.attcat .heat th{padding:.1em .3em;font-weight:400;white-space:nowrap;text-align:left}
 .attcat .heat thead th{writing-mode:vertical-rl;transform:rotate(180deg)}
@@ -181,14 +232,24 @@ print-color-adjust:exact;-webkit-print-color-adjust:exact}
 
 SCRIPT = """
 (function(script){
-var root=script.parentNode,units=root.querySelectorAll(".unit"),written=root.querySelectorAll(".written"),
+var root=script.parentNode,units=root.querySelectorAll(".unit"),veils=root.querySelectorAll(".veil"),
+written=root.querySelectorAll(".written"),
 what=root.querySelector(".what"),start=what.textContent,pinned=null;
 function tint(u,s){u.style.setProperty("--s",Math.abs(s)/100);u.style.background=s>0?"@for":"@against";}
+function alpha(s){return @opacity*Math.pow(Math.max(0,(Math.abs(s)/100-@threshold)/(1-@threshold)),@power);}
+function veil(image,cells){
+var c=document.createElement("canvas"),x,d;c.width=image.dataset.columns;c.height=image.dataset.rows;
+x=c.getContext("2d");d=x.createImageData(c.width,c.height);
+cells.split(" ").forEach(function(s,i){d.data.set((s>0?[@light]:[@dark]).concat(Math.round(255*alpha(s))),4*i);});
+x.putImageData(d,0,0);image.src=c.toDataURL();}
 function show(word){
 written.forEach(function(w){w.classList.toggle("now",w===word);});
 var s=(word?word.dataset.s:what.dataset.s).split(" ");
 units.forEach(function(u,i){tint(u,+s[i]);});
+veils.forEach(function(image,i){
+if(word)veil(image,word.dataset["map"+i]);else image.src=image.dataset.whole;});
 what.textContent=word?word.title:start;}
+veils.forEach(function(image){image.dataset.whole=image.src;});
 written.forEach(function(word){
 word.addEventListener("mouseenter",function(){show(word);});
 word.addEventListener("focus",function(){show(word);});
@@ -197,6 +258,14 @@ word.addEventListener("blur",function(){show(pinned);});
 word.addEventListener("click",function(){pinned=pinned===word?null:word;show(pinned||word);});});
 })(document.currentScript);
 """.replace("@for", css(FOR)).replace("@against", css(AGAINST))
+for _name, _value in {
+    "opacity": image.OPACITY,
+    "threshold": image.THRESHOLD,
+    "power": image.POWER,
+    "light": ",".join(map(str, LIGHT)),
+    "dark": ",".join(map(str, DARK)),
+}.items():
+    SCRIPT = SCRIPT.replace(f"@{_name}", str(_value))
 
 WHOLE = "the whole answer: each source's mean over the written words; hover over a written word to see its own"
 
@@ -216,13 +285,16 @@ def _body(sheet: Sheet) -> str:
     units = sheet.units()
     rows = [unit for unit in units if unit.positions[0] >= sheet.start]
     scores = sheet.scores(units, rows)
-    signed = sheet.shares(units, scores)
+    signed, maps = sheet.strengths(units, scores, sheet.maps(rows))
     origin = html.escape(wording.origin(sheet.explanations[0]))
-    whole = sheet.shares(units, signed.mean(0, keepdim=True))[0].tolist()
+    means = {number: cells.mean(0, keepdim=True) for number, cells in maps.items()}
+    mean, together = sheet.strengths(units, signed.mean(0, keepdim=True), means)
+    whole = mean[0].tolist()
     parts = [
         f'<p class="origin">{origin}</p>',
         f'<p><span class="label what" data-s="{_hundredths(whole)}">{WHOLE}</span></p>',
-        f'<div class="text" dir="auto">{_text(sheet, units, rows, signed, whole)}</div>',
+        *(_picture(sheet, number, cells[0]) for number, cells in together.items()),
+        f'<div class="text" dir="auto">{_text(sheet, units, rows, signed, whole, maps)}</div>',
         f'<p class="key">{html.mark("speaks against it", -1.0)}{html.mark("speaks for it", 1.0)}</p>',
         *(f"<p>{html.escape(note)}</p>" for note in notes(sheet)),
         _heat(sheet, units, rows, scores, signed),
@@ -235,7 +307,35 @@ def _hundredths(signed: Sequence[float]) -> str:
     return " ".join(str(round(100 * value)) for value in signed)
 
 
-def _text(sheet: Sheet, units: list[Unit], rows: list[Unit], signed: Tensor, whole: Sequence[float]) -> str:
+def _picture(sheet: Sheet, number: int, cells: Tensor) -> str:
+    """A picture in grey, and on it a map as a small picture of its own, which the script exchanges."""
+    part = image.sized(dict(wording.maps(sheet.explanations[0]))[number], html.WIDEST)
+    view, (left, top, right, bottom) = part.view, part.view.box
+    ground = part.source if isinstance(part.source, np.ndarray) else np.full((view.height, view.width, 3), image.BLANK)
+    rows, columns = cells.shape
+    place = (
+        f"left:{left / view.width:.4%};top:{top / view.height:.4%};"
+        f"width:{(right - left) / view.width:.4%};height:{(bottom - top) / view.height:.4%}"
+    )
+    address = f"data:image/png;base64,{base64.b64encode(encode_png(mixed.veil(cells.numpy()))).decode()}"
+    photo = f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(ground.astype(np.uint8))).decode()}"
+    name = html.escape(f"{wording.picture_name(sheet.explanations[0], number)}, and where on it the answer came from")
+    size = f'width="{view.width}" height="{view.height}"'
+    return (
+        f'<div class="pictures"><figure><div class="under"><img class="ground" src="{photo}" {size} alt="{name}">'
+        f'<img class="veil" src="{address}" data-rows="{rows}" data-columns="{columns}" style="{place}" alt=""></div>'
+        "</figure></div>"
+    )
+
+
+def _text(
+    sheet: Sheet,
+    units: list[Unit],
+    rows: list[Unit],
+    signed: Tensor,
+    whole: Sequence[float],
+    maps: dict[int, Tensor],
+) -> str:
     """The text, each word a unit; what has no characters stands in its place as a frame."""
     parts, reached, row = [], 0, 0
     for unit, share in zip(units, whole, strict=True):
@@ -250,6 +350,8 @@ def _text(sheet: Sheet, units: list[Unit], rows: list[Unit], signed: Tensor, who
         if written:
             name = html.escape(told(sheet, unit))
             more = f' tabindex="0" title="{name}" data-s="{_hundredths(signed[row].tolist())}"'
+            for place, cells in enumerate(maps.values()):
+                more += f' data-map{place}="{_hundredths(cells[row].flatten().tolist())}"'
             row += 1
         parts.append(f'<span class="{" ".join(names)}" style="{tint(share)}"{more}>{html.escape(inside)}</span>')
         reached = max(reached, end)
@@ -299,7 +401,7 @@ def figure(explanations: Sequence[Attribution], tokens: Tokens, start: int, sour
             f"{len(rows)} x {len(units)} words do not fit in a picture ({ROWS} x {COLUMNS}): save it as .html"
         )
     scores = sheet.scores(units, rows)
-    signed = sheet.shares(units, scores).numpy()
+    signed = sheet.strengths(units, scores, sheet.maps(rows))[0].numpy()
     side, head = 150, 110
     columns = image.beside([_upright(shown(unit), head) for unit in units], gap=0)
     lines = [image.line(told(sheet, unit), side, size=14, right=True) for unit in rows]

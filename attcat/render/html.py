@@ -126,6 +126,7 @@ def escape(text: str) -> str:
 def _body(explanation: Attribution) -> str:
     parts = [
         header(explanation),
+        f"<p>{escape(wording.shares(explanation))}</p>" if explanation.is_mixed else "",
         middle(explanation),
         key(explanation),
         _apart(explanation),
@@ -140,6 +141,13 @@ def middle(explanation: Attribution, full: float | None = None) -> str:
     if is_media(explanation):
         what = f"what speaks for and against {explanation.label}; {wording.gist(explanation)}"
         return picture(panel(explanation, full), what, caption(explanation), "overlay")
+    if explanation.is_mixed:
+        full = wording.scale(explanation) if full is None else full
+        drawn = [
+            pictures(part, full, "input" if explanation.pictures == 1 else wording.picture_name(explanation, number))
+            for number, part in wording.maps(explanation)
+        ]
+        return "".join([*drawn, texts(explanation, full)])
     return pictures(explanation, full) if explanation.is_image else texts(explanation, full)
 
 
@@ -197,7 +205,7 @@ def key(explanation: Attribution, *, scale: bool = True) -> str:
     against, supports = wording.sides(explanation)
     full = wording.scale(explanation) if scale else None
     beyond = bool(full and wording.clipped(explanation, full))
-    return legend(explanation, against, supports, full, beyond) + (unseen(explanation) if explanation.is_image else "")
+    return legend(explanation, against, supports, full, beyond) + unseen(explanation)
 
 
 def legend(explanation: Attribution, against: str, supports: str, full: float | None, beyond: bool = False) -> str:
@@ -210,7 +218,7 @@ def legend(explanation: Attribution, against: str, supports: str, full: float | 
         full: the score that gets the full colour.
         beyond: whether some scores are stronger.
     """
-    if explanation.is_image or is_media(explanation):
+    if explanation.is_image or explanation.is_mixed or is_media(explanation):
         return _bar(against, supports, full, beyond)
     more = " or more" if beyond else ""
     value = f"<span>full colour = {wording.number(full)[1:]}{more}</span>" if full else ""
@@ -231,7 +239,7 @@ def _bar(against: str, supports: str, full: float | None, beyond: bool) -> str:
 
 def unseen(explanation: Attribution) -> str:
     """What the hatching means, if there is any."""
-    if not wording.has_blind_area(explanation):
+    if not (explanation.is_image or explanation.is_mixed) or not wording.has_blind_area(explanation):
         return ""
     return '<p class="key"><span><span class="unseen"></span>not seen by the model</span></p>'
 
@@ -261,13 +269,13 @@ def table(explanation: Attribution) -> str:
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 
-def pictures(explanation: Attribution, full: float | None = None) -> str:
+def pictures(explanation: Attribution, full: float | None = None, name: str = "input") -> str:
     """The input and the overlay; the heatmap alone when the pixels are not known."""
     small = sized(explanation, WIDEST)
     what = f"heatmap of what speaks for and against {explanation.label}; {wording.strongest(explanation)}"
     figures = [picture(overlay(small, full), what, "what speaks for and against", "overlay")]
     if isinstance(small.source, np.ndarray):
-        figures.insert(0, picture(small.source, "the picture that was explained", "input", "photo"))
+        figures.insert(0, picture(small.source, "the picture that was explained", name, "photo"))
     return f'<div class="pictures">{"".join(figures)}</div>'
 
 

@@ -315,6 +315,11 @@ def panels_of(explanation: Attribution, longest: int = LONGEST) -> tuple[Attribu
     Raises:
         InputError: if the input was not a picture, or its pixels are not known.
     """
+    if explanation.is_mixed:
+        raise InputError(
+            "this drawing is of one picture, and this Explanation of words and pictures: draw .of_image(0) or .of_text(), or "
+            "save it as .png or .html"
+        )
     if not explanation.is_image:
         raise InputError("a figure needs a picture, and this Explanation is of a text: use .show() or save it as .html")
     if not isinstance(explanation.source, np.ndarray):
@@ -390,7 +395,7 @@ def line(text: str, width: int, *, size: int, ink: RGB = INK, right: bool = Fals
     """One line of text on a strip of `width` pixels, cut with an ellipsis where it does not fit."""
     from PIL import Image, ImageDraw
 
-    font, text = _font(size), fitted(text, width, size)
+    font, text = font_of(size), fitted(text, width, size)
     strip = Image.new("RGB", (width, round(size * 1.3)), PAPER)
     spare = width - font.getlength(text)
     x = spare if right else spare / 2 if middle else 0.0
@@ -400,7 +405,7 @@ def line(text: str, width: int, *, size: int, ink: RGB = INK, right: bool = Fals
 
 def fitted(text: str, width: int, size: int) -> str:
     """`text` on one line, cut with an ellipsis to `width` pixels."""
-    font = _font(size)
+    font = font_of(size)
     text = " ".join(text[:MEASURED].split())
     if len(text) < MEASURED and font.getlength(text) <= width:
         return text
@@ -409,7 +414,7 @@ def fitted(text: str, width: int, size: int) -> str:
 
 def wrap(text: str, width: int, size: int = 14, most: int = 4) -> list[str]:
     """Break a sentence between words into at most `most` lines of `width` pixels; what is left over is in the last."""
-    font, words = _font(size), text[:MEASURED].split()
+    font, words = font_of(size), text[:MEASURED].split()
     lines: list[str] = []
     while words and len(lines) < most - 1:
         count = 1
@@ -426,7 +431,8 @@ def _longest(text: str, width: float, measure: Callable[[str], float]) -> int:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The letters of every figure, in a size."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size=size)  # comes with Pillow: the same on every machine

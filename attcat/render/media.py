@@ -12,7 +12,7 @@ import numpy as np
 from ..attribution import Attribution
 from ..files import encode_palette_png
 from ..tokens import Waveform
-from . import image, wording
+from . import image, mixed, wording
 from .image import BLANK, INK, PALE, PAPER, PLAIN, Look
 
 if TYPE_CHECKING:
@@ -188,6 +188,8 @@ def figure(explanation: Attribution, look: Look = PLAIN) -> Image.Image:
     Raises:
         InputError: if there is nothing to draw, or only words.
     """
+    if explanation.is_mixed:
+        return mixed.figure(explanation, look)
     if not is_media(explanation):
         return image.figure(explanation, look)
     drawn = image.panel(panel(explanation, look=look), caption(explanation, look))
@@ -202,7 +204,7 @@ def png(explanation: Attribution, look: Look = PLAIN) -> bytes:
     Raises:
         InputError: as `figure`.
     """
-    if not is_media(explanation):
+    if not (is_media(explanation) or explanation.is_mixed):
         return image.png(explanation, look)
     kept = image.palette()
     return encode_palette_png(figure(explanation, look), kept, 256 - len(kept))

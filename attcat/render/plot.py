@@ -42,8 +42,13 @@ def plot(explanation: Attribution, ax: Axes | None = None, *, layers: bool = Fal
         look: how the heatmap of a picture is drawn.
 
     Raises:
-        InputError: if matplotlib is not installed, or a picture's pixels are not known.
+        InputError: if matplotlib is not installed, a picture's pixels are not known, or there are words and pictures.
     """
+    if explanation.is_mixed:
+        raise InputError(
+            "axes hold words or a picture, and this Explanation is of both: plot .of_image(0) and .of_text() on axes of their "
+            "own, or save it as .png or .html"
+        )
     if ax is None:
         _, ax = _pyplot().subplots(figsize=_size(explanation, layers), layout=_layout(explanation, layers))
     if layers:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..attribution import Attribution
+from ..tokens import Interleaved
 from . import html, wording
 from .colour import DARK, LIGHT, WHITE, mix
 from .html import escape
@@ -131,13 +132,16 @@ def _same_input(one: Attribution, other: Attribution) -> bool:
         return False
     if one.recipe != other.recipe or one.tokens != other.tokens:
         return False
+    if isinstance(one.source, Interleaved):
+        return one.source == other.source
     return one.source is other.source or bool(np.array_equal(one.source, other.source))  # type: ignore[arg-type]
 
 
 def _name(explanation: Attribution, number: int) -> str:
     if explanation.is_image:
         return f"picture {number + 1}"
-    return " | ".join(explanation.texts) if isinstance(explanation.source, str | tuple) else f"input {number + 1}"
+    known = isinstance(explanation.source, str | tuple | Interleaved)
+    return " | ".join(explanation.texts) if known else f"input {number + 1}"
 
 
 def _shortened(name: str, path: bool) -> str:
@@ -310,7 +314,7 @@ def _data(explanation: Attribution, full: float, layered: bool) -> dict[str, Any
         if told["views"]["tokens"] == _view(wording.passages(explanation, full)):
             told["views"]["tokens"] = None  # no word is made of several
     if layered and len(explanation.layers) > 1 and not explanation.is_video:
-        told |= _layers(explanation)
+        told |= _layers(explanation.of_text() if explanation.is_mixed else explanation)
     return told
 
 

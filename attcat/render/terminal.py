@@ -52,6 +52,8 @@ def show(explanation: Attribution, console: Console | None = None) -> None:
         parts += [Text(), _key(explanation, colour)] if coloured else []
     elif explanation.is_sound:
         parts += [*strip(explanation, min(console.width, STRIP), colour), Text(), _key(explanation, colour)]
+    elif explanation.is_mixed:
+        parts += [*_both(explanation, console, colour), Text(), _key(explanation, colour, pixels=colour)]
     elif not explanation.is_image:
         parts += [*_passages(explanation, colour), Text(), _key(explanation, colour)]
     elif _pixels(console) and colour:
@@ -96,13 +98,26 @@ def highlight(explanation: Attribution, width: int | None = None, *, colour: boo
     return text
 
 
-def picture(explanation: Attribution, columns: int) -> Text:
+def _both(explanation: Attribution, console: Console, colour: bool) -> list[Text]:
+    """How the magnitude is divided, then each picture, then the words, on one scale."""
+    from rich.text import Text
+
+    full, parts = wording.scale(explanation), [Text(wording.shares(explanation)), Text()]
+    for number, part in wording.maps(explanation):
+        coloured = colour and _pixels(console)
+        name = [Text(wording.picture_name(explanation, number), "bold")] if explanation.pictures > 1 else []
+        drawn = picture(part, min(console.width, WIDEST), full) if coloured else letters(part, full)
+        parts += [*name, drawn, Text()]
+    return parts + _passages(explanation, colour)
+
+
+def picture(explanation: Attribution, columns: int, full: float | None = None) -> Text:
     """The overlay in half blocks, two pixels to a character."""
     from rich.color import Color
     from rich.style import Style
     from rich.text import Text
 
-    pixels = overlay(sized(explanation, columns, columns, thinnest=1))
+    pixels = overlay(sized(explanation, columns, columns, thinnest=1), full)
     text = Text(no_wrap=True)
     for row in range(0, len(pixels), 2):
         for column in range(pixels.shape[1]):
@@ -115,11 +130,11 @@ def picture(explanation: Attribution, columns: int) -> Text:
     return text
 
 
-def letters(explanation: Attribution) -> Text:
+def letters(explanation: Attribution, full: float | None = None) -> Text:
     """The grid of patches in signs: what is left of a heatmap without colours."""
     from rich.text import Text
 
-    full = wording.scale(explanation)
+    full = wording.scale(explanation) if full is None else full
     signed = explanation.grid.numpy() / full if full else np.zeros(explanation.grid.shape)
     marks = {0: " ·", 1: " +", 2: "++", 3: "##", -1: " -", -2: "--", -3: "=="}
     # Quarters of the scale: below the first nothing is said.

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..attribution import Attribution
-from ..tokens import Word, group_words, trim
+from ..tokens import Interleaved, Word, group_words, trim
 from .colour import largest, robust, strength
 
 _WORDS: WeakKeyDictionary[Attribution, list[Word]] = WeakKeyDictionary()
@@ -109,6 +109,9 @@ def values(explanation: Attribution) -> list[float]:
     """The scores that are coloured: of the patches, of the words, or of the tokens where the words are not known."""
     if explanation.is_image:
         return [float(score) for score in explanation.grid.flatten().tolist()]
+    if explanation.is_mixed:
+        parts = [*(part for _, part in maps(explanation)), explanation.of_text()]
+        return [score for part in parts for score in values(part)]
     if has_words(explanation):
         return [word.score for word in words_of(explanation)]
     pairs = zip(explanation.scores.tolist(), explanation.tokens.special, strict=True)
@@ -121,7 +124,8 @@ def scale(*explanations: Attribution) -> float:
     The 99th percentile of the magnitudes, so that one outlier does not hide everything else; in a short text, the strongest.
     """
     pooled = [score for explanation in explanations for score in values(explanation)]
-    words = not explanations or not (explanations[0].is_image or explanations[0].is_video or explanations[0].is_sound)
+    first = explanations[0] if explanations else None
+    words = first is None or not (first.is_image or first.is_video or first.is_sound or first.is_mixed)
     return robust(pooled, MANY_WORDS if words else MANY_PATCHES)
 
 
@@ -131,6 +135,8 @@ def unit(explanation: Attribution) -> tuple[str, str]:
         one = "patch"
     elif explanation.is_sound:
         one = "moment" if explanation.tokens.bands is None else "patch"
+    elif explanation.is_mixed:
+        return "word and patch", "words and patches"
     else:
         one = "word" if has_words(explanation) else "token"
     return one, f"{one}es" if one == "patch" else f"{one}s"
@@ -191,10 +197,22 @@ def notes(explanation: Attribution, full: float | None = None) -> list[str]:
         told += filter(None, (clipped(explanation, full), concentrated(explanation)))
         if explanation.special.any():
             told.append(f"{explanation.special_share:.1%} of the total magnitude fell on special tokens.")
+        if explanation.is_mixed:
+            told += _without_map(explanation)
     if explanation.dropped:
         cut = "1 token was" if explanation.dropped == 1 else f"{explanation.dropped} tokens were"
         told.append(f"The text was too long: {cut} cut and not seen by the model.")
     return told + _windows(explanation)
+
+
+def _without_map(explanation: Attribution) -> list[str]:
+    """Which pictures have no map."""
+    mapped = [number for number, _ in maps(explanation)]
+    return [
+        f"The tokens of {picture_name(explanation, number)} stand for it as a whole: they have a share, but no map."
+        for number in range(explanation.pictures)
+        if number not in mapped
+    ]
 
 
 def _windows(explanation: Attribution) -> list[str]:
@@ -225,7 +243,7 @@ SHOWN = 12
 
 def has_words(explanation: Attribution) -> bool:
     """True when the scores can be laid over the characters of the original text."""
-    return explanation.tokens.spans is not None and isinstance(explanation.source, str | tuple)
+    return explanation.tokens.spans is not None and isinstance(explanation.source, str | tuple | Interleaved)
 
 
 def names(explanation: Attribution) -> list[str]:
@@ -314,6 +332,8 @@ def gist(explanation: Attribution) -> str:
     total = sum(map(abs, scores))
     if not total:
         return ""
+    if explanation.is_mixed:
+        return " ".join(filter(None, (shares(explanation), gist(explanation.of_text()))))
     if explanation.is_image:
         share = sum(score for score in scores if score > 0) / total
         ranked = np.cumsum(sorted(map(abs, scores), reverse=True))
@@ -368,12 +388,17 @@ def apart(explanation: Attribution, full: float | None = None) -> list[Piece]:
 
 def chips(explanation: Attribution, full: float | None = None) -> list[Piece]:
     """The tokens that are not special, for an explanation whose words are not known."""
-    return _chips(explanation, [not special for special in explanation.tokens.special], full)
+    places = explanation.tokens.places or (None,) * len(explanation.tokens)
+    chosen = [not special and place is None for special, place in zip(explanation.tokens.special, places, strict=True)]
+    return _chips(explanation, chosen, full)
 
 
 def _hidden(explanation: Attribution) -> list[bool]:
     if not has_words(explanation):
         return list(explanation.tokens.special)
+    if explanation.is_mixed:
+        apart = iter(_hidden(explanation.of_text()))
+        return [place is None and next(apart) for place in explanation.tokens.places or ()]
     shown = {position for *_, positions in group_words(explanation.tokens, explanation.texts) for position in positions}
     return [position not in shown for position in range(len(explanation.tokens))]
 
@@ -389,12 +414,36 @@ def _chips(explanation: Attribution, chosen: list[bool], full: float | None = No
 
 def has_blind_area(explanation: Attribution) -> bool:
     """True when a crop hid a part of the picture from the model."""
+    if explanation.is_mixed:
+        return any(has_blind_area(part) for _, part in maps(explanation))
     view = explanation.tokens.view
     if view is None:
         return False
     left, top, right, bottom = view.box
     # a pixel is seen when its centre is
     return left > 0.5 or top > 0.5 or right < view.width - 0.5 or bottom < view.height - 0.5
+
+
+def maps(explanation: Attribution) -> list[tuple[int, Attribution]]:
+    """The pictures of a mixed sequence that have a map: their numbers, and what lies on each, as of a picture."""
+    if explanation not in _MAPS:
+        patches = explanation.tokens.patches or ()
+        placed = sorted({one.picture for one in patches if one.grid is not None})
+        _MAPS[explanation] = [(number, explanation.of_image(number)) for number in placed]
+    return _MAPS[explanation]
+
+
+_MAPS: WeakKeyDictionary[Attribution, list[tuple[int, Attribution]]] = WeakKeyDictionary()
+
+
+def picture_name(explanation: Attribution, number: int) -> str:
+    """What a picture is called."""
+    return "the picture" if explanation.pictures == 1 else f"picture {number + 1}"
+
+
+def shares(explanation: Attribution) -> str:
+    """How the magnitude is divided, e.g. `62 % picture, 30 % text, 8 % special.`"""
+    return f"{explanation.shares()} (of the total magnitude)."
 
 
 def strongest(explanation: Attribution) -> str:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import plain
-
-if TYPE_CHECKING:
-    from . import View
+from .view import View
 
 Place = tuple[int, int]
 """The number of a grid of patches, and that of the cell in it, counted row by row."""
@@ -38,7 +35,8 @@ class Patches:
     view: View | None = None
 
     def __post_init__(self) -> None:
-        plain.settle(self, {"picture": plain.whole(), "grid": plain.optional(plain.tuple_of(plain.whole(1), 2))})
+        grid = plain.optional(plain.tuple_of(plain.whole(1), 2))
+        plain.settle(self, {"picture": plain.whole(), "grid": grid, "view": plain.optional(plain.a(View))})
         if self.grid is None and self.view is not None:
             raise ValueError("a view says where a grid lies, but there is no grid")
 
