@@ -117,7 +117,9 @@ def ordinary_tokens(adapter: TextAdapter, count: int, rows: int | None = None) -
 
 def _named_tokens(model: nn.Module) -> set[int]:
     """The numbers of tokens that the configuration gives a meaning of its own, as where a picture stands."""
-    named = vars(getattr(model, "config", None) or object()) if hasattr(getattr(model, "config", None), "__dict__") else {}
+    named = (
+        vars(getattr(model, "config", None) or object()) if hasattr(getattr(model, "config", None), "__dict__") else {}
+    )
     return {n for key, n in named.items() if key.endswith(("_token_id", "_token_index")) and type(n) is int}
 
 
@@ -189,7 +191,7 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
                 (word for word in words if word not in (ids[0, place], adapter.pad_id)), ids[0, place]
             )
         arguments = {**encoding.arguments, "input_ids": changed}
-        with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
+        with borrowed(adapter) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0]) as seen:
             until_stopped(partial(own.call, replace(encoding, arguments=arguments)))
         states.append(seen[0].transpose(1, adapter.position_axis)[0])
     found = {}
