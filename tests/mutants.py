@@ -96,6 +96,8 @@ def mutants(module: str) -> list[Mutant]:
             if mutated is None or not differs(source, mutated):
                 continue
             change = changed_lines(source, mutated)
+            if ", *, " in change and ", /, " in change:  # the mark of keywords is no product
+                continue
             mutant = Mutant(module, start[0], end[0], name.removeprefix("core/"), change, mutated)
             found[mutant.key] = mutant
     order = [found[key] for key in sorted(found)]
