@@ -34,21 +34,25 @@ stress: $(READY)  ## threads, faults and interruptions in full, which takes long
 
 fuzz: $(READY)  ## give the readers, and everything else, inputs that no one thought of
 	$(BIN)/pip install --quiet --disable-pip-version-check 'atheris>=3,<4' || echo "make: atheris cannot be installed here: hypothesis alone" >&2
-	@for target in table json safetensors picture; do \
+	@for target in table json safetensors picture sound; do \
 		$(BIN)/python -c 'import atheris' 2>/dev/null || break; \
 		echo "fuzzing: $$target"; $(BIN)/python tests/fuzz.py $$target $(RUNS) $(OUT)/fuzz || exit 1; done
 	ATTCAT_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n auto --maxprocesses 4 tests/test_properties.py
 
-engines: $(READY)  ## real Ray: two workers, one of which is killed
+engines: $(READY)  ## real Ray: two workers, one of which is killed; real Spark, where there is Java
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
-	ATTCAT_RAY=1 $(BIN)/pytest tests/test_batch.py
+	$(if $(shell command -v java),$(BIN)/pip install --quiet --disable-pip-version-check 'pyspark>=4,<5')
+	ATTCAT_RAY=1 $(if $(shell command -v java),ATTCAT_SPARK=1) $(BIN)/pytest tests/test_batch.py
 
 coverage: $(READY)  ## branch coverage of attcat/ and adapters/; fails below 95 %
 	$(BIN)/pytest -n auto --maxprocesses 4 --cov --cov-report=term:skip-covered --cov-fail-under=95
+	@# An exception at any instant may come within coverage itself: these tests were skipped, and are run without it.
+	$(BIN)/pytest tests/test_faults.py -k "interruption and (any_instant or looked_at)"
 
-mutants: $(READY)  ## change the code one place at a time: does a test fail? (days; resumable)
+mutants: $(READY)  ## change the code one place at a time: does a test fail? (a day; resumable)
 	$(BIN)/pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.3,<9'
 	$(BIN)/python tests/mutants.py $(MODULES)
+	$(BIN)/python tests/mutants.py --write
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check

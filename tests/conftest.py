@@ -1,15 +1,15 @@
-"""The models are tiny: one thread each is fastest, and workers do not fight for the cores. And what several files start from."""
+"""The models are tiny: one thread each is fastest, and workers do not fight for the cores. And what several files start from.
+
+What is ours is imported when it is used: this file is read before coverage is measured.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import saved
 import torch
 from running import Result, Run
-
-from attcat import cli
 
 torch.set_num_threads(1)
 
@@ -17,6 +17,7 @@ torch.set_num_threads(1)
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Run:
     """Run the command in this process, where importing torch costs nothing; C code's output is seen too."""
+    from attcat import cli
 
     def run(*arguments: object) -> Result:
         capfd.readouterr()
@@ -29,10 +30,14 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small classifier of texts."""
+    import saved
+
     return saved.save_text(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of pictures."""
+    import saved
+
     return saved.save_image(tmp_path_factory.mktemp("image"))

@@ -263,3 +263,29 @@ def test_ray(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert sorted(frame["label"]) == sorted(expected["label"])
     finally:
         ray.shutdown()
+
+
+@pytest.mark.skipif("ATTCAT_SPARK" not in os.environ, reason="half a minute, and a Java runtime: make engines")
+@pytest.mark.filterwarnings("ignore")
+def test_spark(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers of a local Spark; rows that fail carry their errors."""
+    spark = pytest.importorskip("pyspark.sql", reason="pyspark is not installed")
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    builder = spark.SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+    session = builder.config("spark.driver.bindAddress", "127.0.0.1").getOrCreate()
+    try:
+        texts = [None if number % 5 == 0 else f"good film {number}" for number in range(40)]
+        frame = session.createDataFrame([(one,) for one in texts], "text string").repartition(3)
+        explain = Explain(str(text), column="text", keep=False)
+        rows = frame.mapInPandas(lambda parts: map(explain, parts), explain.schema).collect()
+    finally:
+        session.stop()
+    expected = explain({"text": texts})
+    assert sorted((row.words or [], row.error) for row in rows) == sorted(
+        (words or [], error) for words, error in zip(expected["words"], expected["error"], strict=True)
+    )
+    assert sum(bool(row.error) for row in rows) == 8
+    by_words = {tuple(words or ()): scores for words, scores in zip(expected["words"], expected["scores"], strict=True)}
+    for row in rows:
+        if not row.error:
+            assert row.scores == pytest.approx(by_words[tuple(row.words)], rel=1e-3, abs=1e-5)
