@@ -204,10 +204,11 @@ class Attribution:
         return f"{label} = {float(self.logits[self.target]):.4g}" if self.activation == "none" else label
 
     @property
-    def again(self) -> int | tuple[int, int]:
+    def again(self) -> Any:
         """The target by the model's own index, a contrast as two: give it to an Explainer to explain the same again.
 
-        `target` is the place among the classes that are kept, which are few out of a vocabulary.
+        `target` is the place among the classes that are kept, which are few out of a vocabulary. Of a box or a pixel it is
+        that place with the class, `("box", 3, 0)`.
 
         Raises:
             InputError: if the target was a function, which is not kept.
@@ -218,7 +219,8 @@ class Attribution:
             )
         numbers = self.classes or range(len(self.labels))
         target = numbers[self.target]
-        return target if self.against is None else (target, numbers[self.against])
+        meant = target if self.against is None else (target, numbers[self.against])
+        return (*self.options["place"], meant) if "place" in self.options else meant
 
     @property
     def predicted(self) -> int:

@@ -305,6 +305,8 @@ def _untouched(bench: _Bench) -> Measured:
 def _reads(bench: _Bench) -> Measured:
     if bench.adapter.has_stages:
         raise _NotAsked("its last block has a coarser grid than its tokens")
+    if bench.adapter.reads_several:
+        raise _NotAsked("its head has the states of several blocks")
     one = bench.row(0)
     read = one.adapter.head.read(one.encoding, one.classes)[0]
     before = one.explained(one.logits)
@@ -352,7 +354,8 @@ def _placed(bench: _Bench) -> Measured:
         encoding = replace(repeated, arguments={**repeated.arguments, **adapter.place({"pixel_values": pixels})})
         with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
             until_stopped(partial(own.call, encoding))
-        return adapter.aligned(0, seen[0])
+        state = adapter.aligned(0, seen[0])
+        return state[:, : state.shape[1] - len(adapter.suffix)]
 
     found = placed(states_of, (height, width), adapter.grid(height, width), adapter.patch_size)
     if found is None or found.before:

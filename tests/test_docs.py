@@ -14,6 +14,7 @@ import transformers
 from tasks_zoo import TAGS, make, tokenizer
 from test_image_text import make as make_pair
 from test_image_text import processor
+from test_regions import MODELS as MAKE_REGIONS
 from test_streams import WRITERS, made
 from test_zero_shot import NLI
 
@@ -61,6 +62,18 @@ def signals() -> dict[str, Any]:
     }
 
 
+def regions() -> dict[str, Any]:
+    """A detector and a segmentation model, with their processor."""
+    made = {name: MAKE_REGIONS[name]() for name in ("detr", "segformer")}
+    for model, labels in ((made["detr"], ["cat", "dog", "cow"]), (made["segformer"], ["road", "grass", "sky"])):
+        model.config.id2label = dict(enumerate(labels))
+    return {
+        "AutoModelForObjectDetection": Loaded(made["detr"]),
+        "AutoModelForSemanticSegmentation": Loaded(made["segformer"]),
+        "AutoImageProcessor": Loaded(transformers.SegformerImageProcessor(size={"height": 64, "width": 64})),
+    }
+
+
 class Loaded:
     """Has `from_pretrained`."""
 
@@ -85,6 +98,8 @@ def test_the_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.Monk
             names["AutoTokenizer"].made.chat_template = CHAT
     names.setdefault("AutoTokenizer", Loaded(copy(tokenizer("Bert"))))
     names |= signals()
+    if "ObjectDetection" in code or "SemanticSegmentation" in code:
+        names |= regions()
     names["AutoModel"], names["AutoProcessor"] = Loaded(make_pair("clip")), Loaded(processor("clip"))
     monkeypatch.setattr(timm, "create_model", small_swin)
     exec(code, names)

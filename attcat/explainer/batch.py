@@ -15,6 +15,7 @@ from ..capture.relevance import Relevance
 from ..errors import InputError, Option, TargetError
 from ..explanation import Explanation
 from ..model import Adapter, Encoding
+from ..model.bound import resolved
 from ..targets import Goal, Rank, Target
 from ..trace import Hidden, Passes, Recording, Trace, record
 from .rows import ALL
@@ -36,10 +37,14 @@ class BatchExplainer:
     def explain(self, encoding: Encoding, targets: Sequence[Sequence[Target]]) -> list[list[Explanation]]:
         """One forward pass; one backward pass and one Explanation per target of an input."""
         encoding = replace(encoding, sources=tuple(map(read_only, encoding.sources)))  # copied once for all targets
-        recording, head = self.record(encoding), self.adapter.head
+        encoding, head = resolved(self.adapter, encoding), self.adapter.head
+        recording = self.record(encoding)
         rows, count = range(len(encoding.tokens)), recording.logits.shape[1]
         labels = [head.labels(encoding, row, count) for row in rows]
         every = [self.listed(targets[0 if head.one_input else row], count) for row in rows]
+        if head.aims:
+            pairs = zip(every, recording.logits.detach(), strict=True)
+            every = [[head.prefer(target, logits) for target in row] for row, logits in pairs]
         rounds = max(map(len, every))
         found: list[list[Explanation]] = [[] for _ in targets]
         for index in range(rounds):
@@ -92,7 +97,12 @@ class BatchExplainer:
                 logits=chosen[row].logits,
                 target=chosen[row].place(classes[row]),
                 against=chosen[row].place(against[row]),
-                labels=tuple(labels[row][index] for index in chosen[row].classes),
+                labels=tuple(
+                    head.titled(labels[row][index], encoding, row, recording.output)
+                    if index == classes[row]
+                    else labels[row][index]
+                    for index in chosen[row].classes
+                ),
                 task=head.task,
                 activation=head.activation,
                 rest=chosen[row].rest,
@@ -100,7 +110,7 @@ class BatchExplainer:
                 answers=head.answers(encoding, row, chosen[row].classes),
                 classes=None if head.kept is None else tuple(chosen[row].classes),
                 method=self.settings.method.name,
-                options=self.options_of(classes[row], against[row]),
+                options=self.options_of(classes[row], against[row]) | _placed(head.place_of(encoding, row)),
                 source=encoding.sources[row],
                 model=type(self.adapter.model).__name__,
                 dropped=encoding.dropped[row],
@@ -163,6 +173,10 @@ class BatchExplainer:
             raise InputError(
                 f"the {self.settings.method.name} {name} are not finite: the pass overflowed in {self.adapter.dtype}"
             )
+
+
+def _placed(place: tuple[Any, ...]) -> dict[str, Any]:
+    return {"place": list(place)} if place else {}
 
 
 @dataclass(frozen=True)

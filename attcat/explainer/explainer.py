@@ -21,7 +21,7 @@ from ..trace import Hidden, Queries
 from . import windows, writing, zero_shot
 from .batch import BatchExplainer
 from .proof import prove
-from .rows import Input, batches, column, shaped, side_by_side, targets_by_row
+from .rows import Input, aimed, batches, column, shaped, side_by_side, targets_by_row
 from .settings import Settings
 
 
@@ -283,6 +283,8 @@ def _explain(
     window: bool | int,
 ) -> Any:
     many = isinstance(inputs, list) and not side.adapter.is_one(inputs)
+    if side.adapter.head.aims and token is None:
+        token, target = aimed(side.adapter.head, target)
     if isinstance(token, list) and not many:
         inputs, many = [inputs] * len(token), True
     listed: list[Any] = inputs if many else [inputs]

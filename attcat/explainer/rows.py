@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import Option, TargetError
 from ..explanation import Explanation, ImageText
+from ..model import Head
 from ..targets import Rank, count, listed
 
 Picture = Any
@@ -70,6 +71,14 @@ def targets_by_row(target: Any, rows: int, many: bool, top_k: int | None) -> tup
     if len(target) != rows:
         raise TargetError(f"{len(target)} targets for {rows} inputs: give one, or one per input")
     return [[one] for one in target], False
+
+
+def aimed(head: Head, target: Any) -> tuple[Any, Any]:
+    """The places that targets name, and the classes there: one of each, or two lists."""
+    if not isinstance(target, list) or not target:
+        return head.aim(target)
+    places, classes = zip(*map(head.aim, target), strict=True)
+    return list(places), list(classes)
 
 
 def shaped(found: list[list[Explanation]], several: bool, many: bool) -> Any:

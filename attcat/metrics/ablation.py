@@ -24,6 +24,7 @@ from ..errors import InputError, OptionError, UnsupportedModelError
 from ..explainer import Explainer, batches
 from ..explanation import Explanation
 from ..model import Adapter, Encoding, borrowed, content_of, first_of
+from ..model.bound import resolved
 from ..model.heads import SpanHead
 from ..probabilities import Activation, log_probabilities, settled
 from ..tokens import Tokens
@@ -271,7 +272,7 @@ def _pointed(adapter: Adapter, encodings: Sequence[Encoding], token: Any, count:
         raise InputError(f"{len(tokens)} tokens for {count} inputs: give one, or one per input")
     named = iter(tokens)
     for encoding in encodings:
-        yield adapter.head.point(encoding, [next(named) for _ in encoding.tokens])
+        yield resolved(adapter, adapter.head.point(encoding, [next(named) for _ in encoding.tokens]))
 
 
 def _removable(adapter: Adapter, encoding: Encoding) -> Iterator[Tensor]:

@@ -99,6 +99,9 @@ class Adapter(ABC):
     has_stages: bool = False
     """Whether blocks have grids of their own, so that nothing is defined over all tokens but states and gradients."""
 
+    reads_several: bool = False
+    """Whether the head has the states of several blocks, so that the last one's output alone says nothing."""
+
     def received(self, index: int, block: Block) -> Tensor | None:
         """The attention that each token receives in a block that attends within windows or over coarser keys, `[B, T]`.
 

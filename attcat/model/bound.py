@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from ..capture.borrow import as_found
+from ..capture.randomness import OwnRandomness
 from ..capture.twin import NotCopied, Twin
 from .adapter import Adapter
+from .encoding import Encoding
 
 log = logging.getLogger("attcat")
 
@@ -47,6 +50,14 @@ def borrowed(adapter: Adapter) -> Iterator[Adapter]:
     else:
         yield bound.adapter
         pool.append(bound)
+
+
+def resolved(adapter: Adapter, encoding: Encoding) -> Encoding:
+    """The encoding with the place that is explained, chosen in a pass of its own where the head chooses by what is predicted."""
+    if not adapter.head.is_open(encoding):
+        return encoding
+    with borrowed(adapter) as own, torch.no_grad(), OwnRandomness():
+        return adapter.head.settle(encoding, own.logits(own.call(encoding)))
 
 
 def _is_borrowed(adapter: Adapter) -> bool:

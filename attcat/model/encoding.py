@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..tokens import Tokens
+from ..tokens import Tokens, View
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class Encoding:
         start: where a prompt ends and the tokens that a model wrote begin, if that is what is explained.
         offset: how many positions come before those that the model's output has rows for: of an encoder with a decoder those of
             the source, unless both read the same text.
+        views: what the whole model input shows of each picture; None for other inputs.
+        place: `[B]` or `[B, 2]`, the place on the picture whose prediction is explained, where there is one for each of many; see
+            `attcat.model.regions`.
     """
 
     arguments: Mapping[str, Tensor]
@@ -37,11 +40,15 @@ class Encoding:
     focus: Tensor | None = None
     start: int = 0
     offset: int = 0
+    views: tuple[View | None, ...] = field(default=())
+    place: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch = self.mask.shape[0]
         if not self.dropped:
             object.__setattr__(self, "dropped", (0,) * batch)
+        if not self.views:
+            object.__setattr__(self, "views", (None,) * batch)
         if not len(self.tokens) == len(self.sources) == len(self.dropped) == batch:
             raise ValueError(f"{batch} rows, but {len(self.tokens)} tokens and {len(self.sources)} sources")
         for row, (real, tokens) in enumerate(zip(self.mask.sum(-1).tolist(), self.tokens, strict=True)):

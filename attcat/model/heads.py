@@ -45,6 +45,8 @@ class Head:
     """Whether the head itself says which tokens the explained prediction reads."""
     one_input: ClassVar[bool] = False
     """Whether all rows of a batch stand for one input: its candidates, one of which is explained."""
+    aims: ClassVar[bool] = False
+    """Whether a target may name a place as well as a class; see `aim`."""
 
     def __init__(
         self,
@@ -126,6 +128,30 @@ class Head:
                 f"{type(self.model).__name__} gives one prediction for the whole input: leave out ", Option("token")
             )
         return encoding
+
+    def aim(self, target: Any) -> tuple[Any, Any]:
+        """Where and what: the place that a target names (as `point` takes it), and the class there."""
+        return None, target
+
+    def place_of(self, encoding: Encoding, row: int) -> tuple[Any, ...]:
+        """The place that is explained, as a target names it before the class; empty if there is none."""
+        return ()
+
+    def is_open(self, encoding: Encoding) -> bool:
+        """Whether the place that is explained has yet to be chosen by what the model predicts."""
+        return False
+
+    def settle(self, encoding: Encoding, logits: Any) -> Encoding:
+        """The encoding with the place that is chosen by the logits of a pass, as `logits` gives them."""
+        return encoding
+
+    def prefer(self, target: Any, logits: Tensor) -> Any:
+        """The class that is meant by a target, if the head means another than the target says, given a row's logits `[C]`."""
+        return target
+
+    def titled(self, label: str, encoding: Encoding, row: int, output: Any) -> str:
+        """What an explanation of a class is called, given the model's output."""
+        return label
 
     def read(self, encoding: Encoding, classes: Tensor) -> Tensor:
         """Which tokens the head reads for these classes `[B]` (-1 for a function), bool `[B, T]`."""

@@ -40,6 +40,9 @@ class VisionAdapter(Adapter):
     def prefix(self) -> tuple[str, ...]:
         """Names of the tokens before the patches, as `[CLS]`; they are special."""
 
+    suffix: tuple[str, ...] = ()
+    """Names of the tokens behind the patches, as the boxes of a detector; they are special."""
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches for an input of this size."""
         rows, columns = self.patch_size
@@ -91,7 +94,8 @@ class VisionAdapter(Adapter):
         shown = (pixels[0].shape[1], pixels[0].shape[2])
         views = [self._view(*picture.size, shown) for picture in pictures]
         tokens = tuple(self._tokens(height, width, view) for view, (height, width) in views)
-        return self._encoding(batch, tokens, tuple(to_pixels(picture) for picture in pictures))
+        encoding = self._encoding(batch, tokens, tuple(to_pixels(picture) for picture in pictures))
+        return replace(encoding, views=tuple(view for view, _ in views))
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
         """Name the patches of `pixel_values` `[B, 3, H, W]` (or `[3, H, W]`); see `Adapter.encode_arguments`."""
@@ -229,8 +233,10 @@ class VisionAdapter(Adapter):
         left, top, right, bottom = view.box
         box = (left, top, left + (right - left) * across / width, top + (bottom - top) * down / height)
         patches = tuple(f"{row},{column}" for row in range(rows) for column in range(columns))
-        special = (True,) * len(self.prefix) + (False,) * len(patches)
-        return Tokens(self.prefix + patches, special, grid=(rows, columns), view=View(view.width, view.height, box))
+        special = (True,) * len(self.prefix) + (False,) * len(patches) + (True,) * len(self.suffix)
+        return Tokens(
+            self.prefix + patches + self.suffix, special, grid=(rows, columns), view=View(view.width, view.height, box)
+        )
 
     def _encoding(self, arguments: dict[str, Tensor], tokens: tuple[Tokens, ...], sources: tuple[Any, ...]) -> Encoding:
         mask = torch.ones(len(tokens), len(tokens[0]), dtype=torch.bool, device=self.device)

@@ -20,6 +20,7 @@ from ..bound import borrowed
 from ..encoding import Encoding
 from ..vision import VisionAdapter
 from ..wrappers import names_of
+from .detection import encoder_of
 from .experiments import FAILURES, accepted
 from .stages import Stage
 
@@ -70,6 +71,15 @@ class Found:
         """
         found = cls._of(watched, passing(watched))
         return replace(found, attends=(False,) * len(found.names), again=False)
+
+    @classmethod
+    def of_encoder(cls, watched: Survey) -> Found:
+        """The same of an encoder that a decoder reads, which is part of the head.
+
+        Raises:
+            Unclear: see `encoder_of`.
+        """
+        return cls._of(watched, encoder_of(watched))
 
     @classmethod
     def _of(cls, watched: Survey, visits: Sequence[Visit]) -> Found:

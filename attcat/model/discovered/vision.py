@@ -20,7 +20,8 @@ from ...errors import ProcessorError, UnsupportedModelError
 from ...tokens import Tokens
 from ..bound import borrowed
 from ..encoding import Encoding
-from ..heads import Head
+from ..heads import Head, head_of
+from ..regions import DetectionHead, RegionHead
 from ..vision import VisionAdapter
 from .base import Discovered, Found, log
 from .experiments import (
@@ -49,7 +50,12 @@ class DiscoveredVision(Discovered, VisionAdapter):
     """A vision model that no adapter knows."""
 
     family = "discovered vision model"
-    head_type = Head
+
+    @property
+    def head_type(self) -> type[Head]:  # type: ignore[override]
+        """A classifier's, but for heads that predict something for each place on the picture."""
+        found = head_of(self.model)
+        return found if issubclass(found, RegionHead) else Head
 
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         super().__init__(model, processor)
@@ -69,9 +75,9 @@ class DiscoveredVision(Discovered, VisionAdapter):
             except (Unclear, *FAILURES):
                 raise error from None
         else:
-            self.reads = self._reads(self.encode_arguments({"pixel_values": pixels}))
+            self.reads = self._reads(self._tried(pixels))
         noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
-        self.trial = self.encode_arguments({"pixel_values": noise})
+        self.trial = self._tried(noise)
         log.info("%s", self.describe())
 
     patch_size: tuple[float, float] = (0, 0)
@@ -130,7 +136,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
             else:
                 self._grids[height, width] = super().grid(height, width)
             rows, columns = self._grids[height, width]
-            if rows * columns + len(self.prefix) != states.shape[1]:
+            if len(self.prefix) + rows * columns + len(self.suffix) != states.shape[1]:
                 raise ProcessorError(
                     f"the model makes {states.shape[1]} tokens of a picture of {height} x {width} pixels, which do not form "
                     f"a grid of {rows} x {columns}"
@@ -141,19 +147,28 @@ class DiscoveredVision(Discovered, VisionAdapter):
         """Prefix tokens, patches, or both, as the experiment showed."""
         special, patches = self.reads
         read = torch.full_like(encoding.mask, patches)
-        read[:, : len(self.prefix)] = False
-        read[:, list(special)] = True
+        before, behind = len(self.prefix), read.shape[1] - len(self.suffix)
+        read[:, :before] = read[:, behind:] = False
+        for index in special:
+            if index >= before:  # of the tokens behind the patches each has a prediction of its own
+                place = torch.zeros(len(read), dtype=torch.long) if encoding.place is None else encoding.place
+                read[torch.arange(len(read)), behind + index - before + place.to(read.device)] = True
+            else:
+                read[:, index] = True
         return read
 
     @property
     def _tokens_found(self) -> str:
         special, patches = self.reads
-        read = [self.prefix[index] for index in special] + (["all patches"] if patches else [])
+        names = (*self.prefix, "the token of the box that is explained")
+        every = "all patches, of several blocks" if self.reads_several else "all patches"
+        read = [names[index] for index in special] + ([every] if patches else [])
         (height, width), (rows, columns) = next(iter(self._grids.items()))
         return (
             f"{len(self.prefix)} prefix tokens ({', '.join(self.prefix) or 'none'}), then {rows} x {columns} patches of "
             f"{self.patch_size[0]:.4g} x {self.patch_size[1]:.4g} pixels for a picture of {height} x {width}"
-            f"{', each of which sees pixels of its neighbours too' if self.overlap else ''}; "
+            f"{', each of which sees pixels of its neighbours too' if self.overlap else ''}"
+            f"{f', then {len(self.suffix)} tokens for boxes' if self.suffix else ''}; "
             + ("" if self.has_stages else f"its head reads {', '.join(read)}")
         )
 
@@ -164,13 +179,15 @@ class DiscoveredVision(Discovered, VisionAdapter):
         The patch is what is left when the picture is divided by the grid.
         """
         convolutions = self._embed(torch.zeros(1, 3, height, width))[1]
-        seen = []
-        for index, grid, patch in self._candidates(convolutions, height, width):
-            found = placed(lambda pixels: self._embed(pixels)[0], (height, width), grid, patch)
+        seen, behind = [], self._behind(height, width)
+        for index, grid, patch in self._candidates(convolutions, height, width, behind):
+            states_of = partial(self._patches, behind=behind)
+            found = placed(states_of, (height, width), grid, patch)
             if found is not None and not found.before and found.off <= (0 if found.alone else 1):
                 self.patch_size, self._grids[height, width], self._convolution = patch, grid, index
                 self.overlap = not found.alone
-                count = self.found.length - grid[0] * grid[1]
+                count = self.found.length - behind - grid[0] * grid[1]
+                self.suffix = tuple(f"[BOX{index}]" for index in range(behind))
                 self.prefix = ("[CLS]",) if count == 1 else tuple(f"[PREFIX{index + 1}]" for index in range(count))
                 return
             seen.append(f"{grid[0]} x {grid[1]}")
@@ -178,6 +195,11 @@ class DiscoveredVision(Discovered, VisionAdapter):
             f"it is not known where on the picture its {self.found.length} tokens are: when other pixels are put into one patch, "
             f"another token changes than in a grid of {' or '.join(seen) or 'any size'}"
         )
+
+    def _tried(self, pixels: Tensor) -> Encoding:
+        """One picture, and the place on it that the head is tried with."""
+        encoding = self.encode_arguments({"pixel_values": pixels})
+        return self.head.point(encoding, [self.head.trial(encoding, 0)])
 
     def _find_pieces(self, height: int, width: int) -> None:
         """The blocks between states that everything passes through, each with a grid of its own.
@@ -193,6 +215,18 @@ class DiscoveredVision(Discovered, VisionAdapter):
         self._layout = self._laid_out(height, width, pieces, stages)
         self._place(height, width)
         self.reads = ((), True)
+
+    def _blocks_in(self, watched: Survey) -> Found:
+        try:
+            return super()._blocks_in(watched)
+        except UnsupportedModelError:
+            if not isinstance(self.head, RegionHead):
+                raise
+            try:
+                return Found.of_encoder(watched)
+            except Unclear:
+                pass
+            raise
 
     def _check_states(self, height: int, width: int) -> None:
         """What blocks take that are not called one after another has to be all that the prediction depends on."""
@@ -334,11 +368,24 @@ class DiscoveredVision(Discovered, VisionAdapter):
             parts.append(seen)
         return [torch.cat(part) for part in zip(*parts, strict=True)]
 
+    def _behind(self, height: int, width: int) -> int:
+        """How many tokens stand behind the patches: those of a detector that no pixel changes, one for each box."""
+        if not isinstance(self.head, DetectionHead) or self.has_stages:
+            return 0
+        noise = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        changed = (self._embed(noise)[0] - self._embed(torch.zeros_like(noise))[0]).abs().amax((0, 2)) > 0
+        return int(changed.flip(0).long().argmax()) if bool(changed.any()) else 0
+
+    def _patches(self, pixels: Tensor, behind: int) -> Tensor:
+        """What the first block takes, without the tokens behind the patches."""
+        state = self._embed(pixels)[0]
+        return state[:, : state.shape[1] - behind]
+
     def _candidates(
-        self, convolutions: Sequence[Convolution], height: int, width: int
+        self, convolutions: Sequence[Convolution], height: int, width: int, behind: int = 0
     ) -> Iterator[tuple[int | None, tuple[int, int], tuple[float, float]]]:
         """Grids and patches that may be: of the convolutions, from the last one back, and such as have the picture's shape."""
-        length = self.found.length
+        length = self.found.length - behind
         if self.has_stages:
             grid = self._layout.grid
             exact = len(convolutions) == 1 and convolutions[0].kernel == convolutions[0].stride
@@ -380,15 +427,24 @@ class DiscoveredVision(Discovered, VisionAdapter):
 
     def _reads(self, trial: Encoding) -> tuple[tuple[int, ...], bool]:
         """Which prefix tokens the head reads, and whether it reads the patches."""
-        before, count, length = logits_of(self, trial), len(self.prefix), len(trial.tokens[0])
+        before, count, length = logits_of(self, trial), len(self.prefix), len(trial.tokens[0]) - len(self.suffix)
 
         def matters(*positions: int) -> bool:
             return differ(before, logits_without(self, trial, positions))
 
         special = tuple(index for index in range(count) if matters(index))
+        if self.suffix and (read := [index for index in range(len(self.suffix)) if matters(length + index)]):
+            if read != [int(trial.place or 0)]:
+                raise self._unclear(
+                    f"a box is read at {len(read)} of the tokens behind the patches, not at its own alone"
+                )
+            special = (*special, count)
         if not matters(*range(count, length)):
             if special:
                 return special, False
+            if isinstance(self.head, RegionHead):
+                self.reads_several = True  # from elsewhere than the last one's output
+                return (), True
             raise self._unclear("no token's last state changes its logits (are the weights of its head zero?)")
         tried = sorted({count, (count + length) // 2, length - 1})
         if not all(matters(position) for position in tried):
