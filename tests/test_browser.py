@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawn import picture, text
+from drawn import mixed, picture, text
+from test_mixed import written
 
 from attcat import render
 from attcat.explanation import Explanation
@@ -272,3 +273,28 @@ def test_the_printed_page_is_light_and_has_no_switches(show: Any) -> None:
     assert paper == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.querySelector('.text mark')).printColorAdjust") == "exact"
     assert page.locator("footer").is_visible()
+
+
+def test_a_written_word_shows_its_own_map_and_leaving_it_the_whole_answers(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "written.html"
+    path.write_text(written(mixed()).to_html(), encoding="utf-8")
+    opened = Opened(browser, path)
+    shown = opened.page
+    veil = shown.locator(".veil")
+    whole = veil.get_attribute("src")
+    maps = []
+    for word in shown.locator(".written").all():
+        word.focus()
+        maps.append(veil.get_attribute("src"))
+        assert shown.locator(".what").inner_text() == word.get_attribute("title")
+    assert len({whole, *maps}) == 3
+    shown.evaluate("document.activeElement.blur()")
+    assert veil.get_attribute("src") == whole
+    centre = """source => { const image = new Image(); image.src = source; return image.decode().then(() => {
+        const canvas = document.createElement("canvas"); canvas.width = 3; canvas.height = 2;
+        const context = canvas.getContext("2d"); context.drawImage(image, 0, 0);
+        return [...context.getImageData(1, 0, 1, 1).data]; }); }"""
+    assert [round(part) for part in shown.evaluate(centre, maps[0])] == pytest.approx([16, 62, 168, 204], abs=2)
+    assert [round(part) for part in shown.evaluate(centre, maps[1])] == pytest.approx([255, 146, 30, 204], abs=2)
+    assert opened.complaints == []
+    opened.context.close()
