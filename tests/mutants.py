@@ -293,7 +293,13 @@ def tried(modules: list[str], again: bool, limit: float) -> None:
             said, seconds = outcome(mutant, tests) if tests else ("survived", 0.0)
             if said != "survived" and not passing(tuple(tests)):
                 raise SystemExit(f"these tests fail without any change: {' '.join(tests)}")
-            line = {"key": mutant.key, "module": module, "line": mutant.line, "operator": mutant.operator}
+            line = {
+                "key": mutant.key,
+                "module": module,
+                "of": version(module),
+                "line": mutant.line,
+                "operator": mutant.operator,
+            }
             line |= {"change": mutant.change, "outcome": said, "seconds": round(seconds, 1), "tests": len(tests)}
             with (OUT / "results.jsonl").open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
@@ -331,26 +337,30 @@ def reasons() -> dict[tuple[str, str], str]:
 
 
 def report(modules: list[str]) -> str:
-    """A table of the modules, and the survivors with their reasons, in Markdown."""
-    known, why = {line["key"]: line for line in results()}, reasons()
-    rows, survivors, sums = [], [], [0, 0, 0]
+    """A table of the modules as they are now, and the survivors with their reasons, in Markdown."""
+    why, rows, survivors, sums = reasons(), [], [], [0, 0]
     for module in modules:
-        every = mutants(module)
-        seen = [known[mutant.key] for mutant in every if mutant.key in known]
+        seen = [line for line in results() if line["module"] == module and line["of"] == version(module)]
         killed = sum(line["outcome"] != "survived" for line in seen)
-        sums = [a + b for a, b in zip(sums, (len(every), len(seen), killed), strict=True)]
-        rows.append(row(module, len(every), len(seen), killed))
+        if not seen:
+            continue
+        sums = [sums[0] + len(seen), sums[1] + killed]
+        rows.append(row(module, len(seen), killed))
         for line in sorted((line for line in seen if line["outcome"] == "survived"), key=lambda line: line["line"]):
             change = line["change"]
             survivors.append(f"| {module} | {code(change)} | {why.get((module, change), 'not looked at')} |")
-    head = "| Module | Changes | Tried | Killed | Share |\n|---|---|---|---|---|"
-    table = "\n".join([head, *rows, row("all", *sums)])
+    table = "\n".join(["| Module | Tried | Killed | Share |\n|---|---|---|---|", *rows, row("all", *sums)])
     listed = "\n".join(["| Module | What no test noticed | Why |", "|---|---|---|", *survivors])
     return f"{table}\n\n## Survivors\n\n{listed}\n"
 
 
-def row(name: str, every: int, seen: int, killed: int) -> str:
-    return f"| {name} | {every} | {seen} | {killed} | {f'{killed / seen:.0%}' if seen else ''} |"
+def version(module: str) -> str:
+    """Of a module's source."""
+    return hashlib.sha256((ROOT / module).read_bytes()).hexdigest()[:20]
+
+
+def row(name: str, seen: int, killed: int) -> str:
+    return f"| {name} | {seen} | {killed} | {f'{killed / seen:.0%}' if seen else ''} |"
 
 
 def code(text: str) -> str:
