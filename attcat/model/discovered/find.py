@@ -16,6 +16,7 @@ from ..video import FRAMES, VideoAdapter
 from ..wrappers import unwrap
 from .audio import DiscoveredAudio
 from .experiments import accepted
+from .sentences import SentenceAdapter, embeds
 from .streams import DiscoveredStreams
 from .text import DiscoveredText
 from .video import DiscoveredVideo
@@ -41,6 +42,8 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
         raise UnsupportedModelError(
             f"{type(model).__name__} is a TorchScript program, which cannot be watched: {GUIDE}"
         )
+    if embeds(model):
+        return SentenceAdapter(model, processor)
     if _hears(model):
         return DiscoveredAudio(model, processor)
     if _sees_pictures(model, processor):
