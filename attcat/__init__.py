@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from .explainer import Explainer
-    from .explanation import Explanation, Generation, ImageText, Summary, aggregate, load
+    from .explanation import Explanation, Generation, ImageText, Summary, TextText, aggregate, load
     from .methods import METHODS, Method, register_method
     from .model import Adapter, Encoding, TextAdapter, VisionAdapter, register, register_head, supported_models
     from .tokens import Tokens, View, Word
@@ -53,6 +53,7 @@ __all__ = [
     "Summary",
     "TargetError",
     "TextAdapter",
+    "TextText",
     "Tokens",
     "TooLongError",
     "UnsupportedModelError",
@@ -90,6 +91,7 @@ _PLACES = {
     "Summary": "explanation",
     "TargetError": "errors",
     "TextAdapter": "model",
+    "TextText": "explanation",
     "Tokens": "tokens",
     "TooLongError": "errors",
     "UnsupportedModelError": "errors",

@@ -15,6 +15,7 @@ from tasks_zoo import TAGS, make, tokenizer
 from test_image_text import make as make_pair
 from test_image_text import processor
 from test_regions import MODELS as MAKE_REGIONS
+from test_sentences import encoder
 from test_streams import WRITERS, made
 from test_zero_shot import NLI
 
@@ -62,6 +63,12 @@ def signals() -> dict[str, Any]:
     }
 
 
+def saved_encoder(folder: Path) -> Path:
+    """A model of sentence embeddings, saved."""
+    encoder(folder / "parts").save(str(folder / "encoder"))
+    return folder / "encoder"
+
+
 def regions() -> dict[str, Any]:
     """A detector and a segmentation model, with their processor."""
     made = {name: MAKE_REGIONS[name]() for name in ("detr", "segformer")}
@@ -98,6 +105,8 @@ def test_the_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.Monk
             names["AutoTokenizer"].made.chat_template = CHAT
     names.setdefault("AutoTokenizer", Loaded(copy(tokenizer("Bert"))))
     names |= signals()
+    if "SentenceTransformer" in code:
+        names["model"] = str(saved_encoder(tmp_path))
     if "ObjectDetection" in code or "SemanticSegmentation" in code:
         names |= regions()
     names["AutoModel"], names["AutoProcessor"] = Loaded(make_pair("clip")), Loaded(processor("clip"))

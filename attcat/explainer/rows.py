@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import Option, TargetError
-from ..explanation import Explanation, ImageText
+from ..explanation import Explanation, ImageText, TextText
 from ..model import Head
 from ..targets import Rank, count, listed
 
@@ -91,7 +91,7 @@ def side_by_side(image: Any, text: Any) -> Any:
     """Two results of the same shape as one result of pairs."""
     if isinstance(image, list):
         return [side_by_side(*pair) for pair in zip(image, text, strict=True)]
-    return ImageText(image, text)
+    return TextText(image, text) if image.tokens.grid is None else ImageText(image, text)
 
 
 def batches(costs: Sequence[int], size: int | None, budget: int = 4096) -> list[list[int]]:

@@ -152,6 +152,23 @@ class ImageText(NamedTuple):
         self.text.show()
 
 
+class TextText(NamedTuple):
+    """The two explanations of two texts that were compared.
+
+    Args:
+        first: which words of the first text speak for the similarity.
+        second: which words of the second do.
+    """
+
+    first: Explanation
+    second: Explanation
+
+    def show(self) -> None:
+        """Show both, see `Explanation.show`."""
+        self.first.show()
+        self.second.show()
+
+
 def load(path: str | os.PathLike[str]) -> Explanation:
     """Read an Explanation back from a .json or .safetensors file written by `Explanation.save`.
 

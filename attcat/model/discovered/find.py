@@ -17,6 +17,7 @@ from ..wrappers import unwrap
 from .audio import DiscoveredAudio
 from .experiments import accepted
 from .mixed import PIXELS, DiscoveredMixed
+from .sentences import SentenceAdapter, embeds
 from .streams import DiscoveredStreams
 from .text import DiscoveredText
 from .video import DiscoveredVideo
@@ -42,6 +43,8 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
         raise UnsupportedModelError(
             f"{type(model).__name__} is a TorchScript program, which cannot be watched: {GUIDE}"
         )
+    if embeds(model):
+        return SentenceAdapter(model, processor)
     if _hears(model):
         return DiscoveredAudio(model, processor)
     if _reads_and_sees(model):
