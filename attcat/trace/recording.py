@@ -529,7 +529,8 @@ def one_attention(index: int, block: Block) -> Seen:
         raise CaptureError(f"block {index} calls attention {len(seen)} times, expected once")
     for one in seen:
         shape = tuple(one.shape)
-        if shape[0] != batch or (shape[2:] != (length, length) and not _has_sink(one, length)):
+        sink = (block.sink and shape[2:] == (length, length + 1)) or _has_sink(one, length)
+        if shape[0] != batch or (shape[2:] != (length, length) and not sink):
             raise CaptureError(
                 f"block {index} attends with a matrix of shape {shape} over {batch} x {length} tokens: windowed, block-sparse "
                 "or cross attention is not supported"
@@ -540,7 +541,8 @@ def one_attention(index: int, block: Block) -> Seen:
 def _has_sink(attention: Call | Tensor, length: int) -> bool:
     """Whether a causal matrix has one more column behind the tokens: a sink, which takes what no token gets (GPT-OSS).
 
-    The first query sees itself and the sink alone; this distinguishes it from a sink in front or another key.
+    The first query sees itself and the sink alone; this distinguishes it from a sink in front or another key. Where every query
+    sees every token, the block says whether the model was seen to leave that column out.
     """
     if not isinstance(attention, Tensor) or attention.shape[2:] != (length, length + 1):
         return False
