@@ -661,3 +661,25 @@ def test_a_batch_normalisation_of_one_example_in_another_order() -> None:
     error = slope_error(adapter, encoding)
     assert error is not None
     assert error < 1e-5
+
+
+def test_what_biases_of_experts_contribute_is_each_examples_own() -> None:
+    """Experts take the tokens of all examples in one list, in an order in which nobody knows whose they are."""
+    config = transformers.GptOssConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8, vocab_size=64,
+        intermediate_size=16, num_local_experts=4, num_experts_per_tok=2, num_labels=3, pad_token_id=0,
+        layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.GptOssForSequenceClassification(config).eval()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.2)
+    explain = attcat.Explainer(model, method="cat+libra", completeness=True)
+    ids, mask = torch.stack([IDS[0], IDS[0] + 20, IDS[0] + 35]), torch.ones(3, 9, dtype=torch.long)
+    ids[1, 6:], mask[1, 6:] = 0, 0
+    together = explain({"input_ids": ids, "attention_mask": mask}, [1, 1, 1])
+    for row, found in enumerate(together):
+        alone = explain({"input_ids": ids[row : row + 1, : int(mask[row].sum())]}, 1)
+        torch.testing.assert_close(found.scores, alone.scores, atol=1e-5, rtol=1e-4)
+        assert found.bias == pytest.approx(alone.bias, abs=1e-5)

@@ -45,6 +45,10 @@ class Interception(TorchFunctionMode):
         self.attention = attention
         self.ones = ones
         self.draws = Draws()
+        self.routed: Block | None = (
+            None  # the block in which rows were last picked, so that nobody knows whose they are
+        )
+        self.mingled = False  # whether a bias was added to rows of which that is not known
         self.inside: Tensor | None = None  # the last softmax within an autograd function of the model's own
         self.own: dict[int, tuple[Tensor, Tensor]] = {}  # what such functions returned, and what stands for it
         self.positions_first = False  # whether tensors are [T, B, ...], as inside torch's own attention layer
@@ -85,9 +89,11 @@ class Interception(TorchFunctionMode):
             if func in _JOIN:
                 args = (_with_factor(args[0], self.ones), *args[1:])
             elif func in _ADD_TO and len(args) == 2 and not kwargs and _is_bias(*args):
-                args = (args[0], _plus(torch.zeros_like(args[0]), args[1], self.ones, self.positions_first))
+                args = (args[0], self._plus(torch.zeros_like(args[0]), args[1]))
             func, args, kwargs, bias = _without_bias(self.rule, func, args, kwargs)
-            result = _plus(self._call(func, args, kwargs), bias, self.ones, self.positions_first)
+            result = self._plus(self._call(func, args, kwargs), bias)
+            if _picks_rows(func, args, result) and self.open_blocks:
+                self.routed = self.open_blocks[-1]
         else:
             result = self._call(func, args, kwargs)
         if self.open_blocks and self.open_blocks[-1].windowed:
@@ -96,8 +102,17 @@ class Interception(TorchFunctionMode):
         elif func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor):
             return self._weights(result, any(map(varies, (*args, *kwargs.values()))))
         elif func is Tensor.__getitem__ and self.open_blocks and args[0] is self.open_blocks[-1].last:
-            self.open_blocks[-1].sink |= _without_last(args[0], result)
+            self.open_blocks[-1].sink |= isinstance(args[0], Tensor) and _without_last(args[0], result)
         return result
+
+    def _plus(self, result: Any, bias: Tensor | None) -> Any:
+        """result + bias with a factor for each example; of all examples together where nobody knows whose the rows are."""
+        assert self.ones is not None
+        within = bool(self.open_blocks) and self.routed is self.open_blocks[-1]
+        if bias is not None and within and len(self.ones) > 1 and result.dim() == 2:
+            self.mingled = True
+            return result + bias * self.ones.mean().to(result.dtype)
+        return _plus(result, bias, self.ones, self.positions_first)
 
     def _weights(self, result: Tensor, variable: bool) -> Tensor:
         """A softmax inside of a block, noted if it is attention: `[B, H, T, S]`, or with batch and heads in one axis."""
@@ -192,13 +207,24 @@ class Looking(TorchFunctionMode):
         raise NotImplementedError
 
 
+def _picks_rows(func: Callable[..., Any], args: tuple[Any, ...], result: Any) -> bool:
+    """Whether rows of a matrix are picked by their numbers, as a router of experts does with the tokens of all examples."""
+    if not isinstance(result, Tensor) or result.dim() != 2 or not varies(result):
+        return False
+    if func is Tensor.__getitem__:
+        first = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
+        return isinstance(first, (Tensor, list))
+    return func in _PICK
+
+
 def _in_order_of(x: Tensor) -> Callable[[Tensor], Tensor]:
     """A hook that gives a gradient the memory layout of x.
 
     Torch's backward pass of a batch normalisation reads the memory of one example in the wrong order if the two differ, and
     gives another gradient without a word (seen with torch 2.14, in CvT).
     """
-    order = sorted(range(x.dim()), key=lambda axis: -torch.empty_like(x, device="meta").stride(axis))
+    strides: tuple[int, ...] = torch.empty_like(x, device="meta").stride()
+    order = sorted(range(x.dim()), key=lambda axis: -strides[axis])
     back = [order.index(axis) for axis in range(x.dim())]
     return lambda gradient: gradient.permute(order).contiguous().permute(back)
 
@@ -304,6 +330,7 @@ _ADD = set(named("add", "radd"))
 _ADDCMUL = set(named("addcmul"))
 _ADD_TO = set(named("add_", "iadd"))
 _CONVOLUTIONS = set(named(*(f"conv{how}{axes}d" for how in ("", "_transpose") for axes in (1, 2, 3))))
+_PICK = set(named("index_select", "gather", "take_along_dim"))
 _JOIN = set(named("cat", "concat", "concatenate", "stack"))
 
 
