@@ -7,6 +7,7 @@ its matrix, gradients with finite differences, what the head reads with what hap
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -257,12 +258,20 @@ def _received(bench: _Bench) -> Measured:
     return worst, _loose(weights)
 
 
+COARSE = (1e-2, 1e-1, 1e-3)
+"""Finite differences in float32."""
+
+
 def _finite_difference(bench: _Bench) -> Measured:
     exact = bench.double
-    error = slope_error(exact.adapter, exact.encoding)
+    error, limit = slope_error(exact.adapter, exact.encoding), 5e-3
+    if error is not None and math.isnan(error):
+        # In float64 some compute what they do not in their own type: a mask of float64's lowest number, cast, is infinite.
+        own = bench.row(0)
+        error, limit = slope_error(own.adapter, own.encoding, COARSE), 5e-2
     if error is None:
         raise _NotAsked("neither pixels, samples nor word embeddings can be moved with an effect on the logits")
-    return error, 5e-3
+    return error, limit
 
 
 def _mixed(bench: _Bench) -> Measured:

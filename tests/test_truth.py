@@ -7,13 +7,14 @@ import pytest
 import timm
 import torch
 import transformers
-from outside import Attend, Feed, Loop, NormOutside, made
+from outside import HEADS, Attend, Feed, Loop, NormOutside, made
 from torch import Tensor, nn
 from zoo import _ENCODER, _TEXT, _config
 
 import attcat
 from attcat.model import Adapter
 from attcat.testing import Check, check_adapter
+from attcat.trace import slope_error
 
 IDS = torch.arange(5, 14)[None]
 
@@ -526,3 +527,159 @@ def test_patches_behind_convolutions_are_found() -> None:
     assert (explain.adapter.patch_size, explain.adapter.grid(16, 24)) == ((4, 4), (4, 6))
     assert "each of which sees pixels of its neighbours too" in explain.describe()
     assert failed(explain.adapter.model) == []
+
+
+# -- attention that is computed in unusual ways ----------------------------------------------------------------------
+
+
+class OwnSoftmax(torch.autograd.Function):
+    """A softmax that keeps its result alone, as SEW-D's: masked weights are set to 0 in place."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, mask: Tensor) -> Tensor:
+        output = torch.softmax(x.masked_fill(~mask, torch.finfo(x.dtype).min), -1)
+        output.masked_fill_(~mask, 0)
+        ctx.save_for_backward(output)
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (output,) = ctx.saved_tensors
+        return output * (gradient - (gradient * output).sum(-1, keepdim=True)), None
+
+
+class Weighing(Attend):
+    """Attention with its weights in one place; `kind` says how they are made."""
+
+    kind = "torch"
+
+    def forward(self, state: Tensor) -> Tensor:
+        q, k, v = self.project(self.norm(state)).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        products = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        return self.out((self.weights(products) @ v).transpose(1, 2).flatten(2))
+
+    def weights(self, products: Tensor) -> Tensor:
+        if self.kind == "own":
+            return OwnSoftmax.apply(products, torch.ones_like(products, dtype=torch.bool))
+        if self.kind == "torch":
+            return products.softmax(-1)
+        if self.kind == "sink":
+            return torch.cat([products, torch.ones_like(products[..., :1])], -1).softmax(-1)[..., :-1]
+        if self.kind == "front":
+            return torch.cat([torch.ones_like(products[..., :1]), products], -1).softmax(-1)[..., 1:]
+        nothing = torch.full_like(products, torch.finfo(products.dtype).min).softmax(-1, dtype=torch.float32)
+        return products.softmax(-1) + nothing.to(products.dtype).masked_fill(products.isfinite(), 0)
+
+
+class Weighed(Loop):
+    """The loop with such attention."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        for layer in self.layers:
+            layer[0] = Weighing()
+            layer[0].kind = kind
+
+
+@pytest.mark.parametrize("method", ["attcat+plain", "attcat+libra", "attcat+graded", "attcat+attnlrp", "genatt"])
+def test_a_softmax_that_is_an_autograd_function_of_the_models_own(method: str) -> None:
+    expected, found = (
+        attcat.Explainer(made(Weighed, kind), method=method)({"input_ids": IDS}, 1).layers for kind in ("torch", "own")
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_softmax_of_the_models_own_keeps_the_promises() -> None:
+    assert failed(made(Weighed, "own")) == []
+    with pytest.raises(attcat.AttCATError, match="autograd function of its own"):
+        attcat.Explainer(made(Weighed, "own"), method="gim")({"input_ids": IDS})
+
+
+def test_a_sink_behind_tokens_that_see_each_other() -> None:
+    """Seen by the model's leaving it out: a matrix alone does not distinguish it from a key."""
+    assert failed(made(Weighed, "sink")) == []
+    assert "one attention call per block" in [check.name for check in failed(made(Weighed, "front"))]
+
+
+def test_a_model_that_computes_otherwise_in_float64_is_measured_in_its_own_type() -> None:
+    """A mask of float64's lowest number is infinite in float32, where the softmax is NaN, and its gradient with it (LED)."""
+    model = made(Weighed, "lowest")
+    assert failed(model) == []
+    attcat.Explainer(model)({"input_ids": IDS})
+
+
+class Faint(Loop):
+    """Logits that hardly depend on the text: a change drowns in rounding unless the step is large."""
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return 1 + 3e-12 * super().forward(input_ids)
+
+
+def test_a_faint_effect_is_measured_with_a_large_step() -> None:
+    known = attcat.Explainer(made(Loop).double()).adapter
+    adapter = known.like(made(Faint).double())
+    error = slope_error(adapter, adapter.encode_arguments({"input_ids": IDS}))
+    assert error is not None
+    assert error < 5e-3
+
+
+class Nearly(torch.autograd.Function):
+    """The identity, with a gradient that is 5 % too large."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient * 1.05
+
+
+class NearlyDifferentiated(Loop):
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return Nearly.apply(super().forward(input_ids))
+
+
+def test_a_gradient_that_is_a_little_wrong_is_refused() -> None:
+    """YOSO's gradient, which is none, was off by 6 % on the input that it is tried with, and by half on another."""
+    with pytest.raises(attcat.UnsupportedModelError, match="foretells, by 5% of the change"):
+        attcat.Explainer(made(NearlyDifferentiated), rule="plain")({"input_ids": IDS})
+
+
+def test_a_batch_normalisation_of_one_example_in_another_order() -> None:
+    """Torch's own gradient is wrong there: hidden states [B, T, D] as a picture, and back."""
+    config = transformers.CvtConfig(
+        embed_dim=[8, 12, 16], num_heads=[1, 2, 2], depth=[1, 2, 3], num_labels=3, image_size=32, patch_stride=[4, 2, 2]
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.CvtForImageClassification(config).eval().double()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.2)
+        adapter = attcat.Explainer(model).adapter
+        encoding = adapter.encode_arguments({"pixel_values": torch.randn(1, 3, 32, 32, dtype=torch.float64)})
+    error = slope_error(adapter, encoding)
+    assert error is not None
+    assert error < 1e-5
+
+
+def test_what_biases_of_experts_contribute_is_each_examples_own() -> None:
+    """Experts take the tokens of all examples in one list, in an order in which nobody knows whose they are."""
+    config = transformers.GptOssConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8, vocab_size=64,
+        intermediate_size=16, num_local_experts=4, num_experts_per_tok=2, num_labels=3, pad_token_id=0,
+        layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.GptOssForSequenceClassification(config).eval()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.2)
+    explain = attcat.Explainer(model, method="cat+libra", completeness=True)
+    ids, mask = torch.stack([IDS[0], IDS[0] + 20, IDS[0] + 35]), torch.ones(3, 9, dtype=torch.long)
+    ids[1, 6:], mask[1, 6:] = 0, 0
+    together = explain({"input_ids": ids, "attention_mask": mask}, [1, 1, 1])
+    for row, found in enumerate(together):
+        alone = explain({"input_ids": ids[row : row + 1, : int(mask[row].sum())]}, 1)
+        torch.testing.assert_close(found.scores, alone.scores, atol=1e-5, rtol=1e-4)
+        assert found.bias == pytest.approx(alone.bias, abs=1e-5)

@@ -34,6 +34,10 @@ class Block:
     """Whether every softmax may be attention, within windows or over coarser keys."""
     several: bool = False
     """Whether it may attend several times, with heads of its own each time."""
+    last: Tensor | None = None
+    """The last matrix, as the model goes on with it."""
+    sink: bool = False
+    """Whether the model was seen to leave out the last column of a matrix, which stands for no token: a sink."""
 
 
 def output_of(block: Block) -> Tensor:

@@ -1,7 +1,8 @@
-"""Activations that a model brings as an autograd function of its own, as BLOOM does: no torch call shows what they compute.
+"""Activations and softmaxes that a model brings as autograd functions of its own: no torch call shows what they compute.
 
-What such a function is can be asked of itself: it is an activation if it treats each number alone, and then it gets the gate
-that the rule gives to torch's own. What does more than that, as a fused normalisation, is left as it is.
+What such a function is can be asked of itself: it is an activation if it treats each number alone, as BLOOM's, and then it gets
+the gate that the rule gives to torch's own. It is a softmax if it returns what a softmax inside of it wrote, as SEW-D's, and then
+the rule's softmax takes its place. What does more than that, as a fused normalisation, is left as it is.
 """
 
 from __future__ import annotations
@@ -28,6 +29,14 @@ def gated(node: Any, result: Tensor) -> Tensor:
     if not hasattr(node, "_attcat_constant"):  # each use of its result leads here
         node._attcat_constant = _set_gate(node, result)
     return result.detach() if node._attcat_constant else result
+
+
+def is_softmax_of(inside: Tensor | None, result: Tensor) -> bool:
+    """Whether an autograd function passes on, in the same memory, what the last softmax inside of it wrote.
+
+    Masked weights may have been set to 0 there.
+    """
+    return inside is not None and inside.shape == result.shape and inside.data_ptr() == result.data_ptr()
 
 
 def _set_gate(node: Any, result: Tensor) -> bool:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from ..errors import CaptureError, Option
 from .attention import Call, is_flat
 from .blocks import Block
-from .foreign import Foreign, gated
+from .foreign import Foreign, gated, is_softmax_of
 from .randomness import DRAWING, Draws
 from .rules import Explicit, Libra, Rule, as_weights, named, varies
 
@@ -45,6 +45,12 @@ class Interception(TorchFunctionMode):
         self.attention = attention
         self.ones = ones
         self.draws = Draws()
+        self.routed: Block | None = (
+            None  # the block in which rows were last picked, so that nobody knows whose they are
+        )
+        self.mingled = False  # whether a bias was added to rows of which that is not known
+        self.inside: Tensor | None = None  # the last softmax within an autograd function of the model's own
+        self.own: dict[int, tuple[Tensor, Tensor]] = {}  # what such functions returned, and what stands for it
         self.positions_first = False  # whether tensors are [T, B, ...], as inside torch's own attention layer
 
     @contextmanager
@@ -61,8 +67,11 @@ class Interception(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in DRAWING:
             return self.draws(func, args, kwargs)
-        if not torch.is_grad_enabled():
-            return func(*args, **kwargs)  # below the first block, where there is nothing to see
+        if not torch.is_grad_enabled():  # below the first block, or inside of an autograd function
+            result = func(*args, **kwargs)
+            if func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor):
+                self.inside = result
+            return result
         if (
             type(func) is types.MethodWrapperType
         ):  # a tensor's property, as .shape, or .T, which of a parameter is constant
@@ -80,9 +89,11 @@ class Interception(TorchFunctionMode):
             if func in _JOIN:
                 args = (_with_factor(args[0], self.ones), *args[1:])
             elif func in _ADD_TO and len(args) == 2 and not kwargs and _is_bias(*args):
-                args = (args[0], _plus(torch.zeros_like(args[0]), args[1], self.ones, self.positions_first))
+                args = (args[0], self._plus(torch.zeros_like(args[0]), args[1]))
             func, args, kwargs, bias = _without_bias(self.rule, func, args, kwargs)
-            result = _plus(self._call(func, args, kwargs), bias, self.ones, self.positions_first)
+            result = self._plus(self._call(func, args, kwargs), bias)
+            if _picks_rows(func, args, result) and self.open_blocks:
+                self.routed = self.open_blocks[-1]
         else:
             result = self._call(func, args, kwargs)
         if self.open_blocks and self.open_blocks[-1].windowed:
@@ -90,7 +101,18 @@ class Interception(TorchFunctionMode):
                 self.open_blocks[-1].attention.append(result)
         elif func in _SOFTMAX and self.open_blocks and isinstance(result, Tensor):
             return self._weights(result, any(map(varies, (*args, *kwargs.values()))))
+        elif func is Tensor.__getitem__ and self.open_blocks and args[0] is self.open_blocks[-1].last:
+            self.open_blocks[-1].sink |= isinstance(args[0], Tensor) and _without_last(args[0], result)
         return result
+
+    def _plus(self, result: Any, bias: Tensor | None) -> Any:
+        """result + bias with a factor for each example; of all examples together where nobody knows whose the rows are."""
+        assert self.ones is not None
+        within = bool(self.open_blocks) and self.routed is self.open_blocks[-1]
+        if bias is not None and within and len(self.ones) > 1 and result.dim() == 2:
+            self.mingled = True
+            return result + bias * self.ones.mean().to(result.dtype)
+        return _plus(result, bias, self.ones, self.positions_first)
 
     def _weights(self, result: Tensor, variable: bool) -> Tensor:
         """A softmax inside of a block, noted if it is attention: `[B, H, T, S]`, or with batch and heads in one axis."""
@@ -102,23 +124,44 @@ class Interception(TorchFunctionMode):
             result = as_weights(result.requires_grad_())  # constant under the rule, but asked for
         apart = result.view(len(block.input), -1, *result.shape[1:]) if flat else result
         block.attention.append(apart)
-        return apart.flatten(0, 1) if flat else apart
+        block.last = apart.flatten(0, 1) if flat else apart
+        return block.last
 
     def _taken(self, x: Any) -> Any:
         """An argument, with parameters as constants, and the gate of an activation that is an autograd function of its own."""
         if type(x) is Tensor:
             if not x.requires_grad:
                 return x
-            if isinstance(x.grad_fn, Foreign) and isinstance(self.rule, Libra):
-                return gated(x.grad_fn, x)
+            if isinstance(x.grad_fn, Foreign):
+                if self.open_blocks and is_softmax_of(self.inside, x):
+                    return self._own_softmax(x)
+                if isinstance(self.rule, Libra):
+                    return gated(x.grad_fn, x)
             return _constant(x)
         if type(x) in (list, tuple):
             return type(x)([self._taken(part) for part in x])
         return _constant(x)
 
+    def _own_softmax(self, x: Tensor) -> Tensor:
+        """The result of a softmax that is an autograd function of the model's own, by the rule's; noted once, like any other."""
+        if isinstance(self.rule, Explicit):
+            raise CaptureError(
+                f"the rule {self.rule.name} needs what goes into softmax, which this model computes in an autograd function of "
+                "its own: use ",
+                Option("rule", "libra"),
+            )
+        if id(x) not in self.own:
+            replacement = self.replacements.get(torch.softmax)
+            result = x if replacement is None else replacement(lambda weights: weights, x)
+            self.own[id(x)] = x, self._weights(result, True)
+        return self.own[id(x)][1]
+
     def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         replacement = self.replacements.get(func)
-        return func(*args, **kwargs) if replacement is None else replacement(func, *args, **kwargs)
+        result = func(*args, **kwargs) if replacement is None else replacement(func, *args, **kwargs)
+        if func is F.batch_norm and result.requires_grad:
+            result.register_hook(_in_order_of(args[0] if args else kwargs["input"]))
+        return result
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
         self.draws.check_attention(query, key, value, *args, **kwargs)
@@ -162,6 +205,34 @@ class Looking(TorchFunctionMode):
     def look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Called after each."""
         raise NotImplementedError
+
+
+def _picks_rows(func: Callable[..., Any], args: tuple[Any, ...], result: Any) -> bool:
+    """Whether rows of a matrix are picked by their numbers, as a router of experts does with the tokens of all examples."""
+    if not isinstance(result, Tensor) or result.dim() != 2 or not varies(result):
+        return False
+    if func is Tensor.__getitem__:
+        first = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
+        return isinstance(first, (Tensor, list))
+    return func in _PICK
+
+
+def _in_order_of(x: Tensor) -> Callable[[Tensor], Tensor]:
+    """A hook that gives a gradient the memory layout of x.
+
+    Torch's backward pass of a batch normalisation reads the memory of one example in the wrong order if the two differ, and
+    gives another gradient without a word (seen with torch 2.14, in CvT).
+    """
+    strides: tuple[int, ...] = torch.empty_like(x, device="meta").stride()
+    order = sorted(range(x.dim()), key=lambda axis: -strides[axis])
+    back = [order.index(axis) for axis in range(x.dim())]
+    return lambda gradient: gradient.permute(order).contiguous().permute(back)
+
+
+def _without_last(matrix: Tensor, taken: Any) -> bool:
+    """Whether all of a matrix of weights was taken but its last column."""
+    whole = (*matrix.shape[:-1], matrix.shape[-1] - 1)
+    return isinstance(taken, Tensor) and taken.shape == whole and taken.data_ptr() == matrix.data_ptr()
 
 
 def is_softmax(func: Callable[..., Any], result: Any) -> bool:
@@ -259,6 +330,7 @@ _ADD = set(named("add", "radd"))
 _ADDCMUL = set(named("addcmul"))
 _ADD_TO = set(named("add_", "iadd"))
 _CONVOLUTIONS = set(named(*(f"conv{how}{axes}d" for how in ("", "_transpose") for axes in (1, 2, 3))))
+_PICK = set(named("index_select", "gather", "take_along_dim"))
 _JOIN = set(named("cat", "concat", "concatenate", "stack"))
 
 

@@ -8,6 +8,7 @@ over a short text or one picture).
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import torch
@@ -21,7 +22,10 @@ STEPS = (1e-2, 1e-3, 1e-1, 1e-4)
 """Finite differences in float32, the likeliest first."""
 
 SLOPE = 0.1
-"""How far the gradient may be from the change that it foretells; what was found wrong in surveys was off by its whole size."""
+"""How far the gradient may be from the change that it foretells, where it can only be measured in float32."""
+
+EXACT = 0.02
+"""The same in float64. What has no gradient in part can be off by little on one input and by half on another (YOSO)."""
 
 MISSING = 0.03
 """The share of a logit that may be missing under libra, in float32."""
@@ -84,31 +88,32 @@ def _gradient(adapter: Adapter) -> str:
         )
     if torch.finfo(adapter.dtype).eps > 1e-6:
         return ""  # finite differences drown in the rounding of half precision
-    error = slope_error(adapter, adapter.trial, STEPS, enough=SLOPE)
-    if error is None or not error <= SLOPE:
+    error, limit = slope_error(adapter, adapter.trial, STEPS, enough=EXACT), SLOPE
+    if error is None or not error <= EXACT:
         # Steps that are small enough for kinks, and effects that are small, drown in float32's rounding.
-        error = _exact_slope_error(adapter, error)
-    if error is None or error <= SLOPE:
+        exact = _exact_slope_error(adapter)
+        error, limit = (error, SLOPE) if exact is None or math.isnan(exact) else (exact, EXACT)
+    if error is None or error <= limit:
         return ""
     return (
         f"when its embeddings are moved a little, its logits change otherwise than the gradient at the first block foretells, by "
-        f"{error:.0%} of the change (at most {SLOPE:.0%}): a part of its forward pass has no gradient, or it is all kinks. Use "
+        f"{error:.0%} of the change (at most {limit:.0%}): a part of its forward pass has no gradient, or it is all kinks. Use "
         "method='occlusion'"
     )
 
 
-def _exact_slope_error(adapter: Adapter, otherwise: float | None) -> float | None:
-    """The same with a copy in float64, whose steps can be small; the figure that is known if there is no copy."""
+def _exact_slope_error(adapter: Adapter) -> float | None:
+    """The same with a copy in float64, whose steps can be small; None if there is no copy, NaN if it computes none."""
     assert adapter.trial is not None
     try:
         exact = adapter.like(copy.deepcopy(adapter.model).double())
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
-        return otherwise
+        return None
     trial = replace(adapter.trial, arguments=exact.place(adapter.trial.arguments))
     try:
-        return slope_error(exact, trial, enough=SLOPE)
+        return slope_error(exact, trial, enough=EXACT)
     except RuntimeError:  # not every kernel takes float64
-        return otherwise
+        return None
 
 
 def _libra(adapter: Adapter) -> str:

@@ -24,9 +24,9 @@ from ..model.bound import borrowed
 from .recording import Recording, record
 from .values import Needs
 
-STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Finite differences are taken with each: too small a step drowns in rounding (some models compute in float32 inside,
-whatever their parameters), too large a one in curvature."""
+whatever their parameters; and of some the pixels hardly have an effect), too large a one in curvature."""
 
 
 def incompleteness(adapter: Adapter, encoding: Encoding, rule: str = "libra", targets: int = 3) -> float:

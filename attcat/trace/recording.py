@@ -40,6 +40,7 @@ class Recording:
     attends: tuple[bool, ...] = ()  # for each block, whether it does; those that do not receive no weight
     within: Callable[[int, Block], Tensor | None] = lambda _index, _block: None  # what tokens receive within windows
     cuts: Cuts | None = None  # of an encoder with a decoder: what belongs together
+    mingled: bool = False  # whether some biases have one factor for all examples, whose rows are routed together
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -76,7 +77,12 @@ class Recording:
             CaptureError: if the value does not depend on a block, or a block's attention was not seen.
         """
         wanted, states, seen = self._wanted(needs, hidden)
-        gradient = _differentiate(value, wanted, keep)
+        gradient = _differentiate(value, wanted, keep or self.mingled)
+        if self.mingled and gradient:  # of the biases each example asks for its own
+            assert self.ones is not None
+            each = [_differentiate(value[row : row + 1], (self.ones,), keep=True)[0] for row in range(len(value))]
+            shares = [self.ones.new_zeros(()) if share is None else share.sum() for share in each]
+            gradient = (*gradient[:-1], torch.stack(shares))
         return self._trace(
             value, target, gradient, states, seen, hidden, self._received(queries) if needs.received else ()
         )
@@ -378,6 +384,7 @@ def record(
     encoding = replace(encoding, arguments={**encoding.arguments, **written}) if written else encoding
     streams, memory = adapter.streams, list[Any]()
     starts = (0,) if streams is None else streams.starts
+    watching = Interception(rule, open_blocks, attention=attention, ones=ones)
     shared = streams is not None and not encoding.offset
     if streams is not None and before is not None:
         before = _either(before, Cuts(streams, (), encoding.offset, shared), encoding.mask, blocks)
@@ -399,7 +406,7 @@ def record(
         ),
         remembered(own.blocks, streams, memory),
         torch.no_grad(),  # until the first block is reached
-        Interception(rule, open_blocks, attention=attention, ones=ones),
+        watching,
     ):
         output, logits = own.predict(encoding)
     if len(blocks) < len(own.blocks):
@@ -433,6 +440,7 @@ def record(
         adapter.attends,
         adapter.received,
         cuts,
+        watching.mingled,
     )
 
 
@@ -529,7 +537,8 @@ def one_attention(index: int, block: Block) -> Seen:
         raise CaptureError(f"block {index} calls attention {len(seen)} times, expected once")
     for one in seen:
         shape = tuple(one.shape)
-        if shape[0] != batch or (shape[2:] != (length, length) and not _has_sink(one, length)):
+        sink = (block.sink and shape[2:] == (length, length + 1)) or _has_sink(one, length)
+        if shape[0] != batch or (shape[2:] != (length, length) and not sink):
             raise CaptureError(
                 f"block {index} attends with a matrix of shape {shape} over {batch} x {length} tokens: windowed, block-sparse "
                 "or cross attention is not supported"
@@ -540,7 +549,8 @@ def one_attention(index: int, block: Block) -> Seen:
 def _has_sink(attention: Call | Tensor, length: int) -> bool:
     """Whether a causal matrix has one more column behind the tokens: a sink, which takes what no token gets (GPT-OSS).
 
-    The first query sees itself and the sink alone; this distinguishes it from a sink in front or another key.
+    The first query sees itself and the sink alone; this distinguishes it from a sink in front or another key. Where every query
+    sees every token, the block says whether the model was seen to leave that column out.
     """
     if not isinstance(attention, Tensor) or attention.shape[2:] != (length, length + 1):
         return False
