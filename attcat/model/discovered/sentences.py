@@ -131,7 +131,7 @@ class SentenceAdapter(DiscoveredText):
         return min((limit for limit in limits if isinstance(limit, int)), default=None)
 
     @property
-    def prompt(self) -> str:
+    def lead(self) -> str:
         """What the model puts before every text by default.
 
         Raises:
@@ -158,7 +158,7 @@ class SentenceAdapter(DiscoveredText):
 
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """The texts of this side, and the embeddings of the others."""
-        pairs, side, prompt = [_pair(value) for value in inputs], int(self.second), self.prompt
+        pairs, side, prompt = [_pair(value) for value in inputs], int(self.second), self.lead
         mine = super().encode([prompt + pair[side] for pair in pairs], truncation=truncation)
         others = super().encode([prompt + pair[1 - side] for pair in pairs], truncation=truncation)
         with borrowed(self) as own, torch.no_grad(), OwnRandomness():
