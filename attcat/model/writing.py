@@ -275,7 +275,20 @@ def _each(tokens: Tokens, name: str) -> tuple[Any, ...]:
 # -- chats -----------------------------------------------------------------------------------------------------------
 
 
-def _chat(adapter: TextAdapter, messages: Sequence[Mapping[str, Any]]) -> Prompt:
+def read_chat(adapter: TextAdapter, messages: Sequence[Mapping[str, Any]]) -> Encoding:
+    """A chat as one input, through the tokenizer's own template: as it is for a model that judges it, up to where the next
+    message begins for one that writes.
+
+    Raises:
+        InputError, ProcessorError: as `read_prompt`.
+    """
+    chat = _chat(adapter, messages, isinstance(adapter.head, NextTokenHead))
+    row = torch.tensor([chat.ids])
+    encoding = adapter.encode_arguments({"input_ids": row, "attention_mask": torch.ones_like(row)})
+    return replace(encoding, tokens=(chat.tokens,), sources=(chat.text,))
+
+
+def _chat(adapter: TextAdapter, messages: Sequence[Mapping[str, Any]], goes_on: bool = True) -> Prompt:
     """A chat through the tokenizer's own template; what is not of a message is special."""
     tokenizer = adapter.processor
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
@@ -283,8 +296,8 @@ def _chat(adapter: TextAdapter, messages: Sequence[Mapping[str, Any]]) -> Prompt
         raise ProcessorError(f"a chat is turned into a text by the tokenizer's template, but {what}: give a text")
     if not all(isinstance(message.get("content"), str) for message in messages):
         raise InputError("a message needs a text as its content: {'role': 'user', 'content': '...'}")
-    text = _rendered(tokenizer, messages)
-    said = _contents(tokenizer, messages, text)
+    text = _rendered(tokenizer, messages, goes_on)
+    said = _contents(tokenizer, messages, text, goes_on)
     ids, tokens = adapter.tokens_of(text, specials=False)
     if tokens.spans is None:
         raise ProcessorError(
@@ -297,18 +310,19 @@ def _chat(adapter: TextAdapter, messages: Sequence[Mapping[str, Any]]) -> Prompt
     return Prompt(ids, replace(tokens, special=special, spans=spans), text, chat=True)
 
 
-def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
-    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, Any]], goes_on: bool) -> str:
+    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=goes_on))
 
 
-def _contents(tokenizer: Any, messages: Sequence[Mapping[str, Any]], text: str) -> list[Span]:
+def _contents(tokenizer: Any, messages: Sequence[Mapping[str, Any]], text: str, goes_on: bool) -> list[Span]:
     """Where the messages stand in a chat's text: between the parts that stay when other messages are rendered.
 
     Raises:
         InputError: if the template does more than put the messages in their places.
     """
     marks = [f"qxz{number}zxq" for number in range(len(messages))]
-    marked = _rendered(tokenizer, [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)])
+    replaced = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
+    marked = _rendered(tokenizer, replaced, goes_on)
     found, place = [], 0
     for message, mark in zip(messages, marks, strict=True):
         before, _, marked = marked.partition(mark)
