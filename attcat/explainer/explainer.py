@@ -14,8 +14,9 @@ from ..capture.unwound import unwound
 from ..errors import InputError
 from ..explanation import Explanation, Generation
 from ..methods import DEFAULT, Quantity
-from ..model import Adapter, Encoding
+from ..model import Adapter, Encoding, TextAdapter
 from ..model.discovered import adapter_of
+from ..model.writing import is_chat, read_chat
 from ..targets import Target, count
 from ..trace import Hidden, Queries
 from . import windows, writing, zero_shot
@@ -183,9 +184,10 @@ class Explainer:
         """Explain one input, or a list of them.
 
         Args:
-            inputs: a text, a pair of texts (tuple), a picture (path, PIL image, array, tensor), model arguments (a dict with
-                `input_ids` or `pixel_values`), or a list of these, also as a column: a pandas Series, an array of
-                strings, one of `datasets`. A dict that holds several rows gives a list.
+            inputs: a text, a pair of texts (tuple), a picture (path, PIL image, array, tensor), a chat (a list of messages,
+                through the tokenizer's template), a picture and a text (tuple), model arguments (a dict with `input_ids` or
+                `pixel_values`), or a list of these, also as a column: a pandas Series, an array of strings, one of `datasets`.
+                A dict that holds several rows gives a list.
             target: None for the predicted class; a class index; a label; two of them in a tuple for a contrast (why the
                 first rather than the second); a function from the model's output to one number per row. For a list of
                 inputs also a list with one of these each. For one input a list of these, or `"all"`, gives a list of
@@ -282,18 +284,20 @@ def _explain(
     truncation: bool,
     window: bool | int,
 ) -> Any:
-    many = isinstance(inputs, list) and not side.adapter.is_one(inputs)
+    many = isinstance(inputs, list) and not side.adapter.is_one(inputs) and not _is_chat(side, inputs)
     if side.adapter.head.aims and token is None:
         token, target = aimed(side.adapter.head, target)
     if isinstance(token, list) and not many:
         inputs, many = [inputs] * len(token), True
     listed: list[Any] = inputs if many else [inputs]
     if window is not False:
+        if any(_is_chat(side, value) for value in listed):
+            raise InputError("windows are of a text: explain a chat without window")
         return _windowed(
             side, listed, target, many, top_k, token, truncation, None if window is True else count("window", window)
         )
     encodings: Iterable[tuple[list[int], Encoding]]
-    if any(isinstance(value, Mapping) for value in listed):
+    if any(isinstance(value, Mapping) or _is_chat(side, value) for value in listed):
         encodings = list(_ready_made(side, listed, truncation))  # a dict may hold several rows
         rows = sum(len(positions) for positions, _ in encodings)
     else:
@@ -310,6 +314,11 @@ def _explain(
         for row, explanations in zip(positions, explained, strict=True):
             found[row] = explanations
     return shaped(found, several, many)
+
+
+def _is_chat(side: BatchExplainer, value: Any) -> bool:
+    """Whether a value is a chat, of a model that reads one sequence of tokens."""
+    return isinstance(side.adapter, TextAdapter) and side.adapter.streams is None and is_chat(value)
 
 
 def _windowed(
@@ -340,11 +349,13 @@ def _ready_made(side: BatchExplainer, inputs: list[Any], truncation: bool) -> It
     """Model arguments are used as they are, one dict at a time."""
     row = 0
     for value in inputs:
-        encoding = (
-            side.adapter.encode_arguments(value)
-            if isinstance(value, Mapping)
-            else side.adapter.encode([value], truncation=truncation)
-        )
+        if _is_chat(side, value):
+            assert isinstance(side.adapter, TextAdapter)
+            encoding = read_chat(side.adapter, value)
+        elif isinstance(value, Mapping):
+            encoding = side.adapter.encode_arguments(value)
+        else:
+            encoding = side.adapter.encode([value], truncation=truncation)
         count = 1 if side.adapter.head.one_input else len(encoding.tokens)
         yield list(range(row, row + count)), encoding
         row += count

@@ -290,7 +290,20 @@ def _each(tokens: Tokens, name: str) -> tuple[Any, ...]:
 # -- chats -----------------------------------------------------------------------------------------------------------
 
 
-def _chat(adapter: TextAdapter, messages: Sequence[Mapping[str, Any]]) -> Prompt:
+def read_chat(adapter: TextAdapter, messages: Sequence[Mapping[str, Any]]) -> Encoding:
+    """A chat as one input, through the tokenizer's own template: as it is for a model that judges it, up to where the next
+    message begins for one that writes.
+
+    Raises:
+        InputError, ProcessorError: as `read_prompt`.
+    """
+    chat = _chat(adapter, messages, isinstance(adapter.head, NextTokenHead))
+    row = torch.tensor([chat.ids])
+    encoding = adapter.encode_arguments({"input_ids": row, "attention_mask": torch.ones_like(row)})
+    return replace(encoding, tokens=(chat.tokens,), sources=(chat.text,))
+
+
+def _chat(adapter: TextAdapter, messages: Sequence[Mapping[str, Any]], goes_on: bool = True) -> Prompt:
     """A chat through the tokenizer's own template; what is not of a message is special."""
     tokenizer = adapter.processor
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
@@ -301,7 +314,8 @@ def _chat(adapter: TextAdapter, messages: Sequence[Mapping[str, Any]]) -> Prompt
     texts = [message["content"] for message in messages]
 
     def render(words: Sequence[str]) -> str:
-        return _rendered(tokenizer, [{**m, "content": word} for m, word in zip(messages, words, strict=True)])
+        told = [{**m, "content": word} for m, word in zip(messages, words, strict=True)]
+        return _rendered(tokenizer, told, goes_on)
 
     text, said = render(texts), contents(render, texts)
     ids, tokens = adapter.tokens_of(text, specials=False)
@@ -316,8 +330,8 @@ def _chat(adapter: TextAdapter, messages: Sequence[Mapping[str, Any]]) -> Prompt
     return Prompt(ids, replace(tokens, special=special, spans=spans), text, chat=True)
 
 
-def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
-    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, Any]], goes_on: bool) -> str:
+    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=goes_on))
 
 
 def contents(render: Callable[[Sequence[str]], str], texts: Sequence[str]) -> list[Span]:
