@@ -23,6 +23,7 @@ from ..model.bound import borrowed
 from ..model.translating import Translator
 from ..model.writing import Prompt, Writer, is_chat
 from ..targets import Goal, Target
+from ..tokens import Interleaved
 from ..trace import Trace
 from .batch import BatchExplainer, Chosen
 from .rows import batches
@@ -53,7 +54,8 @@ def generate(
     ids = torch.tensor([read.ids], device=adapter.device)
     with borrowed(adapter) as own, torch.no_grad():
         running: Any = own.model
-        found = running.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, **options)
+        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **read.further}
+        found = running.generate(**given, max_new_tokens=new, **options)
     rows = found if isinstance(found, Tensor) else getattr(found, "sequences", None)
     if not isinstance(rows, Tensor) or len(rows) != 1:
         given = "no sequences" if rows is None else f"{len(rows)} sequences"
@@ -78,7 +80,7 @@ def _generation(
     plain: BatchExplainer, writer: Writer, prompt: Prompt, answer: Any, target: Any, contrast: bool
 ) -> Generation:
     adapter, encoding, lead = writer.adapter, writer.written(prompt, answer), writer.lead(prompt)
-    (tokens,), (text,) = encoding.tokens, encoding.sources
+    (tokens,), text = encoding.tokens, _text_of(encoding.sources[0])
     source = Reading(BatchExplainer(adapter, plain.settings), plain, writer, encoding, target, contrast)
     if text is not None:
         said = text[len(lead or "") :]
@@ -87,6 +89,10 @@ def _generation(
     else:
         said = " ".join(tokens.labels[encoding.start :])
     return Generation(said, tokens, encoding.start, None if text is None else lead, source)
+
+
+def _text_of(source: Any) -> str | None:
+    return source.text if isinstance(source, Interleaved) else source
 
 
 class Reading(Source):
@@ -241,15 +247,17 @@ class Reading(Source):
         tokens = self.encoding.tokens[0]
         return tokens.kept([at < length for at in range(len(tokens))])
 
-    def _text(self, length: int) -> str | None:
-        """The text up to so many tokens: the prompt, and of the answer what they complete."""
-        text = self.encoding.sources[0]
+    def _text(self, length: int) -> Any:
+        """The text up to so many tokens, with its pictures: the prompt, and of the answer what they complete."""
+        source = self.encoding.sources[0]
+        text = _text_of(source)
         if text is None:
             return None
         spans, start = self.encoding.tokens[0].spans or (), self.encoding.start
         later = [span[0] for span in spans[start:] if span is not None]
         ends = [span[1] for span in spans[start:length] if span is not None]
-        return str(text[: max(ends, default=min(later, default=len(text)))])
+        part = text[: max(ends, default=min(later, default=len(text)))]
+        return Interleaved(part, source.pictures) if isinstance(source, Interleaved) else part
 
     def _beginning(self, place: int, goal: Goal, row: int) -> Explanation:
         """By itself, for a method that runs the model again: the text before the token, and what follows it."""

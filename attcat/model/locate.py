@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import AttCATError, InputError, Option
 from ..targets import integer
-from ..tokens import Span, Tokens, group_words
+from ..tokens import Interleaved, Span, Tokens, group_words
 
 
 def find_token(tokens: Tokens, source: Any, token: str | int | slice) -> int:
@@ -24,7 +24,7 @@ def find_token(tokens: Tokens, source: Any, token: str | int | slice) -> int:
     """
     if tokens.spans is None or source is None:
         return _find_label(tokens, token)
-    texts = (source,) if isinstance(source, str) else source
+    texts = _texts(source)
     words = group_words(tokens, texts)
     number = integer(token)
     if number is not None:
@@ -58,6 +58,13 @@ def find_token(tokens: Tokens, source: Any, token: str | int | slice) -> int:
             ):
                 return position
     raise InputError(f"there is no token {token!r} in the text" + listed_words(tokens, source))
+
+
+def _texts(source: Any) -> Sequence[str]:
+    """The texts that spans point into."""
+    if isinstance(source, Interleaved):
+        return (source.text,)
+    return (source,) if isinstance(source, str) else source
 
 
 def _find_label(tokens: Tokens, token: str | int | slice) -> int:
@@ -122,7 +129,7 @@ def listed_words(tokens: Tokens, source: Any) -> str:
     """The first words with their numbers, for an error."""
     if tokens.spans is None or source is None:
         return f"; tokens are numbered 0 to {len(tokens) - 1}"
-    texts = (source,) if isinstance(source, str) else source
+    texts = _texts(source)
     words = [texts[segment][start:end] for segment, start, end, _ in group_words(tokens, texts)]
     shown = ", ".join(f"{number} {word}" for number, word in enumerate(words[:12]))
     return f"; words: {shown}{', ...' if len(words) > 12 else ''}"

@@ -242,8 +242,8 @@ class Observer:
         columns, rows = seen.any(0), seen.any(1)
         position = (difference[:2] + 1) / 2  # 0 at the centre of the first pixel, 1 at the centre of the last
         inside = position[:, rows][:, :, columns]
-        left, right = _edges(inside[0], columns, width)
-        top, bottom = _edges(inside[1].T, rows, height)
+        left, right = edges_of(inside[0], columns, width)
+        top, bottom = edges_of(inside[1].T, rows, height)
         return View(width, height, (left, top, right, bottom)), (positive.shape[1], positive.shape[2])
 
 
@@ -259,7 +259,7 @@ def _times(width: int, height: int) -> Fraction:
     return Fraction(1, max(parts)) if max(parts) > 2 else Fraction(1)  # half of it would be observed twice
 
 
-def _edges(lines: np.ndarray, seen: np.ndarray, pixels: int) -> tuple[float, float]:
+def edges_of(lines: np.ndarray, seen: np.ndarray, pixels: int) -> tuple[float, float]:
     """Where the model's pixels begin and end along one axis, in the picture's pixels.
 
     Args:

@@ -217,6 +217,14 @@ class TextAdapter(Adapter):
         tokens = tuple(self._tokens(row, [int(i in specials) for i in row], None, 0) for row in rows)
         return self.completed(Encoding(placed, mask, tokens, (None,) * len(rows)))
 
+    def prompt(self, value: Any) -> Any:
+        """An input of a kind of its own as a `Prompt`; None for texts, chats of texts and model arguments."""
+        return None
+
+    def lengthened(self, further: Mapping[str, Tensor], start: int, length: int) -> Mapping[str, Tensor]:
+        """What belongs to a prompt of `start` tokens beside these, for a sequence of `length`."""
+        return further
+
     removals = ("mask", "pad", "delete")
 
     def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:

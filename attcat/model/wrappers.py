@@ -33,7 +33,7 @@ def unwrap(model: Any, processor: Any = None) -> tuple[nn.Module, Any]:
     """
     while (inner := _inside(model)) is not None:
         if processor is None:
-            brought = (getattr(model, name, None) for name in ("tokenizer", "image_processor"))
+            brought = (getattr(model, name, None) for name in ("processor", "tokenizer", "image_processor"))
             processor = next((found for found in brought if found is not None), None)
         model = inner
     if not isinstance(model, nn.Module):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError, ProcessorError, UnsupportedModelError
-from ..tokens import Span, Tokens
+from ..tokens import Interleaved, Span, Tokens
 from .adapter import Adapter
 from .encoding import Encoding
 from .heads import MaskedTokenHead, NextTokenHead, WrittenHead
@@ -30,12 +31,16 @@ class Prompt:
         tokens: what they stand for; those of a chat's template are special.
         text: as the model reads it; None for model arguments.
         chat: whether the text was made by a chat template, which brings its own special tokens.
+        further: what else the model is called with: the pictures as its processor makes them, and what it says of each token.
+        pictures: those that stand in the text, uint8 `[H, W, 3]`.
     """
 
     ids: list[int]
     tokens: Tokens
     text: str | None = None
     chat: bool = False
+    further: Mapping[str, Tensor] = field(default_factory=dict)
+    pictures: tuple[np.ndarray, ...] = ()
 
 
 def is_chat(value: Any) -> bool:
@@ -60,7 +65,8 @@ class Writer:
 
     def prompt(self, value: Any) -> Prompt:
         """What a model is given to go on with; see `read_prompt`."""
-        return read_prompt(self.adapter, value)
+        found: Prompt | None = self.adapter.prompt(value)
+        return read_prompt(self.adapter, value) if found is None else found
 
     def lead(self, prompt: Prompt) -> str | None:
         """The text before the first character that was written."""
@@ -83,7 +89,7 @@ class Writer:
         """The model's arguments for the first `length` positions."""
         whole = encoding.mask.shape[1]
         return {
-            name: value[:, :length] if value.dim() > 1 and value.shape[1] == whole else value
+            name: value[:, :length] if value.shape[:2] == (1, whole) else value
             for name, value in encoding.arguments.items()
         }
 
@@ -146,7 +152,9 @@ def written(adapter: TextAdapter, prompt: Prompt, answer: str | Sequence[int] | 
         raise InputError("the prompt or the answer has no tokens: there is nothing to explain")
     row = torch.tensor([ids])
     encoding = adapter.encode_arguments({"input_ids": row, "attention_mask": torch.ones_like(row)})
-    return replace(encoding, tokens=(tokens,), sources=(text,), start=len(prompt.ids))
+    arguments = {**encoding.arguments, **adapter.lengthened(prompt.further, len(prompt.ids), len(ids))}
+    source = Interleaved(text, prompt.pictures) if text is not None and prompt.pictures else text
+    return replace(encoding, arguments=arguments, tokens=(tokens,), sources=(source,), start=len(prompt.ids))
 
 
 def _answered(
@@ -178,11 +186,15 @@ def numbers_of(answer: Sequence[int] | Tensor) -> list[int]:
 def _together(adapter: TextAdapter, prompt: Prompt, answer: str) -> tuple[list[int], Tokens] | None:
     """Tokenized in one piece, which is how the model would have read it; None if the seam runs through a token."""
     assert prompt.text is not None
-    length = len(prompt.ids)
+    own = prompt.ids
+    if prompt.pictures:  # of which there is one token each in the text, and many in the prompt
+        own = _without_end(*adapter.tokens_of(prompt.text, specials=not prompt.chat))[0]
+    length = len(own)
     ids, tokens = _without_end(*adapter.tokens_of(prompt.text + answer, specials=not prompt.chat))
-    if ids[:length] != prompt.ids or len(ids) == length:
+    if ids[:length] != own or len(ids) == length:
         return None
-    return ids, joined(prompt.tokens, tokens.kept([position >= length for position in range(len(ids))]))
+    later = joined(prompt.tokens, tokens.kept([position >= length for position in range(len(ids))]))
+    return prompt.ids + ids[length:], later
 
 
 def _decoded(adapter: TextAdapter, prompt: Prompt, numbers: list[int]) -> tuple[list[int], Tokens, str]:
@@ -253,8 +265,9 @@ def joined(first: Tokens, second: Tokens, shift: int = 0) -> Tokens:
     If only one of them knows its characters, those of the other stand for none.
     """
     labels, special = first.labels + second.labels, first.special + second.special
-    if first.spans is None and second.spans is None:
+    if first.spans is None and second.spans is None and first.places is None:
         return Tokens(labels, special)
+    places = None if first.places is None else (*first.places, *_each(second, "places"))
     known = max((word for word in first.words or () if word is not None), default=-1) + 1 if shift else 0
     spans = [None if span is None else (span[0] + shift, span[1] + shift) for span in _each(second, "spans")]
     words = [None if word is None else word + known for word in _each(second, "words")]
@@ -264,6 +277,8 @@ def joined(first: Tokens, second: Tokens, shift: int = 0) -> Tokens:
         spans=(*_each(first, "spans"), *spans),
         segments=(*_each(first, "segments"), *_each(second, "segments")),
         words=(*_each(first, "words"), *words),
+        patches=first.patches,
+        places=places,
     )
 
 
@@ -283,8 +298,12 @@ def _chat(adapter: TextAdapter, messages: Sequence[Mapping[str, Any]]) -> Prompt
         raise ProcessorError(f"a chat is turned into a text by the tokenizer's template, but {what}: give a text")
     if not all(isinstance(message.get("content"), str) for message in messages):
         raise InputError("a message needs a text as its content: {'role': 'user', 'content': '...'}")
-    text = _rendered(tokenizer, messages)
-    said = _contents(tokenizer, messages, text)
+    texts = [message["content"] for message in messages]
+
+    def render(words: Sequence[str]) -> str:
+        return _rendered(tokenizer, [{**m, "content": word} for m, word in zip(messages, words, strict=True)])
+
+    text, said = render(texts), contents(render, texts)
     ids, tokens = adapter.tokens_of(text, specials=False)
     if tokens.spans is None:
         raise ProcessorError(
@@ -301,24 +320,29 @@ def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
     return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
 
 
-def _contents(tokenizer: Any, messages: Sequence[Mapping[str, Any]], text: str) -> list[Span]:
-    """Where the messages stand in a chat's text: between the parts that stay when other messages are rendered.
+def contents(render: Callable[[Sequence[str]], str], texts: Sequence[str]) -> list[Span]:
+    """Where the texts of messages stand in a chat: between the parts that stay when other texts are rendered.
+
+    Args:
+        render: from the texts to the whole chat.
+        texts: of the messages, in order.
 
     Raises:
         InputError: if the template does more than put the messages in their places.
     """
-    marks = [f"qxz{number}zxq" for number in range(len(messages))]
-    marked = _rendered(tokenizer, [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)])
-    found, place = [], 0
-    for message, mark in zip(messages, marks, strict=True):
+    marks = [f"qxz{number}zxq" for number in range(len(texts))]
+    text, marked = render(texts), render(marks)
+    found: list[Span] = []
+    place = 0
+    for own, mark in zip(texts, marks, strict=True):
         before, _, marked = marked.partition(mark)
         start = place + len(before)
-        content = next((c for c in (message["content"], message["content"].strip()) if text.startswith(c, start)), None)
+        content = next((c for c in (own, own.strip()) if text.startswith(c, start)), None)
         if not text.startswith(before, place) or content is None:
             break
         place = start + len(content)
         found.append((start, place))
-    if len(found) < len(messages) or text[place:] != marked:
+    if len(found) < len(texts) or text[place:] != marked:
         raise InputError(
             "the chat template changes the messages, so that it is not known which tokens are whose: render the chat with "
             "tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), and give that text"

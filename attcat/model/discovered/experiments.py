@@ -105,7 +105,7 @@ def ordinary_tokens(adapter: TextAdapter, count: int, rows: int | None = None) -
     """
     rows = rows or vocabulary_size(adapter.model) or 2
     special = {name: special_tokens(adapter.model, name) for name in ("pad", "bos", "eos", "cls", "sep", "mask")}
-    every = {token for tokens in special.values() for token in tokens}
+    every = {token for tokens in special.values() for token in tokens} | _named_tokens(adapter.model)
     ordinary = [token for token in range(rows - 1, -1, -1) if token not in every] or [0]
     tokens = torch.tensor((ordinary * count)[:count])
     # Some heads look for the end; where it is the padding as well, it would be taken for padding.
@@ -113,6 +113,12 @@ def ordinary_tokens(adapter: TextAdapter, count: int, rows: int | None = None) -
     if ends:
         tokens[-1] = ends[0]
     return tokens
+
+
+def _named_tokens(model: nn.Module) -> set[int]:
+    """The numbers of tokens that the configuration gives a meaning of its own, as where a picture stands."""
+    named = vars(getattr(model, "config", None) or object()) if hasattr(getattr(model, "config", None), "__dict__") else {}
+    return {n for key, n in named.items() if key.endswith(("_token_id", "_token_index")) and type(n) is int}
 
 
 def encoding_of(adapter: TextAdapter, ids: Tensor, mask: Tensor) -> Encoding:
@@ -171,6 +177,8 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
         place for place, special in enumerate(encoding.tokens[0].special[before:][: ids.shape[1]]) if not special
     ]
     content = [place for place in content if int(ids[0, place]) != adapter.pad_id]  # which would move positions
+    patches = encoding.tokens[0].places or ()
+    content = [place for place in content if not any(patches[place + before : place + before + 1])]
     tried = sorted({content[len(content) // 3], content[2 * len(content) // 3]}) if content else []
     states = []
     for place in (None, *tried):

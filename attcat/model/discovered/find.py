@@ -16,6 +16,7 @@ from ..video import FRAMES, VideoAdapter
 from ..wrappers import unwrap
 from .audio import DiscoveredAudio
 from .experiments import accepted
+from .mixed import PIXELS, DiscoveredMixed
 from .streams import DiscoveredStreams
 from .text import DiscoveredText
 from .video import DiscoveredVideo
@@ -43,6 +44,8 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
         )
     if _hears(model):
         return DiscoveredAudio(model, processor)
+    if _reads_and_sees(model):
+        return DiscoveredMixed(model, processor)
     if _sees_pictures(model, processor):
         moves = any(getattr(getattr(model, "config", None), name, None) is not None for name in FRAMES)
         return (DiscoveredVideo if moves else DiscoveredVision)(model, processor)
@@ -52,6 +55,12 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
 def _has_a_decoder(model: nn.Module) -> bool:
     """Whether a model takes a second sequence of tokens."""
     return {"input_ids", "decoder_input_ids"} <= (accepted(model.forward) or frozenset())
+
+
+def _reads_and_sees(model: nn.Module) -> bool:
+    """Whether a model takes words and pictures, and no second sequence of words."""
+    names = accepted(model.forward) or frozenset()
+    return {"input_ids", PIXELS} <= names and not _has_a_decoder(model)
 
 
 def _hears(model: nn.Module) -> bool:

@@ -1,0 +1,824 @@
+"""A model that reads words and pictures in one sequence: where each patch lies on its picture, by experiment.
+
+Its blocks are those of the language model (or of the one encoder that reads both), and its tokens those that its processor makes.
+Which of them a picture's are is seen when the picture is exchanged: they change, and nothing else does. Where they lie is
+guessed from what the processor shows to the model (ramps of grey say which part of the picture each of its frames or patches has),
+and believed if single cells of the picture, painted over, move just the tokens that are said to lie there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from ...capture.randomness import OwnRandomness
+from ...errors import AttCATError, InputError, OptionError, ProcessorError, UnsupportedModelError
+from ...tokens import Interleaved, Patches, Place, Span, Tokens, View
+from ..bound import borrowed
+from ..encoding import Encoding, content_of
+from ..picture import edges_of, read_picture, to_pixels
+from ..writing import Prompt, contents, is_chat
+from .base import log
+from .experiments import FAILURES, differ, logits_of, replaced_before, rounding, stopped_before, until_stopped
+from .text import DiscoveredText
+
+PIXELS = "pixel_values"
+"""How the arguments that hold pictures begin."""
+TOLD = 5
+"""How many cells of a grid are painted, to see whether the tokens lie where they are said to."""
+COARSE = 3
+"""In grids of so few rows or columns a token has to be just where it is said to be; in finer ones a neighbour may answer, as towers
+mix what they see."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where the tokens of one picture lie, in their order.
+
+    Args:
+        grids: rows and columns of each grid, and the box on the picture; None for tokens that lie nowhere in it.
+        cells: for each token its grid and cell; None for a token that does not change with the picture (the end of a row).
+    """
+
+    grids: tuple[tuple[tuple[int, int] | None, tuple[float, float, float, float] | None], ...]
+    cells: tuple[Place | None, ...]
+
+
+@dataclass(frozen=True)
+class Read:
+    """An input of words and pictures.
+
+    Args:
+        text: as the processor is given it, with a placeholder for each picture if the model has one.
+        pictures: upright, RGB.
+        said: of a chat the characters of its messages; None if all of the text is the user's.
+    """
+
+    text: str
+    pictures: tuple[Image.Image, ...]
+    said: tuple[Span, ...] | None = None
+
+
+class DiscoveredMixed(DiscoveredText):
+    """A model that reads words and pictures in one sequence."""
+
+    family = "discovered vision-language model"
+    behind: int = 0
+    """What a processor would say of a token that was written, where it says something of each token."""
+    injected: tuple[str, ...] = ()
+    """What of the pictures reaches the prediction past the first block."""
+
+    def __init__(self, model: nn.Module, processor: Any = None) -> None:
+        self.whole = processor if hasattr(processor, "tokenizer") else None
+        self.marks: frozenset[int] = frozenset()  # the token numbers that stand where a picture's tokens are
+        self._runs: dict[Any, tuple[Run, ...]] = {}
+        self._behinds: dict[tuple[str, ...], int] = {}
+        super().__init__(model, getattr(processor, "tokenizer", processor))
+        if self.whole is not None:
+            self.trial = self.head.point(self.encode(self.samples()), [None])
+            self.injected = self._past(self.trial)
+        log.info("%s", self.describe())
+
+    def samples(self) -> Any:
+        """A picture that is not square, and a question."""
+        if self.whole is None:
+            return super().samples()
+        return [(_mosaic(72, 48), "What is this?")]
+
+    @property
+    def can_batch(self) -> bool:
+        """One input at a time: pictures come in numbers and sizes of their own."""
+        return False
+
+    def is_one(self, value: Any) -> bool:
+        """A chat is one input, though it is a list."""
+        return is_chat(value)
+
+    def cost(self, value: Any) -> int:
+        """A picture has a few hundred tokens."""
+        return super().cost(value) if _is_text(value) else 1024
+
+    @property
+    def _tokens_found(self) -> str:
+        past = f"; past its first block {', '.join(self.injected)}" if self.injected else ""
+        return f"{super()._tokens_found}; words and pictures in one sequence, one input at a time{past}"
+
+    # -- what is read --------------------------------------------------------------------------------------------------
+
+    def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
+        """`(picture, text)`, `((picture, picture), text)`, a chat whose messages hold pictures, or a text alone.
+
+        Raises:
+            InputError: if it is none of these, or there are several inputs.
+            ProcessorError: if there is no processor for both.
+        """
+        if all(map(_is_text, inputs)):
+            return super().encode(inputs, truncation=truncation)
+        if len(inputs) != 1:
+            raise InputError(f"inputs with pictures are explained one at a time, got {len(inputs)} in one batch")
+        return self.encoded(self.read_mixed(inputs[0]))
+
+    def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
+        """As `TextAdapter`; those that hold pictures stay beside the tokens, which are named by experiment."""
+        pixels = {n: torch.as_tensor(v) for n, v in arguments.items() if n.startswith(PIXELS)}
+        encoding = super().encode_arguments({n: v for n, v in arguments.items() if n not in pixels})
+        if not pixels:
+            return encoding
+        if len(encoding.tokens) != 1:
+            raise InputError(f"model arguments with pictures are one row of input_ids, got {len(encoding.tokens)}")
+        encoding = replace(encoding, arguments={**encoding.arguments, **self.place(pixels)})
+        key = tuple((n, *v.shape) for n, v in encoding.arguments.items() if v.shape[:2] != encoding.mask.shape)
+        runs = self._known(key, encoding, lambda: self._runs_of_arguments(encoding))
+        return replace(encoding, tokens=(self._placed_tokens(encoding, encoding.tokens[0], runs, None),))
+
+    def read_mixed(self, value: Any) -> Read:
+        """The text and the pictures of an input; see `encode`."""
+        if self.whole is None:
+            raise ProcessorError(
+                "pictures and texts need the processor for both (AutoProcessor); without one, give model arguments "
+                '{"input_ids": ..., "pixel_values": ...}'
+            )
+        if is_chat(value):
+            return self._chat(value)
+        pictures, text = _split(value)
+        mark = self.placeholder
+        if mark is not None and mark not in text:
+            if getattr(self.whole, "chat_template", None):
+                content = [{"type": "image", "image": picture} for picture in pictures]
+                return self._chat([{"role": "user", "content": [*content, {"type": "text", "text": text}]}])
+            text = mark * len(pictures) + text
+        return Read(text, tuple(read_picture(picture) for picture in pictures))
+
+    @property
+    def placeholder(self) -> str | None:
+        """What stands for a picture in a text; None if the processor needs nothing there."""
+        for owner in (self.whole, self.processor):
+            for name in ("boi_token", "image_token", "fake_image_token"):
+                token = getattr(owner, name, None)
+                token = getattr(token, "content", token)
+                if isinstance(token, str):
+                    return token
+        return None
+
+    def _chat(self, messages: Sequence[Mapping[str, Any]]) -> Read:
+        """Through the processor's own template; what is not of a message is special."""
+        if not getattr(self.whole, "chat_template", None):
+            raise ProcessorError(
+                "a chat is turned into a text by the processor's template, but it has no chat_template: give (picture, text)"
+            )
+        found: list[Image.Image] = []
+        plain = [{**message, "content": _parts(message.get("content"), found)} for message in messages]
+        texts = [part["text"] for message in plain for part in message["content"] if part["type"] == "text"]
+
+        def rendered(words: Sequence[str]) -> str:
+            given = iter(words)
+            return self._rendered(
+                [
+                    {
+                        **message,
+                        "content": [
+                            {**part, "text": next(given)} if part["type"] == "text" else part
+                            for part in message["content"]
+                        ],
+                    }
+                    for message in plain
+                ]
+            )
+
+        return Read(rendered(texts), tuple(found), tuple(contents(rendered, texts)))
+
+    def _rendered(self, messages: list[dict[str, Any]]) -> str:
+        whole: Any = self.whole
+        return str(whole.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def encoded(self, read: Read) -> Encoding:
+        """One input, ready for the model."""
+        if not read.pictures:
+            raise InputError("there is no picture in this input: give (picture, text), or the text alone")
+        arguments = self._arguments(read.text, read.pictures)
+        encoding = self._bare(arguments)
+        if self.max_length is not None and encoding.mask.shape[1] > self.max_length:
+            raise InputError(
+                f"the pictures and the text have {encoding.mask.shape[1]} tokens, the model takes at most {self.max_length}"
+            )
+        key = tuple(picture.size for picture in read.pictures)
+        runs = self._known(key, encoding, lambda: self._runs_of(read, encoding))
+        base = self._spelled(read, encoding)
+        views = [picture.size for picture in read.pictures]
+        tokens = self._placed_tokens(encoding, base, runs, views)
+        source = Interleaved(read.text, tuple(to_pixels(picture) for picture in read.pictures))
+        return replace(encoding, tokens=(tokens,), sources=(source,))
+
+    def _bare(self, arguments: Mapping[str, Tensor]) -> Encoding:
+        """Model arguments whose tokens have their names alone."""
+        ids = arguments["input_ids"]
+        mask = arguments.get("attention_mask", torch.ones_like(ids)).bool()
+        self._check_vocabulary(ids)
+        specials = set(getattr(self.processor, "all_special_ids", None) or ())
+        row = ids[0].tolist()
+        return Encoding(arguments, mask, (self._tokens(row, [int(i in specials) for i in row], None, 0),), (None,))
+
+    def _arguments(self, text: str, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """What the processor makes of a text and its pictures, on the model's device."""
+        whole: Any = self.whole
+        bos = getattr(self.processor, "bos_token", None)
+        options: dict[str, Any] = {"return_tensors": "pt"}
+        if bos and text.startswith(bos):
+            options["add_special_tokens"] = False
+        try:
+            made = whole(text=[text], images=list(pictures), **options)
+        except FAILURES as first:
+            try:
+                made = whole(text=[text], images=[list(pictures)], **options)
+            except FAILURES:
+                raise ProcessorError(
+                    f"{type(whole).__name__} does not take this text with {len(pictures)} pictures: {first}"
+                ) from first
+        found = {n: v for n, v in made.items() if isinstance(v, Tensor) and self.takes(n) and v.numel()}
+        return self.place(found)
+
+    # -- the tokens ----------------------------------------------------------------------------------------------------
+
+    def _spelled(self, read: Read, encoding: Encoding) -> Tokens:
+        """The tokens with the characters of those that the text itself has; others are the processor's, and special."""
+        bos = getattr(self.processor, "bos_token", None)
+        own, tokens = self.tokens_of(read.text, specials=not (bos and read.text.startswith(bos)))
+        ids = encoding.arguments["input_ids"][0].tolist()
+        named = encoding.tokens[0]
+        if tokens.spans is None:
+            return named
+        from_own: list[int | None] = [None] * len(ids)
+        for block in SequenceMatcher(None, own, ids, autojunk=False).get_matching_blocks():
+            for step in range(block.size):
+                from_own[block.b + step] = block.a + step
+        spans: list[Span | None] = []
+        words: list[int | None] = []
+        for at in from_own:
+            span = None if at is None or tokens.special[at] else tokens.spans[at]
+            if span is not None and read.said is not None and not _within(span, read.said):
+                span = None
+            spans.append(span)
+            words.append(None if span is None or at is None or tokens.words is None else tokens.words[at])
+        special = tuple(span is None for span in spans)
+        segments = tuple(None if span is None else 0 for span in spans)
+        return replace(named, special=special, spans=tuple(spans), segments=segments, words=tuple(words))
+
+    def _placed_tokens(
+        self, encoding: Encoding, tokens: Tokens, runs: Sequence[Run], sizes: Sequence[tuple[int, int]] | None
+    ) -> Tokens:
+        """The tokens with the pictures' in their places."""
+        patches: list[Patches] = []
+        places: list[Place | None] = [None] * len(tokens)
+        labels, special = list(tokens.labels), list(tokens.special)
+        spans = None if tokens.spans is None else list(tokens.spans)
+        positions = iter(self._marked(encoding))
+        for picture, run in enumerate(runs):
+            first = len(patches)
+            for grid, box in run.grids:
+                view = None if sizes is None or box is None or grid is None else View(*sizes[picture], box)
+                patches.append(Patches(picture, grid, view))
+            for cell in run.cells:
+                at = next(positions)
+                special[at] = cell is None
+                if spans is not None:
+                    spans[at] = None
+                if cell is None:
+                    continue
+                places[at] = (first + cell[0], cell[1])
+                grid = run.grids[cell[0]][0]
+                labels[at] = f"{cell[1] // grid[1]},{cell[1] % grid[1]}" if grid else f"query {cell[1]}"
+        return replace(
+            tokens,
+            labels=tuple(labels),
+            special=tuple(special),
+            spans=None if spans is None else tuple(spans),
+            patches=tuple(patches),
+            places=tuple(places),
+        )
+
+    def _marked(self, encoding: Encoding) -> list[int]:
+        """The positions whose token number says that a picture's token is there."""
+        ids = encoding.arguments["input_ids"][0].tolist()
+        return [at for at, number in enumerate(ids) if number in self.marks]
+
+    # -- where they lie ------------------------------------------------------------------------------------------------
+
+    def _known(self, key: Any, encoding: Encoding, find: Any) -> tuple[Run, ...]:
+        """The runs of pictures of these sizes, found when such pictures come for the first time."""
+        known = self._runs.get(key)
+        if known is None or sum(len(run.cells) for run in known) != len(self._marked(encoding)):
+            known = self._runs[key] = find()
+        return known
+
+    def _states(self, encoding: Encoding) -> Tensor:
+        """What the first block takes, `[T, D]`."""
+        with borrowed(self) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0]) as seen:
+            until_stopped(partial(own.call, encoding))
+        if not seen:
+            raise self._unclear(f"its first block ({self.found.names[0]}) is not called with a picture")
+        return seen[0].transpose(1, self.position_axis)[0].detach().float()
+
+    def _changed(self, one: Tensor, other: Tensor) -> list[int]:
+        """The positions at which two states differ by more than rounding."""
+        if one.shape != other.shape:
+            raise self._unclear(f"another picture of the same size gives {len(other)} tokens instead of {len(one)}")
+        away = (one - other).abs().amax(-1) > rounding(one) * one.abs().max()
+        return [int(place) for place in away.nonzero().flatten()]
+
+    def _runs_of(self, read: Read, encoding: Encoding) -> tuple[Run, ...]:
+        """Where the tokens of an input's pictures lie: each is exchanged, and painted cell by cell."""
+        sizes = [picture.size for picture in read.pictures]
+        base = [Image.fromarray(_mosaic(*size, seed)) for seed, size in enumerate(sizes)]
+
+        def states(pictures: Sequence[Image.Image]) -> Tensor:
+            return self._states(replace(encoding, arguments=self._arguments(read.text, pictures)))
+
+        plain = states(base)
+        if len(plain) != encoding.mask.shape[1]:
+            raise self._unclear(
+                f"its first block has {len(plain)} positions for {encoding.mask.shape[1]} tokens of the processor"
+            )
+        changed = []
+        for number, picture in enumerate(base):
+            pictures = [*base[:number], _inverse(picture), *base[number + 1 :]]
+            changed.append(self._changed(plain, states(pictures)))
+        stretches = self._stretches(encoding, changed)
+        found = []
+        for number, (mine, stretch) in enumerate(zip(changed, stretches, strict=True)):
+
+            def painted(box: tuple[float, float, float, float], number: int = number) -> Tensor:
+                return states([*base[:number], _painted(base[number], box), *base[number + 1 :]])
+
+            shown = self._shown(read, base, number)
+            guesses = list(_guesses(mine, shown, sizes[number]))
+            found.append(_run(mine, stretch, self._best(guesses, mine, plain, painted)))
+        return tuple(found)
+
+    def _stretches(self, encoding: Encoding, changed: Sequence[Sequence[int]]) -> list[list[int]]:
+        """For each picture the positions of its token numbers, also those that stay as they are."""
+        ids = encoding.arguments["input_ids"][0].tolist()
+        if not all(changed):
+            raise self._unclear("another picture does not change what its first block takes: cross-attention?")
+        self.marks = self.marks | {ids[at] for mine in changed for at in mine}
+        marked = self._marked(encoding)
+        ends = [mine[0] for mine in changed[1:]] + [len(ids)]
+        starts = [-1, *ends[:-1]]
+        return [
+            [at for at in marked if start <= at < end] for start, end in zip(starts, ends, strict=True)
+        ]
+
+    def _best(self, guesses: Sequence[_Guess], mine: Sequence[int], plain: Tensor, painted: Any) -> _Guess | None:
+        """The first guess in which every painted cell moves just the token that is said to lie there."""
+        best, least = None, 1 << 30
+        for guess in guesses:
+            off = guess.off(mine, plain, painted)
+            if off < least:
+                best, least = guess, off
+            if not off:
+                break
+        if best is None:
+            return None
+        fine = all(min(grid) > COARSE for grid, _ in best.grids)
+        return best if least <= int(fine) else None
+
+    def _shown(self, read: Read, base: Sequence[Image.Image], number: int) -> list[_Frame]:
+        """Which part of a picture each frame (or patch) has that the processor gives to the model."""
+        width, height = base[number].size
+        across, down = (np.rint(np.linspace(0, 255, pixels)).astype(np.uint8) for pixels in (width, height))
+        ramps = [
+            np.zeros((height, width), np.uint8),
+            np.full((height, width), 255, np.uint8),
+            np.broadcast_to(across[None, :], (height, width)),
+            np.broadcast_to(down[:, None], (height, width)),
+        ]
+        made = []
+        for ramp in ramps:
+            picture = Image.fromarray(np.ascontiguousarray(ramp)).convert("RGB")
+            arguments = self._arguments(read.text, [*base[:number], picture, *base[number + 1 :]])
+            name = next((n for n in arguments if n.startswith(PIXELS)), None)
+            if name is None:
+                return []
+            made.append(arguments[name].detach().double().cpu().numpy())
+        if len({each.shape for each in made}) > 1:
+            return []
+        return _frames(made, width, height)
+
+    def _runs_of_arguments(self, encoding: Encoding) -> tuple[Run, ...]:
+        """Of model arguments: which tokens a picture's are, as one picture, and their grid if it is told by their number."""
+        name = next(n for n in encoding.arguments if n.startswith(PIXELS))
+        pixels = encoding.arguments[name]
+        plain = self._states(encoding)
+        frames = pixels.flatten(0, 1) if pixels.dim() == 5 else pixels
+        several = frames.dim() == 4 and len(frames) > 1 and pixels.dim() == 4
+
+        def other(part: Tensor) -> Tensor:
+            return self._states(replace(encoding, arguments={**encoding.arguments, name: part}))
+
+        changed = [self._changed(plain, other(pixels.flip(-1) + 1))]
+        if several:  # a picture each, if each changes tokens of its own
+            each = []
+            for number in range(len(pixels)):
+                moved = pixels.clone()
+                moved[number] += 1
+                each.append(self._changed(plain, other(moved)))
+            if all(each) and sum(map(len, each)) == len(changed[0]):
+                changed = each
+        stretches = self._stretches(encoding, changed)
+        found = []
+        for number, (mine, stretch) in enumerate(zip(changed, stretches, strict=True)):
+            guess = None
+            if frames.dim() == 4 and (several or len(frames) == 1):
+                height, width = frames.shape[-2:]
+                guesses = list(_guesses(mine, [_Frame((0.0, 0.0, width, height), (height, width))], (width, height)))
+
+                def painted(box: tuple[float, float, float, float], number: int = number) -> Tensor:
+                    left, top, right, bottom = (round(edge) for edge in box)
+                    moved = pixels.clone()
+                    part = moved if pixels.dim() == 4 else moved.flatten(0, 1)
+                    part[number if several else 0, :, top:bottom, left:right] += 1
+                    return other(moved)
+
+                guess = self._best(guesses, mine, plain, painted)
+            elif (grids := encoding.arguments.get("image_grid_thw")) is not None and len(grids) == 1:
+                frames_of, rows, columns = grids[0].tolist()
+                merged = frames_of * rows * columns / max(1, len(mine))
+                side = round(merged**0.5)
+                if side * side == merged and not rows % side and not columns % side and frames_of == 1:
+                    guess = _Guess((((rows // side, columns // side), (0.0, 0.0, 1.0, 1.0)),))
+            found.append(_run(mine, stretch, guess))
+        return tuple(found)
+
+    def _past(self, encoding: Encoding) -> tuple[str, ...]:
+        """What of a picture reaches the prediction when the first block's input is held."""
+        pixels = {n: v for n, v in encoding.arguments.items() if n.startswith(PIXELS)}
+        other = replace(encoding, arguments={**encoding.arguments, **{n: v.flip(0) * 0.5 + 0.3 for n, v in pixels.items()}})
+        with borrowed(self) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0]) as seen:
+            until_stopped(partial(own.call, encoding))
+        before = logits_of(self, encoding)
+        with borrowed(self) as own, replaced_before(own.blocks[0], seen[0]):
+            after = logits_of(own, other)
+        return ("what its tower hands to later blocks counts for the prediction, and not in the scores of the first block",) * int(
+            differ(before, after)
+        )
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def prompt(self, value: Any) -> Prompt | None:
+        """A prompt with pictures; None for what has none."""
+        if isinstance(value, Mapping):
+            if not any(str(name).startswith(PIXELS) for name in value):
+                return None
+            encoding, text, pictures, chat = self.encode_arguments(value), None, (), False
+        elif _is_text(value) or (is_chat(value) and all(isinstance(m.get("content"), str) for m in value)):
+            return None
+        else:
+            read = self.read_mixed(value)
+            encoding, text, chat = self.encoded(read), read.text, read.said is not None
+            pictures = encoding.sources[0].pictures
+            encoding = encoding if chat else self._open(encoding)
+        ids = encoding.arguments["input_ids"][0].tolist()
+        own = ("input_ids", "attention_mask")
+        further = {n: v for n, v in encoding.arguments.items() if n not in own}
+        found = Prompt(ids, encoding.tokens[0], text, chat, further, pictures)
+        kinds = tuple(sorted(further))
+        if kinds not in self._behinds:
+            self._behinds[kinds] = self._behind(found)
+        self.behind = self._behinds[kinds]
+        return found
+
+    def _open(self, encoding: Encoding) -> Encoding:
+        """Without the special tokens that the tokenizer puts at the end: something follows here."""
+        ids = encoding.arguments["input_ids"][0].tolist()
+        specials, end = set(getattr(self.processor, "all_special_ids", None) or ()) - self.marks, len(ids)
+        while end and ids[end - 1] in specials:
+            end -= 1
+        whole, tokens = encoding.mask.shape, encoding.tokens[0]
+        arguments = {n: v[:, :end] if v.shape[:2] == whole else v for n, v in encoding.arguments.items()}
+        kept = tokens.kept([at < end for at in range(len(ids))])
+        return replace(encoding, arguments=arguments, mask=encoding.mask[:, :end], tokens=(kept,))
+
+    def lengthened(self, further: Mapping[str, Tensor], start: int, length: int) -> Mapping[str, Tensor]:
+        """With what the processor says of each token said of the later ones too: that they are text."""
+        return {
+            name: F.pad(value, (0, length - start), value=self.behind) if value.shape == (1, start) else value
+            for name, value in further.items()
+        }
+
+    def _behind(self, prompt: Prompt) -> int:
+        """What is said of a token behind a prompt, so that the prediction of the prompt itself stays.
+
+        Some models read a prompt in both directions, and are told by such a number where it ends.
+
+        Raises:
+            UnsupportedModelError: if the prediction changes with what follows it, whatever is said.
+        """
+        length = len(prompt.ids)
+        if not any(value.shape == (1, length) for value in prompt.further.values()):
+            return 0
+        ids = torch.tensor([[*prompt.ids, prompt.ids[-1]]], device=self.device)
+        logits = []
+        for behind in (None, 0, 1):
+            end = length + (behind is not None)
+            self.behind = behind or 0
+            arguments = {"input_ids": ids[:, :end], "attention_mask": torch.ones_like(ids[:, :end])}
+            arguments |= self.lengthened(prompt.further, length, end)
+            mask, names = arguments["attention_mask"].bool(), Tokens(("",) * end, (False,) * end)
+            encoding = Encoding(arguments, mask, (names,), (None,), focus=torch.tensor([length - 1], device=self.device))
+            logits.append(logits_of(self, encoding))
+            if behind is not None and not differ(logits[0], logits[-1]):
+                return behind
+        raise UnsupportedModelError(
+            f"{type(self.model).__name__} reads its prompt and what follows it in both directions: what it writes cannot be "
+            "explained in one pass"
+        )
+
+    # -- removing ------------------------------------------------------------------------------------------------------
+
+    removals = ("mask", "pad")
+
+    def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
+        """Words become mask or padding tokens, and of the pictures the removed patches take their mean colour.
+
+        Raises:
+            OptionError: if there is no such way, or a picture's tokens lie nowhere in it, and only some are removed.
+        """
+        tokens = encoding.tokens[0]
+        if tokens.places is None:
+            return super().remove(encoding, removed, how)
+        removed = content_of(encoding) if removed is None else removed & encoding.mask
+        places = [place if flag else None for place, flag in zip(tokens.places, removed[0].tolist(), strict=True)]
+        words = removed & torch.tensor([[place is None for place in tokens.places]], device=removed.device)
+        found = super().remove(encoding, words, self.removal(how)) if words.any() else encoding
+        if not any(place is not None for place in places):
+            return found
+        return replace(found, arguments={**found.arguments, **self._without(encoding, places)})
+
+    def _without(self, encoding: Encoding, places: Sequence[Place | None]) -> dict[str, Tensor]:
+        """The pixels with the mean colour in place of cells."""
+        tokens, source = encoding.tokens[0], encoding.sources[0]
+        assert tokens.patches is not None
+        if not isinstance(source, Interleaved):
+            raise OptionError("patches are removed from pictures, but these are model arguments: give (picture, text)")
+        pictures = [picture.copy() for picture in source.pictures]
+        for number, patches in enumerate(tokens.patches):
+            cells = {place[1] for place in places if place is not None and place[0] == number}
+            every = sum(place is not None and place[0] == number for place in tokens.places or ())
+            if not cells:
+                continue
+            picture = pictures[patches.picture]
+            colour = source.pictures[patches.picture].reshape(-1, 3).mean(0).round().astype(np.uint8)
+            if len(cells) == every:
+                area = np.ones(picture.shape[:2], bool)
+            elif patches.grid is None or patches.view is None:
+                raise OptionError("the tokens of this picture lie nowhere in it: remove all of them, or none")
+            else:
+                area = np.isin(patches.view.cells(patches.grid), list(cells))
+            picture[area] = colour
+        made = self._arguments(source.text, [Image.fromarray(picture) for picture in pictures])
+        return {name: value for name, value in made.items() if name.startswith(PIXELS)}
+
+
+# -- inputs ----------------------------------------------------------------------------------------------------------------
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, tuple) and all(isinstance(part, str) for part in value))
+
+
+def _split(value: Any) -> tuple[list[Any], str]:
+    """The pictures and the text of `(picture, text)`.
+
+    Raises:
+        InputError: if it is something else.
+    """
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], str):
+        pictures = list(value[0]) if isinstance(value[0], (list, tuple)) else [value[0]]
+        if pictures and value[1].strip():
+            return pictures, value[1]
+    shown = f"a tuple of {', '.join(type(part).__name__ for part in value)}" if isinstance(value, tuple) else type(value).__name__
+    raise InputError(
+        f"an input is a picture and a text, e.g. (picture, 'What animal is this?'), several pictures and a text, "
+        f"((one, two), 'What differs?'), or a chat; got {shown}"
+    )
+
+
+def _parts(content: Any, pictures: list[Image.Image]) -> list[dict[str, Any]]:
+    """The parts of a message, as templates read them; its pictures are read and put into the list."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    found: list[dict[str, Any]] = []
+    for part in content if isinstance(content, (list, tuple)) else [None]:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text" and isinstance(part["text"], str):
+            found.append({"type": "text", "text": part["text"]})
+        elif kind == "image" and (given := next((part[n] for n in ("image", "path", "url") if n in part), None)) is not None:
+            pictures.append(read_picture(given))
+            found.append({"type": "image"})
+        else:
+            raise InputError(
+                "a message's content is a text, or a list of {'type': 'text', 'text': ...} and {'type': 'image', 'image': ...}"
+            )
+    return found
+
+
+def _within(span: Span, stretches: Sequence[Span]) -> bool:
+    return any(span[0] < end and span[1] > start for start, end in stretches)
+
+
+# -- pictures to try with --------------------------------------------------------------------------------------------------
+
+
+def _mosaic(width: int, height: int, seed: int = 0) -> np.ndarray:
+    """Coloured tiles, uint8 `[height, width, 3]`, the same for each size and seed."""
+    generator = np.random.default_rng(seed)
+    tiles = generator.integers(40, 216, (12, 12, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(tiles).resize((width, height), Image.Resampling.NEAREST))
+
+
+def _inverse(picture: Image.Image) -> Image.Image:
+    return Image.fromarray(255 - np.asarray(picture))
+
+
+def _painted(picture: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
+    """The picture with the inside of a box inverted."""
+    pixels = np.array(picture)
+    left, top, right, bottom = (max(0, round(edge)) for edge in box)
+    part = pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
+    part[...] = np.where(part > 127, 0, 255)
+    return Image.fromarray(pixels)
+
+
+# -- guesses ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a frame of the processor shows: a box on the picture, and its own height and width; or of patches rows and columns."""
+
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+    patches: bool = False
+
+
+@dataclass(frozen=True)
+class _Guess:
+    """Grids that a picture's tokens may form, one after another."""
+
+    grids: tuple[tuple[tuple[int, int], tuple[float, float, float, float]], ...]
+
+    def off(self, mine: Sequence[int], plain: Tensor, painted: Any) -> int:
+        """How many rows or columns the worst painted cell is from the token that changes most."""
+        worst, first = 0, 0
+        for (rows, columns), box in self.grids:
+            count = rows * columns
+            own = list(mine[first : first + count])
+            cells = _spread_cells(rows, columns, TOLD if len(self.grids) == 1 else 3)
+            change = torch.stack([(painted(_cell(box, (rows, columns), c)) - plain)[own].norm(dim=-1) for c in cells])
+            share = change / change.mean(0).clamp(min=1e-30)
+            answers = [_away(each.argmax(-1).tolist(), cells, columns) for each in (change, share)]
+            worst, first = max(worst, min(answers)), first + count
+        return worst
+
+
+def _away(found: Sequence[int], cells: Sequence[int], columns: int) -> int:
+    return max(
+        max(abs(one // columns - other // columns), abs(one % columns - other % columns))
+        for one, other in zip(found, cells, strict=True)
+    )
+
+
+def _spread_cells(rows: int, columns: int, count: int) -> list[int]:
+    """The first cell, the last, the middle and two corners."""
+    corners = [0, rows * columns - 1, rows // 2 * columns + columns // 2, columns - 1, (rows - 1) * columns]
+    return list(dict.fromkeys(corners))[:count]
+
+
+def _cell(
+    box: tuple[float, float, float, float], grid: tuple[int, int], cell: int
+) -> tuple[float, float, float, float]:
+    """Where a cell of a grid lies."""
+    left, top, right, bottom = box
+    across, down = (right - left) / grid[1], (bottom - top) / grid[0]
+    row, column = divmod(cell, grid[1])
+    return left + column * across, top + row * down, left + (column + 1) * across, top + (row + 1) * down
+
+
+def _guesses(mine: Sequence[int], shown: Sequence[_Frame], size: tuple[int, int]) -> Iterator[_Guess]:
+    """Grids, the likeliest first: one over what is shown; one for each frame; a thumbnail and one grid of all tiles."""
+    count, whole = len(mine), (0.0, 0.0, float(size[0]), float(size[1]))
+    lengths = _lengths(mine)
+    row = lengths[0] if len(set(lengths)) == 1 and len(lengths) > 1 else None
+    if len(shown) <= 1:
+        frame = shown[0] if shown else _Frame(whole, (size[1], size[0]))
+        for grid in _grids(count, frame, row):
+            yield _Guess(((grid, frame.box),))
+        return
+    if count % len(shown) == 0:
+        for grid in _grids(count // len(shown), shown[0], None):
+            yield _Guess(tuple((grid, frame.box) for frame in shown))
+    # A thumbnail first, then all tiles as one grid, each row of which may end with a token of its own.
+    tail = [length for length in lengths[1:]]
+    columns = tail[-1] if tail else None
+    for grid in _grids_of_thumbnail(count, shown[0], columns):
+        rest = count - grid[0] * grid[1]
+        wide = _Frame(whole, (size[1], size[0]))
+        for other in _grids(rest, wide, columns):
+            yield _Guess(((grid, shown[0].box), (other, whole)))
+
+
+def _grids_of_thumbnail(count: int, frame: _Frame, columns: int | None) -> Iterator[tuple[int, int]]:
+    """Grids of one frame that leave whole rows for the rest."""
+    height, width = frame.size
+    sizes = range(1, int(count**0.5) + 1)
+    for rows in sorted(sizes, reverse=True):
+        across = round(rows * width / height)
+        rest = count - rows * across
+        if across and rest > 0 and (columns is None or rest % columns == 0):
+            yield rows, across
+
+
+def _grids(count: int, frame: _Frame, row: int | None) -> list[tuple[int, int]]:
+    """Rows and columns that hold so many tokens, those of square cells first."""
+    height, width = frame.size
+    every = [(count // columns, columns) for columns in range(1, count + 1) if count % columns == 0]
+    if row is not None:
+        every = [grid for grid in every if grid[1] == row] or every
+    return sorted(every, key=lambda grid: abs(np.log((height / grid[0]) / (width / grid[1]))))[:6]
+
+
+def _lengths(mine: Sequence[int]) -> list[int]:
+    """How many positions follow each other without a gap, stretch by stretch."""
+    found: list[int] = []
+    for before, at in zip([-2, *mine], mine, strict=False):
+        if at == before + 1:
+            found[-1] += 1
+        else:
+            found.append(1)
+    return found
+
+
+def _run(mine: Sequence[int], stretch: Sequence[int], guess: _Guess | None) -> Run:
+    """The tokens of a picture in their places."""
+    if guess is None:
+        where: dict[int, Place] = {at: (0, number) for number, at in enumerate(mine)}
+        return Run(((None, None),), tuple(where.get(at) for at in stretch))
+    cells = [(number, cell) for number, (grid, _) in enumerate(guess.grids) for cell in range(grid[0] * grid[1])]
+    where = dict(zip(mine, cells, strict=True))
+    return Run(guess.grids, tuple(where.get(at) for at in stretch))
+
+
+def _frames(made: Sequence[np.ndarray], width: int, height: int) -> list[_Frame]:
+    """What is shown, from what became of black, white, and ramps of grey from left to right and from top to bottom."""
+    black, white, across, down = made
+    contrast = white - black
+    seen = np.abs(contrast) > 0.05 * np.abs(contrast).max()
+    safe = np.where(seen, contrast, 1.0)
+    x, y = (np.where(seen, (ramp - black) / safe, np.nan) for ramp in (across, down))
+    if black.ndim >= 4 and black.shape[-3] in (1, 3):
+        frames = [each.reshape(-1, *black.shape[-3:]) for each in (x, y)]
+        return [frame for pair in zip(*frames, strict=True) if (frame := _frame(*pair, width, height)) is not None]
+    if black.ndim in (2, 3):
+        return _patches(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), width, height)
+    return []
+
+
+def _frame(x: np.ndarray, y: np.ndarray, width: int, height: int) -> _Frame | None:
+    """One frame `[3, H, W]` of what is shown; None if it shows nothing, or not along straight lines."""
+    seen = ~np.isnan(x).any(0)
+    columns, rows = seen.any(0), seen.any(1)
+    if not seen.any() or not seen[rows][:, columns].all():
+        return None
+    try:
+        left, right = edges_of(x.mean(0)[rows][:, columns], columns, width)
+        top, bottom = edges_of(y.mean(0)[rows][:, columns].T, rows, height)
+    except AttCATError:
+        return None
+    return _Frame((left, top, right, bottom), (x.shape[1], x.shape[2]))
+
+
+def _patches(x: np.ndarray, y: np.ndarray, width: int, height: int) -> list[_Frame]:
+    """Patches in a row, each with a place of its own: as one frame of so many rows and columns."""
+    kept = ~np.isnan(x).all(1)
+    if not kept.any():
+        return []
+    across, down = (np.nanmean(values[kept], 1) for values in (x, y))
+    columns, rows = _steps(across), _steps(down)
+    if columns * rows != kept.sum():
+        return []
+    return [_Frame((0.0, 0.0, float(width), float(height)), (rows, columns), True)]
+
+
+def _steps(values: np.ndarray) -> int:
+    """How many different values there are, but for noise."""
+    ordered = np.sort(values)
+    return 1 + int((np.diff(ordered) > 0.25 * (ordered[-1] - ordered[0]) / max(1, len(ordered)) ** 0.5).sum())
+
