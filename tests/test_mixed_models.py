@@ -243,8 +243,11 @@ def test_every_painted_corner_moves_the_token_that_lies_there(name: str) -> None
     assert tokens.patches is not None
     assert tokens.places is not None
     plain = first_state(name, PICTURE)
+    boxes = [patches.view.box for patches in tokens.patches if patches.view is not None]
+    left, right = (round(min(max(0, min(b[0] for b in boxes)), 72)), round(min(80, max(b[2] for b in boxes))))
     moves = []
-    for rows, columns in ((slice(0, 8), slice(0, 8)), (slice(40, 48), slice(72, 80)), (slice(0, 8), slice(72, 80))):
+    for top, start in ((0, left), (40, right - 8), (0, right - 8), (40, left)):  # corners of what is shown
+        rows, columns = slice(top, top + 8), slice(start, start + 8)
         painted = PICTURE.copy()
         painted[rows, columns] = np.where(painted[rows, columns] > 127, 0, 255)
         centre = ((rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2)
@@ -277,31 +280,23 @@ def test_every_family_keeps_what_adapters_promise(name: str) -> None:
 def test_what_was_written_in_one_pass_is_what_it_is_word_by_word(name: str) -> None:
     model, _, explainer = made(name)
     found = explainer((PICTURE, QUESTION), answer=[40, 41, 42])
-    whole = explainer.adapter.encode([(PICTURE, QUESTION)])
-    ids = torch.tensor([[40, 41, 42]])
-    for place, explanation in enumerate(found.explanations):
-        arguments = dict(whole.arguments)
-        with torch.no_grad():
-            if place == 0:
-                logits = model(**arguments).logits[0, -1]
-            else:
-                given = {n: v for n, v in arguments.items() if n not in ("input_ids", "attention_mask")}
-                cache = model(**arguments, use_cache=True).past_key_values
-                del given
-                logits = None
-                for step in range(place):
-                    position = whole.mask.shape[1] + step
-                    out = model.get_decoder()(
-                        inputs_embeds=model.get_input_embeddings()(ids[:, step : step + 1]),
-                        past_key_values=cache,
-                        use_cache=True,
-                        position_ids=positions(model, whole, position),
-                    )
-                    logits = model.lm_head(out.last_hidden_state)[0, -1]
-        assert explanation.value == pytest.approx(float(logits[ids[0, place]]), rel=1e-3, abs=1e-3)
+    prompt = explainer.adapter.prompt((PICTURE, QUESTION))
+    row, ids = torch.tensor([prompt.ids]), [40, 41, 42]
+    with torch.no_grad():
+        made_of = model(input_ids=row, attention_mask=torch.ones_like(row), **prompt.further, use_cache=True)
+        logits, cache = made_of.logits[0, -1], made_of.past_key_values
+        for place, explanation in enumerate(found.explanations):
+            assert explanation.value == pytest.approx(float(logits[ids[place]]), rel=1e-3, abs=1e-3)
+            later = model.get_decoder()(
+                inputs_embeds=model.get_input_embeddings()(torch.tensor([[ids[place]]])),
+                past_key_values=cache,
+                use_cache=True,
+                position_ids=positions(model, len(prompt.ids) + place),
+            )
+            logits = model.lm_head(later.last_hidden_state)[0, -1]
 
 
-def positions(model: Any, whole: Any, position: int) -> Tensor | None:
+def positions(model: Any, position: int) -> Tensor:
     """The position of a written token, as the model counts it."""
     deltas = getattr(model.model, "rope_deltas", None)
     if deltas is None:
@@ -334,9 +329,9 @@ def test_the_scores_are_those_of_plain_autograd() -> None:
 def test_an_input_is_one_explanation_of_words_and_patches() -> None:
     found = made("llava")[2]((PICTURE, QUESTION))
     assert isinstance(found.source, Interleaved)
-    assert [word.text for word in found.words()] == ["a", "gripping", "film?"]
+    assert [word.text for word in found.words()] == ["a", "gripping", "film", "?"]
     assert found.heatmap(image=0).shape == (48, 80)
-    assert found.tokens.count("0,0") == 1
+    assert found.tokens.labels.count("0,0") == 1
 
 
 def test_a_chat_with_two_pictures() -> None:
@@ -348,7 +343,7 @@ def test_a_chat_with_two_pictures() -> None:
         {"type": "text", "text": "boring?"},
     ]
     found = explainer([{"role": "user", "content": content}])
-    assert [word.text for word in found.words()] == ["a", "film,", "boring?"]
+    assert [word.text for word in found.words()] == ["a", "film", ",", "boring", "?"]
     assert found.source.text.count("<image>") == 2
     assert found.heatmap(image=1).shape == (48, 40)
 

@@ -236,12 +236,18 @@ class Reading(Source):
         return {
             "tokens": self._tokens(length),
             "source": self._text(length),
+            "start": self._given,
             "task": adapter.head.task,
             "activation": adapter.head.activation,
             "method": self.side.settings.method.name,
             "options": self.side.options_of(target, against),
             "model": type(adapter.model).__name__,
         }
+
+    @property
+    def _given(self) -> int | None:
+        """How many tokens were given, where an explanation holds what was written against pictures and words."""
+        return self.encoding.start if isinstance(self.encoding.sources[0], Interleaved) else None
 
     def _tokens(self, length: int) -> Any:
         tokens = self.encoding.tokens[0]
@@ -273,7 +279,8 @@ class Reading(Source):
         function = goal.functions[row]
         own, against = int(goal.classes[row]), int(goal.against[row])
         target: Target = function if function is not None else own if against < 0 else (own, against)
-        return self.plain.explain(self.plain.adapter.head.point(encoding, [None]), [[target]])[0][0]
+        found = self.plain.explain(self.plain.adapter.head.point(encoding, [None]), [[target]])[0][0]
+        return replace(found, start=self._given)
 
     # -- a part ------------------------------------------------------------------------------------------------------
 

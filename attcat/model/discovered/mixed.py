@@ -25,6 +25,7 @@ from ...errors import AttCATError, InputError, OptionError, ProcessorError, Unsu
 from ...tokens import Interleaved, Patches, Place, Span, Tokens, View
 from ..bound import borrowed
 from ..encoding import Encoding, content_of
+from ..heads import Head, MaskedTokenHead, NextTokenHead
 from ..picture import edges_of, read_picture, to_pixels
 from ..writing import Prompt, contents, is_chat
 from .base import log
@@ -79,7 +80,7 @@ class DiscoveredMixed(DiscoveredText):
 
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         self.whole = processor if hasattr(processor, "tokenizer") else None
-        self.marks: frozenset[int] = frozenset()  # the token numbers that stand where a picture's tokens are
+        self.marks: set[int] = set()  # the token numbers that stand where a picture's tokens are
         self._runs: dict[Any, tuple[Run, ...]] = {}
         self._behinds: dict[tuple[str, ...], int] = {}
         super().__init__(model, getattr(processor, "tokenizer", processor))
@@ -87,6 +88,12 @@ class DiscoveredMixed(DiscoveredText):
             self.trial = self.head.point(self.encode(self.samples()), [None])
             self.injected = self._past(self.trial)
         log.info("%s", self.describe())
+
+    def _head_type(self) -> type[Head]:
+        """As of a text model; one that writes may read a prompt in both directions."""
+        found, model = super()._head_type(), self.model
+        can: Any = getattr(model, "can_generate", None)
+        return NextTokenHead if issubclass(found, MaskedTokenHead) and callable(can) and can() else found
 
     def samples(self) -> Any:
         """A picture that is not square, and a question."""
@@ -368,7 +375,7 @@ class DiscoveredMixed(DiscoveredText):
         ids = encoding.arguments["input_ids"][0].tolist()
         if not all(changed):
             raise self._unclear("another picture does not change what its first block takes: cross-attention?")
-        self.marks = self.marks | {ids[at] for mine in changed for at in mine}
+        self.marks.update(ids[at] for mine in changed for at in mine)  # also of copies with another head
         marked = self._marked(encoding)
         ends = [mine[0] for mine in changed[1:]] + [len(ids)]
         starts = [-1, *ends[:-1]]
@@ -525,7 +532,7 @@ class DiscoveredMixed(DiscoveredText):
         if not any(value.shape == (1, length) for value in prompt.further.values()):
             return 0
         ids = torch.tensor([[*prompt.ids, prompt.ids[-1]]], device=self.device)
-        logits = []
+        plain, logits = self.with_head(NextTokenHead), []
         for behind in (None, 0, 1):
             end = length + (behind is not None)
             self.behind = behind or 0
@@ -533,7 +540,7 @@ class DiscoveredMixed(DiscoveredText):
             arguments |= self.lengthened(prompt.further, length, end)
             mask, names = arguments["attention_mask"].bool(), Tokens(("",) * end, (False,) * end)
             encoding = Encoding(arguments, mask, (names,), (None,), focus=torch.tensor([length - 1], device=self.device))
-            logits.append(logits_of(self, encoding))
+            logits.append(logits_of(plain, encoding))
             if behind is not None and not differ(logits[0], logits[-1]):
                 return behind
         raise UnsupportedModelError(
