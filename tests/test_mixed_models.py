@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -89,7 +92,9 @@ def llava() -> tuple[nn.Module, Any]:
     )
     pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     options = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    processor = transformers.LlavaProcessor(pictures, words, **options, chat_template=CHAT.replace("MARK", "<image>\\n"))
+    processor = transformers.LlavaProcessor(
+        pictures, words, **options, chat_template=CHAT.replace("MARK", "<image>\\n")
+    )
     return transformers.LlavaForConditionalGeneration(config), processor
 
 
@@ -107,7 +112,9 @@ def llava_next() -> tuple[nn.Module, Any]:
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=pins
     )
     options = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    return transformers.LlavaNextForConditionalGeneration(config), transformers.LlavaNextProcessor(pictures, words, **options)
+    return transformers.LlavaNextForConditionalGeneration(config), transformers.LlavaNextProcessor(
+        pictures, words, **options
+    )
 
 
 def qwen(kind: str) -> tuple[nn.Module, Any]:
@@ -123,11 +130,18 @@ def qwen(kind: str) -> tuple[nn.Module, Any]:
     }
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     text = line(words, rope_parameters=rope)
-    tower: dict[str, Any] = {"depth": 2, "num_heads": 4, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    tower: dict[str, Any] = {
+        "depth": 2,
+        "num_heads": 4,
+        "patch_size": 4,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
     if kind == "Qwen2VL":
         tower |= {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}
     elif kind == "Qwen2_5_VL":
-        tower |= {"hidden_size": 32, "out_hidden_size": 32, "intermediate_size": 48, "window_size": 16, "fullatt_block_indexes": [1]}
+        tower |= {"hidden_size": 32, "out_hidden_size": 32, "intermediate_size": 48}
+        tower |= {"window_size": 16, "fullatt_block_indexes": [1]}
     else:
         tower |= {
             "hidden_size": 32,
@@ -199,13 +213,80 @@ def mistral3() -> tuple[nn.Module, Any]:
     )
 
 
+def idefics(kind: str) -> tuple[nn.Module, Any]:
+    words = tokenizer(
+        "<fake_token_around_image>",
+        "<image>",
+        "<global-img>",
+        "<end_of_utterance>",
+        *(f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2, 3)),
+    )
+    pictures = Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": SIDE})
+    processor = transformers.Idefics3Processor(pictures, words, image_seq_len=4)
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=transformers.LlamaConfig(**line(words)),
+        vision_config={**TOWER, "max_num_patches_per_image": 64},
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        pad_token_id=1,
+    )
+    return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
+
+
+def internvl() -> tuple[nn.Module, Any]:
+    words = tokenizer(
+        start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"
+    )
+    pictures = GotOcr2ImageProcessorPil(
+        size={"height": SIDE, "width": SIDE}, crop_to_patches=True, min_patches=1, max_patches=4
+    )
+    processor = transformers.InternVLProcessor(
+        pictures, words, transformers.InternVLVideoProcessor(), image_seq_length=4
+    )
+    config = transformers.InternVLConfig(
+        text_config=transformers.LlamaConfig(**line(words)),
+        vision_config={**TOWER, "image_size": [SIDE, SIDE], "patch_size": [8, 8]},
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        downsample_ratio=0.5,
+    )
+    return transformers.InternVLForConditionalGeneration(config), processor
+
+
+def onevision() -> tuple[nn.Module, Any]:
+    words = tokenizer(image_token="<image>", video_token="<video>")
+    pins = [[32, 64], [64, 32], [64, 64]]
+    pictures = LlavaOnevisionImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=pins)
+    processor = transformers.LlavaOnevisionProcessor(
+        pictures,
+        words,
+        transformers.LlavaOnevisionVideoProcessor(),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+    )
+    config = transformers.LlavaOnevisionConfig(
+        vision_config=transformers.SiglipVisionConfig(**TOWER, vision_use_head=False),
+        text_config=transformers.Qwen2Config(**line(words)),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        video_token_index=words.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=pins,
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+    )
+    return transformers.LlavaOnevisionForConditionalGeneration(config), processor
+
+
 FAMILIES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "llava": llava,
     "qwen2-vl": lambda: qwen("Qwen2VL"),
     "qwen2.5-vl": lambda: qwen("Qwen2_5_VL"),
     "gemma3": gemma3,
     "paligemma": paligemma,
+    "idefics3": lambda: idefics("Idefics3"),
+    "smolvlm": lambda: idefics("SmolVLM"),
+    "internvl": internvl,
     "llava-next": llava_next,
+    "llava-onevision": onevision,
     "mistral3": mistral3,
     "qwen3-vl": lambda: qwen("Qwen3VL"),
 }

@@ -77,14 +77,16 @@ class Encoding:
         shape = self.mask.shape
         changes["arguments"] = {
             # An argument with a column per token is cut; others stay as they are.
-            name: value[index][:, columns] if value.dim() in (2, 3) and value.shape[:2] == shape else _rows(value, rows, shape[0])
+            name: value[index][:, columns]
+            if value.dim() in (2, 3) and value.shape[:2] == shape
+            else _rows(value, rows, shape[0])
             for name, value in self.arguments.items()
         }
         return replace(self, **changes)
 
 
 def _rows(value: Tensor, rows: Sequence[int], batch: int) -> Tensor:
-    """An argument for some of the examples; of one example all of it, as the patches or tiles of its pictures, again and again."""
+    """An argument for some of the examples; of one example all of it, as the tiles of its pictures, again and again."""
     if batch == 1 and len(value) != 1:
         return torch.cat([value] * len(rows))
     return value[torch.tensor(rows, device=value.device)]

@@ -225,7 +225,7 @@ class TextAdapter(Adapter):
         """What belongs to a prompt of `start` tokens beside these, for a sequence of `length`."""
         return further
 
-    removals = ("mask", "pad", "delete")
+    removals: ClassVar[tuple[str, ...]] = ("mask", "pad", "delete")
 
     def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
         """Mask tokens (or unknown ones) or padding tokens in place of what is removed, or a shorter text.

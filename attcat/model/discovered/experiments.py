@@ -117,7 +117,9 @@ def ordinary_tokens(adapter: TextAdapter, count: int, rows: int | None = None) -
 
 def _named_tokens(model: nn.Module) -> set[int]:
     """The numbers of tokens that the configuration gives a meaning of its own, as where a picture stands."""
-    named = vars(getattr(model, "config", None) or object()) if hasattr(getattr(model, "config", None), "__dict__") else {}
+    named = (
+        vars(getattr(model, "config", None) or object()) if hasattr(getattr(model, "config", None), "__dict__") else {}
+    )
     return {n for key, n in named.items() if key.endswith(("_token_id", "_token_index")) and type(n) is int}
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -251,6 +251,7 @@ class DiscoveredMixed(DiscoveredText):
                     f"{type(whole).__name__} does not take this text with {len(pictures)} pictures: {first}"
                 ) from first
         found = {n: v for n, v in made.items() if isinstance(v, Tensor) and self.takes(n) and v.numel()}
+        found.pop("labels", None)  # of training, for which the model would compute a loss
         return self.place(found)
 
     # -- the tokens ----------------------------------------------------------------------------------------------------
@@ -379,9 +380,7 @@ class DiscoveredMixed(DiscoveredText):
         marked = self._marked(encoding)
         ends = [mine[0] for mine in changed[1:]] + [len(ids)]
         starts = [-1, *ends[:-1]]
-        return [
-            [at for at in marked if start <= at < end] for start, end in zip(starts, ends, strict=True)
-        ]
+        return [[at for at in marked if start <= at < end] for start, end in zip(starts, ends, strict=True)]
 
     def _best(self, guesses: Sequence[_Guess], mine: Sequence[int], plain: Tensor, painted: Any) -> _Guess | None:
         """The first guess in which every painted cell moves just the token that is said to lie there."""
@@ -467,15 +466,17 @@ class DiscoveredMixed(DiscoveredText):
     def _past(self, encoding: Encoding) -> tuple[str, ...]:
         """What of a picture reaches the prediction when the first block's input is held."""
         pixels = {n: v for n, v in encoding.arguments.items() if n.startswith(PIXELS)}
-        other = replace(encoding, arguments={**encoding.arguments, **{n: v.flip(0) * 0.5 + 0.3 for n, v in pixels.items()}})
+        other = replace(
+            encoding, arguments={**encoding.arguments, **{n: v.flip(0) * 0.5 + 0.3 for n, v in pixels.items()}}
+        )
         with borrowed(self) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0]) as seen:
             until_stopped(partial(own.call, encoding))
         before = logits_of(self, encoding)
         with borrowed(self) as own, replaced_before(own.blocks[0], seen[0]):
             after = logits_of(own, other)
-        return ("what its tower hands to later blocks counts for the prediction, and not in the scores of the first block",) * int(
-            differ(before, after)
-        )
+        return (
+            "what its tower hands to later blocks counts for the prediction, and not in the scores of the first block",
+        ) * int(differ(before, after))
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -539,7 +540,9 @@ class DiscoveredMixed(DiscoveredText):
             arguments = {"input_ids": ids[:, :end], "attention_mask": torch.ones_like(ids[:, :end])}
             arguments |= self.lengthened(prompt.further, length, end)
             mask, names = arguments["attention_mask"].bool(), Tokens(("",) * end, (False,) * end)
-            encoding = Encoding(arguments, mask, (names,), (None,), focus=torch.tensor([length - 1], device=self.device))
+            encoding = Encoding(
+                arguments, mask, (names,), (None,), focus=torch.tensor([length - 1], device=self.device)
+            )
             logits.append(logits_of(plain, encoding))
             if behind is not None and not differ(logits[0], logits[-1]):
                 return behind
@@ -550,7 +553,7 @@ class DiscoveredMixed(DiscoveredText):
 
     # -- removing ------------------------------------------------------------------------------------------------------
 
-    removals = ("mask", "pad")
+    removals: ClassVar[tuple[str, ...]] = ("mask", "pad")
 
     def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
         """Words become mask or padding tokens, and of the pictures the removed patches take their mean colour.
@@ -611,7 +614,11 @@ def _split(value: Any) -> tuple[list[Any], str]:
         pictures = list(value[0]) if isinstance(value[0], (list, tuple)) else [value[0]]
         if pictures and value[1].strip():
             return pictures, value[1]
-    shown = f"a tuple of {', '.join(type(part).__name__ for part in value)}" if isinstance(value, tuple) else type(value).__name__
+    shown = (
+        f"a tuple of {', '.join(type(part).__name__ for part in value)}"
+        if isinstance(value, tuple)
+        else type(value).__name__
+    )
     raise InputError(
         f"an input is a picture and a text, e.g. (picture, 'What animal is this?'), several pictures and a text, "
         f"((one, two), 'What differs?'), or a chat; got {shown}"
@@ -625,9 +632,13 @@ def _parts(content: Any, pictures: list[Image.Image]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for part in content if isinstance(content, (list, tuple)) else [None]:
         kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "text" and isinstance(part["text"], str):
+        part = part if isinstance(part, Mapping) else {}
+        if kind == "text" and isinstance(part.get("text"), str):
             found.append({"type": "text", "text": part["text"]})
-        elif kind == "image" and (given := next((part[n] for n in ("image", "path", "url") if n in part), None)) is not None:
+        elif (
+            kind == "image"
+            and (given := next((part[n] for n in ("image", "path", "url") if n in part), None)) is not None
+        ):
             pictures.append(read_picture(given))
             found.append({"type": "image"})
         else:
@@ -733,8 +744,7 @@ def _guesses(mine: Sequence[int], shown: Sequence[_Frame], size: tuple[int, int]
         for grid in _grids(count // len(shown), shown[0], None):
             yield _Guess(tuple((grid, frame.box) for frame in shown))
     # A thumbnail first, then all tiles as one grid, each row of which may end with a token of its own.
-    tail = [length for length in lengths[1:]]
-    columns = tail[-1] if tail else None
+    columns = lengths[-1] if len(lengths) > 1 else None
     for grid in _grids_of_thumbnail(count, shown[0], columns):
         rest = count - grid[0] * grid[1]
         wide = _Frame(whole, (size[1], size[0]))
@@ -792,7 +802,8 @@ def _frames(made: Sequence[np.ndarray], width: int, height: int) -> list[_Frame]
     x, y = (np.where(seen, (ramp - black) / safe, np.nan) for ramp in (across, down))
     if black.ndim >= 4 and black.shape[-3] in (1, 3):
         frames = [each.reshape(-1, *black.shape[-3:]) for each in (x, y)]
-        return [frame for pair in zip(*frames, strict=True) if (frame := _frame(*pair, width, height)) is not None]
+        found = [_frame(across, down, width, height) for across, down in zip(*frames, strict=True)]
+        return [frame for frame in found if frame is not None]
     if black.ndim in (2, 3):
         return _patches(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), width, height)
     return []
@@ -828,4 +839,3 @@ def _steps(values: np.ndarray) -> int:
     """How many different values there are, but for noise."""
     ordered = np.sort(values)
     return 1 + int((np.diff(ordered) > 0.25 * (ordered[-1] - ordered[0]) / max(1, len(ordered)) ** 0.5).sum())
-
