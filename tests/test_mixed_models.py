@@ -23,6 +23,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
 import attcat
 from attcat.testing import check_adapter
@@ -292,10 +293,22 @@ FAMILIES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
 }
 
 
+def vilt() -> tuple[nn.Module, Any]:
+    words = tokenizer()
+    words.model_input_names = ["input_ids", "attention_mask"]
+    pictures = ViltImageProcessorPil(size={"shortest_edge": SIDE}, size_divisor=8)
+    sizes = {name: TOWER[name] for name in TOWER}
+    config = transformers.ViltConfig(**sizes, vocab_size=len(words), num_labels=5, max_position_embeddings=60)
+    return transformers.ViltForQuestionAnswering(config), transformers.ViltProcessor(pictures, words)
+
+
+ENCODERS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {"vilt": vilt}
+
+
 @cache
 def made(name: str) -> tuple[nn.Module, Any, attcat.Explainer]:
     torch.manual_seed(0)
-    model, processor = FAMILIES[name]()
+    model, processor = {**FAMILIES, **ENCODERS}[name]()
     return redraw(model.eval()), processor, attcat.Explainer(model, processor, method="cat")
 
 
@@ -311,14 +324,15 @@ def first_state(name: str, picture: np.ndarray) -> Tensor:
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append((args[0] if args else kwargs["hidden_states"]).detach())
 
-    hook = model.get_decoder().layers[0].register_forward_pre_hook(enter, with_kwargs=True)
+    block = model.vilt.encoder.layer[0] if name == "vilt" else model.get_decoder().layers[0]
+    hook = block.register_forward_pre_hook(enter, with_kwargs=True)
     with torch.no_grad():
         model(**explainer.adapter.encode([(picture, QUESTION)]).arguments)
     hook.remove()
     return seen[0][0]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *ENCODERS])
 def test_every_painted_corner_moves_the_token_that_lies_there(name: str) -> None:
     tokens = encoded(name, (PICTURE, QUESTION))
     assert tokens.patches is not None
@@ -349,7 +363,7 @@ def test_every_painted_corner_moves_the_token_that_lies_there(name: str) -> None
         assert seen or len(tokens.patches) > 1
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *ENCODERS])
 def test_every_family_keeps_what_adapters_promise(name: str) -> None:
     model, processor, _ = made(name)
     failed = [str(check) for check in check_adapter(model, processor) if check.passed is False]

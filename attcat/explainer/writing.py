@@ -54,8 +54,8 @@ def generate(
     ids = torch.tensor([read.ids], device=adapter.device)
     with borrowed(adapter) as own, torch.no_grad():
         running: Any = own.model
-        given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **read.further}
-        found = running.generate(**given, max_new_tokens=new, **options)
+        prompted = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **read.further}
+        found = running.generate(**prompted, max_new_tokens=new, **options)
     rows = found if isinstance(found, Tensor) else getattr(found, "sequences", None)
     if not isinstance(rows, Tensor) or len(rows) != 1:
         given = "no sequences" if rows is None else f"{len(rows)} sequences"

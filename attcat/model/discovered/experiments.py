@@ -191,7 +191,7 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
                 (word for word in words if word not in (ids[0, place], adapter.pad_id)), ids[0, place]
             )
         arguments = {**encoding.arguments, "input_ids": changed}
-        with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
+        with borrowed(adapter) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0]) as seen:
             until_stopped(partial(own.call, replace(encoding, arguments=arguments)))
         states.append(seen[0].transpose(1, adapter.position_axis)[0])
     found = {}

@@ -1,9 +1,9 @@
 """A model that reads words and pictures in one sequence: where each patch lies on its picture, by experiment.
 
 Its blocks are those of the language model (or of the one encoder that reads both), and its tokens those that its processor makes.
-Which of them a picture's are is seen when the picture is exchanged: they change, and nothing else does. Where they lie is
-guessed from what the processor shows to the model (ramps of grey say which part of the picture each of its frames or patches has),
-and believed if single cells of the picture, painted over, move just the tokens that are said to lie there.
+Which of them are a picture's is seen when the picture is exchanged: they change, and nothing else does. Where they lie is
+guessed from what the processor shows to the model (ramps of grey say which part of the picture each of its frames or patches
+has), and believed if single cells of the picture, painted over, move just the tokens that are said to lie there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,16 +29,27 @@ from ..heads import Head, MaskedTokenHead, NextTokenHead
 from ..picture import edges_of, read_picture, to_pixels
 from ..writing import Prompt, contents, is_chat
 from .base import log
-from .experiments import FAILURES, differ, logits_of, replaced_before, rounding, stopped_before, until_stopped
-from .text import DiscoveredText
+from .experiments import (
+    FAILURES,
+    differ,
+    logits_of,
+    ordinary_tokens,
+    replaced_before,
+    rounding,
+    stopped_before,
+    until_stopped,
+)
+from .text import LENGTH, DiscoveredText, surrounded
 
 PIXELS = "pixel_values"
 """How the arguments that hold pictures begin."""
 TOLD = 5
 """How many cells of a grid are painted, to see whether the tokens lie where they are said to."""
+MOST = 600
+"""Of so many cells each is painted, where tokens lie in no order."""
 COARSE = 3
-"""In grids of so few rows or columns a token has to be just where it is said to be; in finer ones a neighbour may answer, as towers
-mix what they see."""
+"""In grids of so few rows or columns a token has to be just where it is said to be; in finer ones a neighbour may answer, as
+towers mix what they see."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,11 @@ class DiscoveredMixed(DiscoveredText):
     family = "discovered vision-language model"
     behind: int = 0
     """What a processor would say of a token that was written, where it says something of each token."""
-    injected: tuple[str, ...] = ()
+    beside: bool = False
+    """Whether a picture's tokens stand behind those of the text, which has no placeholders for them."""
+    tried: Mapping[str, Tensor] | None = None
+    """While the model is inspected: the picture that it needs beside the words."""
+    injected: str = ""
     """What of the pictures reaches the prediction past the first block."""
 
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
@@ -83,11 +98,42 @@ class DiscoveredMixed(DiscoveredText):
         self.marks: set[int] = set()  # the token numbers that stand where a picture's tokens are
         self._runs: dict[Any, tuple[Run, ...]] = {}
         self._behinds: dict[tuple[str, ...], int] = {}
+        self.tried = _picture_for(model)
         super().__init__(model, getattr(processor, "tokenizer", processor))
+        self.beside, self.own_tokens, self.tried = any(self.own_tokens), (0, 0), None
         if self.whole is not None:
             self.trial = self.head.point(self.encode(self.samples()), [None])
             self.injected = self._past(self.trial)
         log.info("%s", self.describe())
+
+    @cached_property
+    def length(self) -> int:
+        """As of a text model; with a picture beside the text if the model takes none without."""
+        for picture in (None, self.tried):
+            with_picture, self.tried = self.tried, picture
+            try:
+                self._called(ordinary_tokens(self, LENGTH)[None])
+                break
+            except FAILURES:
+                self.tried = with_picture
+        else:
+            self.tried = None
+        vars(self).pop("head", None)  # was the classifier's, for this experiment
+        return super().length
+
+    def completed(self, encoding: Encoding) -> Encoding:
+        """With the picture that is tried, while the model is inspected."""
+        if self.tried is None:
+            return encoding
+        pictures = {n: v.expand(len(encoding.tokens), *v.shape[1:]) for n, v in self.tried.items()}
+        return super().completed(replace(encoding, arguments={**encoding.arguments, **self.place(pictures)}))
+
+    def _own_tokens(self) -> tuple[int, int]:
+        """Those of a picture, behind the text's."""
+        before, behind = super()._own_tokens()
+        if before:
+            raise self._unclear("a picture's tokens come before those of the text, which has no placeholders for them")
+        return before, behind
 
     def _head_type(self) -> type[Head]:
         """As of a text model; one that writes may read a prompt in both directions."""
@@ -116,8 +162,8 @@ class DiscoveredMixed(DiscoveredText):
 
     @property
     def _tokens_found(self) -> str:
-        past = f"; past its first block {', '.join(self.injected)}" if self.injected else ""
-        return f"{super()._tokens_found}; words and pictures in one sequence, one input at a time{past}"
+        beside = "; a picture's tokens stand behind those of the text" if self.beside else ""
+        return f"{super()._tokens_found}; words and pictures in one sequence, with pictures one input at a time{beside}{self.injected}"
 
     # -- what is read --------------------------------------------------------------------------------------------------
 
@@ -142,7 +188,7 @@ class DiscoveredMixed(DiscoveredText):
             return encoding
         if len(encoding.tokens) != 1:
             raise InputError(f"model arguments with pictures are one row of input_ids, got {len(encoding.tokens)}")
-        encoding = replace(encoding, arguments={**encoding.arguments, **self.place(pixels)})
+        encoding = self._behind_words(replace(encoding, arguments={**encoding.arguments, **self.place(pixels)}))
         key = tuple((n, *v.shape) for n, v in encoding.arguments.items() if v.shape[:2] != encoding.mask.shape)
         runs = self._known(key, encoding, lambda: self._runs_of_arguments(encoding))
         return replace(encoding, tokens=(self._placed_tokens(encoding, encoding.tokens[0], runs, None),))
@@ -212,14 +258,14 @@ class DiscoveredMixed(DiscoveredText):
         if not read.pictures:
             raise InputError("there is no picture in this input: give (picture, text), or the text alone")
         arguments = self._arguments(read.text, read.pictures)
-        encoding = self._bare(arguments)
+        encoding = self._behind_words(self._bare(arguments))
         if self.max_length is not None and encoding.mask.shape[1] > self.max_length:
             raise InputError(
                 f"the pictures and the text have {encoding.mask.shape[1]} tokens, the model takes at most {self.max_length}"
             )
         key = tuple(picture.size for picture in read.pictures)
         runs = self._known(key, encoding, lambda: self._runs_of(read, encoding))
-        base = self._spelled(read, encoding)
+        base = _extended(self._spelled(read, encoding), encoding.mask.shape[1])
         views = [picture.size for picture in read.pictures]
         tokens = self._placed_tokens(encoding, base, runs, views)
         source = Interleaved(read.text, tuple(to_pixels(picture) for picture in read.pictures))
@@ -233,6 +279,14 @@ class DiscoveredMixed(DiscoveredText):
         specials = set(getattr(self.processor, "all_special_ids", None) or ())
         row = ids[0].tolist()
         return Encoding(arguments, mask, (self._tokens(row, [int(i in specials) for i in row], None, 0),), (None,))
+
+    def _behind_words(self, encoding: Encoding) -> Encoding:
+        """With the tokens of a picture that stand behind the text's, if the model has them there."""
+        if not self.beside:
+            return encoding
+        count = len(self._states(encoding))
+        mask = F.pad(encoding.mask, (0, count - encoding.mask.shape[1]), value=True)
+        return replace(encoding, mask=mask, tokens=(_extended(encoding.tokens[0], count),))
 
     def _arguments(self, text: str, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
         """What the processor makes of a text and its pictures, on the model's device."""
@@ -261,7 +315,7 @@ class DiscoveredMixed(DiscoveredText):
         bos = getattr(self.processor, "bos_token", None)
         own, tokens = self.tokens_of(read.text, specials=not (bos and read.text.startswith(bos)))
         ids = encoding.arguments["input_ids"][0].tolist()
-        named = encoding.tokens[0]
+        named = encoding.tokens[0].kept([at < len(ids) for at in range(len(encoding.tokens[0]))])
         if tokens.spans is None:
             return named
         from_own: list[int | None] = [None] * len(ids)
@@ -316,6 +370,8 @@ class DiscoveredMixed(DiscoveredText):
     def _marked(self, encoding: Encoding) -> list[int]:
         """The positions whose token number says that a picture's token is there."""
         ids = encoding.arguments["input_ids"][0].tolist()
+        if self.beside:
+            return list(range(len(ids), encoding.mask.shape[1]))
         return [at for at, number in enumerate(ids) if number in self.marks]
 
     # -- where they lie ------------------------------------------------------------------------------------------------
@@ -376,6 +432,10 @@ class DiscoveredMixed(DiscoveredText):
         ids = encoding.arguments["input_ids"][0].tolist()
         if not all(changed):
             raise self._unclear("another picture does not change what its first block takes: cross-attention?")
+        if self.beside:
+            if len(changed) > 1:
+                raise InputError(f"{type(self.model).__name__} reads one picture beside a text, got {len(changed)}")
+            return [self._marked(encoding)]
         self.marks.update(ids[at] for mine in changed for at in mine)  # also of copies with another head
         marked = self._marked(encoding)
         ends = [mine[0] for mine in changed[1:]] + [len(ids)]
@@ -394,7 +454,19 @@ class DiscoveredMixed(DiscoveredText):
         if best is None:
             return None
         fine = all(min(grid) > COARSE for grid, _ in best.grids)
-        return best if least <= int(fine) else None
+        if least <= int(fine):
+            return best
+        return self._in_any_order(guesses[0], mine, plain, painted) if self.beside else None
+
+    def _in_any_order(self, guess: _Guess, mine: Sequence[int], plain: Tensor, painted: Any) -> _Guess | None:
+        """Tokens that lie in no order (some models draw theirs): every cell is painted, and has to move a token of its own."""
+        (grid, box), *_ = guess.grids
+        if not 1 < grid[0] * grid[1] <= MOST:
+            return None
+        cells = range(grid[0] * grid[1])
+        change = torch.stack([(painted(_cell(box, grid, cell)) - plain)[list(mine)].norm(dim=-1) for cell in cells])
+        order = tuple(change.argmax(0).tolist())
+        return replace(guess, order=order) if sorted(order) == list(cells) else None
 
     def _shown(self, read: Read, base: Sequence[Image.Image], number: int) -> list[_Frame]:
         """Which part of a picture each frame (or patch) has that the processor gives to the model."""
@@ -463,7 +535,7 @@ class DiscoveredMixed(DiscoveredText):
             found.append(_run(mine, stretch, guess))
         return tuple(found)
 
-    def _past(self, encoding: Encoding) -> tuple[str, ...]:
+    def _past(self, encoding: Encoding) -> str:
         """What of a picture reaches the prediction when the first block's input is held."""
         pixels = {n: v for n, v in encoding.arguments.items() if n.startswith(PIXELS)}
         other = replace(
@@ -474,9 +546,11 @@ class DiscoveredMixed(DiscoveredText):
         before = logits_of(self, encoding)
         with borrowed(self) as own, replaced_before(own.blocks[0], seen[0]):
             after = logits_of(own, other)
+        if not differ(before, after):
+            return ""
         return (
-            "what its tower hands to later blocks counts for the prediction, and not in the scores of the first block",
-        ) * int(differ(before, after))
+            "; what its tower hands to later blocks counts for the prediction, and not in the scores of the first block"
+        )
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -567,7 +641,12 @@ class DiscoveredMixed(DiscoveredText):
         removed = content_of(encoding) if removed is None else removed & encoding.mask
         places = [place if flag else None for place, flag in zip(tokens.places, removed[0].tolist(), strict=True)]
         words = removed & torch.tensor([[place is None for place in tokens.places]], device=removed.device)
-        found = super().remove(encoding, words, self.removal(how)) if words.any() else encoding
+        ids, token = (
+            encoding.arguments["input_ids"],
+            self.blank_token if self.removal(how) == "mask" else self.pad_token,
+        )
+        ids = ids.masked_fill(words[:, : ids.shape[1]], token)
+        found = replace(encoding, arguments={**encoding.arguments, "input_ids": ids})
         if not any(place is not None for place in places):
             return found
         return replace(found, arguments={**found.arguments, **self._without(encoding, places)})
@@ -648,6 +727,22 @@ def _parts(content: Any, pictures: list[Image.Image]) -> list[dict[str, Any]]:
     return found
 
 
+def _extended(tokens: Tokens, count: int) -> Tokens:
+    """With special tokens behind them, up to so many."""
+    more = [f"[own {number}]" for number in range(1, count - len(tokens) + 1)]
+    return surrounded(tokens, [], more) if more else tokens
+
+
+def _picture_for(model: nn.Module) -> dict[str, Tensor] | None:
+    """A small picture of noise, of whole patches; None if the configuration names no size of them."""
+    config = getattr(model, "config", None)
+    owners = (getattr(config, "vision_config", None), config)
+    sides = [side for owner in owners if isinstance(side := getattr(owner, "patch_size", None), int)]
+    if not sides:
+        return None
+    return {PIXELS: torch.randn(1, 3, 4 * sides[0], 4 * sides[0], generator=torch.Generator().manual_seed(0))}
+
+
 def _within(span: Span, stretches: Sequence[Span]) -> bool:
     return any(span[0] < end and span[1] > start for start, end in stretches)
 
@@ -692,6 +787,7 @@ class _Guess:
     """Grids that a picture's tokens may form, one after another."""
 
     grids: tuple[tuple[tuple[int, int], tuple[float, float, float, float]], ...]
+    order: tuple[int, ...] = ()
 
     def off(self, mine: Sequence[int], plain: Tensor, painted: Any) -> int:
         """How many rows or columns the worst painted cell is from the token that changes most."""
@@ -789,6 +885,8 @@ def _run(mine: Sequence[int], stretch: Sequence[int], guess: _Guess | None) -> R
         where: dict[int, Place] = {at: (0, number) for number, at in enumerate(mine)}
         return Run(((None, None),), tuple(where.get(at) for at in stretch))
     cells = [(number, cell) for number, (grid, _) in enumerate(guess.grids) for cell in range(grid[0] * grid[1])]
+    if guess.order:
+        cells = [(0, cell) for cell in guess.order]
     where = dict(zip(mine, cells, strict=True))
     return Run(guess.grids, tuple(where.get(at) for at in stretch))
 

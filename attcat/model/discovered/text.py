@@ -113,7 +113,7 @@ class DiscoveredText(Discovered, TextAdapter):
             return encoding
         names = [f"[own {number}]" for number in range(1, before + behind + 1)]
         mask = F.pad(encoding.mask, (before, behind), value=True)
-        tokens = tuple(_between(tokens, names[:before], names[before:]) for tokens in encoding.tokens)
+        tokens = tuple(surrounded(tokens, names[:before], names[before:]) for tokens in encoding.tokens)
         return replace(encoding, mask=mask, tokens=tokens)
 
     def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
@@ -160,7 +160,7 @@ class DiscoveredText(Discovered, TextAdapter):
         ids = F.pad(encoding.arguments["input_ids"], (0, missing), value=token)
         others = {n: F.pad(v, (0, missing)) for n, v in encoding.arguments.items() if v.shape == encoding.mask.shape}
         label = self.processor.convert_ids_to_tokens([token])[0] if self.processor is not None else f"#{token}"
-        tokens = tuple(_between(tokens, [], [str(label)] * missing) for tokens in encoding.tokens)
+        tokens = tuple(surrounded(tokens, [], [str(label)] * missing) for tokens in encoding.tokens)
         return replace(
             encoding,
             arguments={**encoding.arguments, **others, "input_ids": ids},
@@ -383,7 +383,7 @@ class DiscoveredText(Discovered, TextAdapter):
         return "padding changes its logits" if any(changed) else None
 
 
-def _between(tokens: Tokens, before: list[str], behind: list[str]) -> Tokens:
+def surrounded(tokens: Tokens, before: list[str], behind: list[str]) -> Tokens:
     """Tokens with others around them that stand for no part of the text."""
 
     def around(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
