@@ -67,6 +67,19 @@ def tiny(attention: str = "sdpa") -> nn.Module:
     return transformers.BertForSequenceClassification(config)
 
 
+def llava(attention: str = "sdpa") -> nn.Module:
+    """A LLaVA with CLIP's large tower, 576 patches of a picture of 336 x 336 pixels, and 12 blocks of width 768."""
+    tower = transformers.CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14,
+    )  # fmt: skip
+    line = transformers.LlamaConfig(
+        vocab_size=1001, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=2048,
+        attn_implementation=attention,
+    )  # fmt: skip
+    config = transformers.LlavaConfig(vision_config=tower, text_config=line, image_token_index=1000)
+    return transformers.LlavaForConditionalGeneration(config)
+
+
 def seeded(make: Callable[[str], nn.Module], attention: str = "sdpa") -> nn.Module:
     """The same random parameters every time, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
@@ -81,6 +94,13 @@ def ids(rows: int, length: int) -> Arguments:
 
 def pixels(rows: int) -> Arguments:
     return {"pixel_values": torch.randn(rows, 3, 224, 224, generator=torch.Generator().manual_seed(0))}
+
+
+def mixed(words: int) -> Arguments:
+    """A picture's 576 placeholders, and words behind them."""
+    tokens = torch.cat([torch.full((1, 576), 1000), ids(1, words)["input_ids"]], 1)
+    picture = torch.randn(1, 3, 336, 336, generator=torch.Generator().manual_seed(0))
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "pixel_values": picture}
 
 
 @dataclass(frozen=True)

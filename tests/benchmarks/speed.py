@@ -35,7 +35,22 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from floor import CASES, Case, bert, floor, ids, integrated, plain, ratios, rounds, seeded, writer, written
+from floor import (
+    CASES,
+    Case,
+    bert,
+    floor,
+    ids,
+    integrated,
+    llava,
+    mixed,
+    plain,
+    ratios,
+    rounds,
+    seeded,
+    writer,
+    written,
+)
 from PIL import Image
 from scipy.stats import spearmanr
 from torch import nn
@@ -131,6 +146,20 @@ def against_floor(name: str, effort: Effort) -> Iterator[Figure]:
     yield Figure.median(f"{name}: OddsCAT / floor", ratios(found, "oddscat", "floor"), 1.10)
     yield Figure.median(f"{name}: from string or picture to Explanation / floor", ratios(found, "whole", "floor"), 1.15)
     yield Figure.median(f"{name}: plain implementation / AttCAT, libra", ratios(found, "plain", "libra"), 1.2, True)
+
+
+def words_and_patches(effort: Effort) -> Iterator[Figure]:
+    """A picture and a question in one sequence: the whole call, over a forward pass and the gradient at the first block."""
+    model, arguments = seeded(llava), mixed(64)
+    explainer = attcat.Explainer(model, None)
+    explainer(arguments)  # where the patches lie is found once
+    last: dict[str, Any] = {**arguments, "logits_to_keep": 1}
+    works = {
+        "floor": partial(floor, model, explainer.adapter.blocks[0], last),
+        "whole": partial(explainer, arguments),
+    }
+    found = rounds(works, effort.rounds, effort.seconds)
+    yield Figure.median("LLaVA, 576 patches and 64 words: OddsCAT / floor", ratios(found, "whole", "floor"), 1.15)
 
 
 def human_input(case: Case) -> tuple[Any, Any]:
@@ -356,6 +385,7 @@ def agreement(kind: str, model: nn.Module, processor: Any, inputs: list[Any]) ->
 
 ROWS: dict[str, Row] = {
     **{name: partial(against_floor, name) for name in CASES},
+    "words and patches": words_and_patches,
     "captum": captum,
     "list": listed,
     "targets": targets,

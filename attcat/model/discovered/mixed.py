@@ -163,7 +163,7 @@ class DiscoveredMixed(DiscoveredText):
     @property
     def _tokens_found(self) -> str:
         beside = "; a picture's tokens stand behind those of the text" if self.beside else ""
-        return f"{super()._tokens_found}; words and pictures in one sequence, with pictures one input at a time{beside}{self.injected}"
+        return f"{super()._tokens_found}; words and pictures in one sequence, one at a time with pictures{beside}{self.injected}"
 
     # -- what is read --------------------------------------------------------------------------------------------------
 
