@@ -84,8 +84,6 @@ class DiscoveredMixed(DiscoveredText):
     """A model that reads words and pictures in one sequence."""
 
     family = "discovered vision-language model"
-    behind: int = 0
-    """What a processor would say of a token that was written, where it says something of each token."""
     beside: bool = False
     """Whether a picture's tokens stand behind those of the text, which has no placeholders for them."""
     tried: Mapping[str, Tensor] | None = None
@@ -97,7 +95,7 @@ class DiscoveredMixed(DiscoveredText):
         self.whole = processor if hasattr(processor, "tokenizer") else None
         self.marks: set[int] = set()  # the token numbers that stand where a picture's tokens are
         self._runs: dict[Any, tuple[Run, ...]] = {}
-        self._behinds: dict[tuple[str, ...], int] = {}
+        self._behinds: dict[tuple[str, ...], int] = {}  # what is said of a written token, by the names of the arguments
         self.tried = _picture_for(model)
         super().__init__(model, getattr(processor, "tokenizer", processor))
         self.beside, self.own_tokens, self.tried = any(self.own_tokens), (0, 0), None
@@ -571,10 +569,8 @@ class DiscoveredMixed(DiscoveredText):
         own = ("input_ids", "attention_mask")
         further = {n: v for n, v in encoding.arguments.items() if n not in own}
         found = Prompt(ids, encoding.tokens[0], text, chat, further, pictures)
-        kinds = tuple(sorted(further))
-        if kinds not in self._behinds:
-            self._behinds[kinds] = self._behind(found)
-        self.behind = self._behinds[kinds]
+        if tuple(sorted(further)) not in self._behinds:
+            self._behind(found)
         return found
 
     def _open(self, encoding: Encoding) -> Encoding:
@@ -590,13 +586,14 @@ class DiscoveredMixed(DiscoveredText):
 
     def lengthened(self, further: Mapping[str, Tensor], start: int, length: int) -> Mapping[str, Tensor]:
         """With what the processor says of each token said of the later ones too: that they are text."""
+        behind = self._behinds.get(tuple(sorted(further)), 0)
         return {
-            name: F.pad(value, (0, length - start), value=self.behind) if value.shape == (1, start) else value
+            name: F.pad(value, (0, length - start), value=behind) if value.shape == (1, start) else value
             for name, value in further.items()
         }
 
-    def _behind(self, prompt: Prompt) -> int:
-        """What is said of a token behind a prompt, so that the prediction of the prompt itself stays.
+    def _behind(self, prompt: Prompt) -> None:
+        """Find what is said of a token behind a prompt, so that the prediction of the prompt itself stays.
 
         Some models read a prompt in both directions, and are told by such a number where it ends.
 
@@ -605,12 +602,12 @@ class DiscoveredMixed(DiscoveredText):
         """
         length = len(prompt.ids)
         if not any(value.shape == (1, length) for value in prompt.further.values()):
-            return 0
+            return
         ids = torch.tensor([[*prompt.ids, prompt.ids[-1]]], device=self.device)
         plain, logits = self.with_head(NextTokenHead), []
         for behind in (None, 0, 1):
             end = length + (behind is not None)
-            self.behind = behind or 0
+            self._behinds[tuple(sorted(prompt.further))] = behind or 0
             arguments = {"input_ids": ids[:, :end], "attention_mask": torch.ones_like(ids[:, :end])}
             arguments |= self.lengthened(prompt.further, length, end)
             mask, names = arguments["attention_mask"].bool(), Tokens(("",) * end, (False,) * end)
@@ -619,7 +616,8 @@ class DiscoveredMixed(DiscoveredText):
             )
             logits.append(logits_of(plain, encoding))
             if behind is not None and not differ(logits[0], logits[-1]):
-                return behind
+                return
+        del self._behinds[tuple(sorted(prompt.further))]
         raise UnsupportedModelError(
             f"{type(self.model).__name__} reads its prompt and what follows it in both directions: what it writes cannot be "
             "explained in one pass"
