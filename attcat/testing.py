@@ -363,13 +363,18 @@ def _placed(bench: _Bench) -> Measured:
         encoding = replace(repeated, arguments={**repeated.arguments, **adapter.place({"pixel_values": pixels})})
         with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
             until_stopped(partial(own.call, encoding))
-        state = adapter.aligned(0, seen[0])
+        state = adapter.aligned(0, _turned(adapter, seen[0]))
         return state[:, : state.shape[1] - len(adapter.suffix)]
 
     found = placed(states_of, (height, width), adapter.grid(height, width), adapter.patch_size)
     if found is None or found.before:
         return float("inf"), 0
     return found.off, 0 if found.alone else 1
+
+
+def _turned(adapter: Adapter, state: Tensor) -> Tensor:
+    """A block's input with the examples in front, `[B, T, D]`."""
+    return state if adapter.position_axis == 1 else state.transpose(1, adapter.position_axis)
 
 
 def _off(bench: _Bench, adapter: SignalAdapter) -> float:
@@ -388,7 +393,7 @@ def _off(bench: _Bench, adapter: SignalAdapter) -> float:
         encoding = replace(bench.encoding, arguments={**bench.encoding.arguments, adapter.continuous: changed})
         with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
             until_stopped(partial(own.call, encoding))
-        states.append(adapter.aligned(0, seen[0])[0])
+        states.append(adapter.aligned(0, _turned(adapter, seen[0]))[0])
     for place, state in zip(tried, states[1:], strict=True):
         found = int((state - states[0]).norm(dim=-1).argmax())
         away = np.abs(boxes[found].mean(1) - boxes[place].mean(1)) / np.diff(boxes[place])[:, 0]

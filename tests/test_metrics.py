@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from zoo import FAMILIES, TEXT, VISION
+from zoo_unseen import SIDE, STAGES
 
 import attcat
 from attcat.errors import InputError, OptionError, UnsupportedModelError
@@ -20,6 +21,7 @@ from attcat.metrics.agreement import kendall_tau, kendall_tau_of_argsort, rank_c
 from attcat.metrics.bounds import aopc_bounds, naopc, saco, saco_coefficient
 from attcat.metrics.perturbation import STEPS, perturbation_curves, removal_count
 from attcat.metrics.published import aopc_published, lodds_published
+from attcat.testing import check_adapter
 
 TOKENS = 12
 
@@ -267,6 +269,50 @@ def test_dropped_patches_are_not_seen(name: str) -> None:
     assert not any(module._forward_pre_hooks for module in adapter.model.modules())
     removed[family.prefix :] = True  # all of them, over which some heads take the mean
     assert seen[0].logits([(0, removed)]).isfinite().all()
+
+
+class Layers(nn.Module):
+    """A picture through torch's own layers, whose states are `[T, B, D]` by default; the mean of all patches is read."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+        self.patches = nn.Conv2d(3, 16, 8, 8)
+        layer = nn.TransformerEncoderLayer(16, 2, 24, batch_first=batch_first, norm_first=True)
+        self.encode = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.classify = nn.Linear(16, 3)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        state = self.patches(pixel_values).flatten(2).transpose(1, 2)
+        state = state if self.batch_first else state.transpose(0, 1)
+        return self.classify(self.encode(state).mean(1 if self.batch_first else 0))
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_patches_are_dropped_where_positions_are_in_front(count: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        models = [Layers(batch_first).eval() for batch_first in (True, False)]
+        pixels = torch.randn(2, 3, 32, 32)
+        for parameter in models[0].parameters():
+            nn.init.normal_(parameter, std=0.2)
+    models[1].load_state_dict(models[0].state_dict())
+    removed = torch.zeros(2, 16, dtype=torch.bool)
+    removed[0, :count] = removed[1, -count:] = True
+    found = []
+    for model in models:
+        ablation = Ablation(attcat.Explainer(model), [{"pixel_values": one} for one in pixels], "drop")
+        found.append(ablation.logits([(0, removed[0]), (1, removed[1])]))
+    assert attcat.Explainer(models[1]).adapter.position_axis == 0
+    assert [check for check in check_adapter(models[1]) if check.passed is False] == []
+    torch.testing.assert_close(found[1], found[0])
+    assert not torch.allclose(found[0], ablation.intact)
+
+
+def test_no_token_is_dropped_from_a_pyramid() -> None:
+    adapter = attcat.Explainer(STAGES["swin"]()).adapter
+    with pytest.raises(OptionError, match="coarser grids, which no token can be dropped from: use another removal"):
+        Ablation(adapter, [{"pixel_values": torch.randn(3, SIDE, SIDE)}], "drop")
 
 
 def test_a_model_that_cannot_drop_says_so() -> None:

@@ -72,6 +72,11 @@ class Ablation:
             raise InputError("no inputs: there is nothing to evaluate")
         self.adapter: Adapter = model.adapter if isinstance(model, Explainer) else model
         self.how = self.adapter.removal(how)
+        if self.how == "drop" and self.adapter.has_stages:
+            raise OptionError(
+                f"{type(self.adapter.model).__name__} attends within windows or over coarser and coarser grids, which no token "
+                f"can be dropped from: use another removal ({', '.join(self.adapter.removals[:-1])})"
+            )
         self.budget = budget
         if self.adapter.head.one_input:
             raise OptionError(
@@ -219,7 +224,7 @@ class Ablation:
     @contextmanager
     def _dropping(self, own: Adapter, batch: Encoding, removed: Tensor) -> Iterator[None]:
         """Remove tokens from the first block's input while the model runs."""
-        hook = _without(removed, content_of(batch))
+        hook = _without(removed, content_of(batch), own.position_axis)
         handle = own.blocks[0].register_forward_pre_hook(hook, with_kwargs=True)
         try:
             yield
@@ -235,9 +240,10 @@ class Ablation:
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 
 
-def _without(removed: Tensor, content: Tensor) -> Hook:
-    """A hook that hands a block its hidden state `[B, T, D]` without removed tokens, as many in each row.
+def _without(removed: Tensor, content: Tensor, position_axis: int = 1) -> Hook:
+    """A hook that hands a block its hidden state without removed tokens, as many in each row.
 
+    The state is `[B, T, D]`, or has its positions along another axis, as an adapter's `position_axis` says.
     Where no content would be left (a head may average over it), one token with the mean state stays.
     """
     empty = bool((removed | ~content).all())
@@ -245,13 +251,14 @@ def _without(removed: Tensor, content: Tensor) -> Hook:
     kept = (~removed | (first if empty else False)).nonzero()[:, 1].reshape(len(removed), -1)
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        place, state = hidden_state(module, args, kwargs)
+        place, own = hidden_state(module, args, kwargs)
+        state = own.transpose(1, position_axis)
         if empty:
             share = content[:, :, None].to(state.dtype)
             mean = (state * share).sum(1, keepdim=True) / share.sum(1, keepdim=True)
             state = torch.where(first[:, :, None], mean, state)
         state = state.gather(1, kept[:, :, None].expand(-1, -1, state.shape[-1]))
-        return with_state(place, state, args, kwargs)
+        return with_state(place, state.transpose(1, position_axis), args, kwargs)
 
     return hook
 

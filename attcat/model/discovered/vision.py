@@ -423,7 +423,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
                 raise ProcessorError(
                     f"the model does not take pictures of {height} x {width} pixels: {error}"
                 ) from error
-        return self.aligned(0, states[0]), watched.convolutions
+        state = states[0] if self.position_axis == 1 else states[0].transpose(1, self.position_axis)
+        return self.aligned(0, state), watched.convolutions
 
     def _reads(self, trial: Encoding) -> tuple[tuple[int, ...], bool]:
         """Which prefix tokens the head reads, and whether it reads the patches."""
