@@ -486,3 +486,17 @@ def test_something_else_than_a_picture_and_a_text_is_refused() -> None:
         explainer((PICTURE, 3))
     with pytest.raises(attcat.InputError, match="content is a text, or a list"):
         explainer([{"role": "user", "content": [{"type": "sound"}]}])
+
+
+def test_a_picture_before_the_words_is_refused() -> None:
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = transformers.GitConfig(
+        vision_config={**small, "image_size": SIDE, "patch_size": 8},
+        **small,
+        vocab_size=100,
+        max_position_embeddings=60,
+    )
+    explainer = attcat.Explainer(redraw(transformers.GitForCausalLM(config)), method="cat")
+    ids = torch.arange(5, 14)[None]
+    with pytest.raises(attcat.UnsupportedModelError, match="stand beside those of the text"):
+        explainer({"input_ids": ids, "pixel_values": torch.randn(1, 3, SIDE, SIDE)})

@@ -405,10 +405,7 @@ class DiscoveredMixed(DiscoveredText):
             return self._states(replace(encoding, arguments=self._arguments(read.text, pictures)))
 
         plain = states(base)
-        if len(plain) != encoding.mask.shape[1]:
-            raise self._unclear(
-                f"its first block has {len(plain)} positions for {encoding.mask.shape[1]} tokens of the processor"
-            )
+        self._check_length(plain, encoding)
         changed = []
         for number, picture in enumerate(base):
             pictures = [*base[:number], _inverse(picture), *base[number + 1 :]]
@@ -424,6 +421,13 @@ class DiscoveredMixed(DiscoveredText):
             guesses = list(_guesses(mine, shown, sizes[number]))
             found.append(_run(mine, stretch, self._best(guesses, mine, plain, painted)))
         return tuple(found)
+
+    def _check_length(self, states: Tensor, encoding: Encoding) -> None:
+        if len(states) != encoding.mask.shape[1]:
+            raise self._unclear(
+                f"its first block has {len(states)} positions for {encoding.mask.shape[1]} tokens: a picture's stand beside "
+                "those of the text, which has no placeholders for them"
+            )
 
     def _stretches(self, encoding: Encoding, changed: Sequence[Sequence[int]]) -> list[list[int]]:
         """For each picture the positions of its token numbers, also those that stay as they are."""
@@ -493,6 +497,7 @@ class DiscoveredMixed(DiscoveredText):
         name = next(n for n in encoding.arguments if n.startswith(PIXELS))
         pixels = encoding.arguments[name]
         plain = self._states(encoding)
+        self._check_length(plain, encoding)
         frames = pixels.flatten(0, 1) if pixels.dim() == 5 else pixels
         several = frames.dim() == 4 and len(frames) > 1 and pixels.dim() == 4
 
