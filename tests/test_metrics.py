@@ -16,7 +16,7 @@ from zoo import FAMILIES, TEXT, VISION
 import attcat
 from attcat.errors import InputError, OptionError, UnsupportedModelError
 from attcat.metrics import METRICS, Ablation, Curve, Curves, evaluate, published_curve
-from attcat.metrics.agreement import kendall_tau, kendall_tau_of_argsort
+from attcat.metrics.agreement import kendall_tau, kendall_tau_of_argsort, rank_correlation, shares_and_falls
 from attcat.metrics.bounds import aopc_bounds, naopc, saco, saco_coefficient
 from attcat.metrics.perturbation import STEPS, perturbation_curves, removal_count
 from attcat.metrics.published import aopc_published, lodds_published
@@ -396,6 +396,25 @@ def test_argsort_indices_cannot_see_a_reversal() -> None:
 def test_tau_by_hand() -> None:
     """Of six pairs one is in the other order: (5 - 1) / 6."""
     assert float(kendall_tau([[1, 2, 3, 4]], [[1, 2, 4, 3]])) == pytest.approx(4 / 6)
+
+
+def test_rank_correlation_by_hand() -> None:
+    """Ranks 1 2 3 4 against 1 2 4 3: 1 - 6 * 2 / (4 * 15); a scaled map is the same, a constant one has no order."""
+    found = rank_correlation(
+        [[1, 2, 3, 4], [0, 1, 5], [1, 2, 3], [1, 1, 1]], [[1, 2, 9, 3], [0, 2, 10], [3, 2, 1], [1, 2, 3]]
+    )
+    assert found[:3].tolist() == pytest.approx([1 - 12 / 60, 1, -1])
+    assert found[3].isnan()
+    with pytest.raises(InputError, match="same number"):
+        rank_correlation([[1, 2]], [[1, 2, 3]])
+
+
+def test_shares_and_falls_by_hand() -> None:
+    assert shares_and_falls([0.1, 0.5, 0.9], [0.0, 2.0, 3.0]) == pytest.approx(1)
+    assert shares_and_falls([0.1, 0.5, 0.9, 0.95], [0.0, 2.0, 4.0, 3.0]) == pytest.approx(1 - 12 / 60)
+    assert math.isnan(shares_and_falls([0.5, 0.5, 0.5], [0.0, 2.0, 3.0]))
+    with pytest.raises(InputError, match="at least two"):
+        shares_and_falls([0.5], [1.0])
 
 
 def test_unknown_metrics_and_those_of_another_kind() -> None:

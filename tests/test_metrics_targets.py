@@ -14,7 +14,16 @@ from zoo import FAMILIES, VISION
 
 import attcat
 from attcat.errors import InputError
-from attcat.metrics.localisation import Mosaic, against_mask, grid_pointing, mosaics, relevance_in_box
+from attcat.metrics.localisation import (
+    Mosaic,
+    against_mask,
+    covered,
+    grid_pointing,
+    mosaics,
+    points_at,
+    relevance_in_box,
+    relevance_in_boxes,
+)
 from attcat.metrics.plausibility import auprc, gold_tokens, iou_f1, precision_at_k, recall_at_k, token_f1
 from attcat.metrics.sanity import (
     batch_invariance,
@@ -228,3 +237,39 @@ def test_batches_change_nothing(name: str) -> None:
     explainer = attcat.Explainer(family.model(), None)
     inputs = [family.row(family.arguments(2), row) for row in range(2)]
     assert float(batch_invariance(explainer, inputs).max()) < 1e-4
+
+
+def test_relevance_in_several_boxes_by_hand() -> None:
+    """Patches of 10 pixels. The boxes overlap in the first patch, where what lies in both counts once."""
+    explanation = picture(torch.tensor([[2.0, 1.0], [4.0, -5.0]]), size=(20, 20))
+    halves = [(0.0, 0.0, 10.0, 5.0), (0.0, 0.0, 5.0, 20.0)]  # of the first patch 3/4, of the one below it half
+    np.testing.assert_allclose(covered(explanation, halves), [[0.75, 0], [0.5, 0]])
+    assert relevance_in_boxes(explanation, halves) == pytest.approx((0.75 * 2 + 0.5 * 4) / 7)
+    one = (0, 0, 10, 10)
+    assert relevance_in_boxes(explanation, [one]) == pytest.approx(relevance_in_box(explanation, one))
+    assert relevance_in_boxes(explanation, [one, one]) == pytest.approx(2 / 7)
+    assert np.isnan(relevance_in_boxes(picture(-torch.ones(2, 2)), [one]))
+    with pytest.raises(InputError, match="no boxes"):
+        relevance_in_boxes(explanation, [])
+    with pytest.raises(InputError, match="expected left < right"):
+        relevance_in_boxes(explanation, [(5, 0, 5, 10)])
+
+
+def test_pointing_on_patches_by_hand() -> None:
+    explanation = picture(torch.tensor([[2.0, 1.0], [4.0, -5.0]]), size=(20, 20))
+    assert points_at(explanation, [(0, 10, 10, 20)]) == 1
+    assert points_at(explanation, [(0, 0, 10, 10), (12, 12, 20, 20)]) == 0
+    assert (
+        points_at(picture(torch.tensor([[1.0, 1.0], [0.0, 0.0]])), [(0, 0, 1, 1)]) == 0.5
+    )  # of two that are equal one
+
+
+def test_coverage_is_what_pixels_say() -> None:
+    """Against a slow count of pixels, for boxes on whole pixels and patches that do not divide the picture."""
+    explanation = picture(torch.zeros(3, 4), size=(31, 50))
+    boxes = [(3, 2, 20, 14), (10, 8, 41, 25), (40, 0, 50, 9)]
+    fine = np.zeros((31 * 12, 50 * 12))  # 12 points per pixel and side: edges of patches lie between points
+    for left, top, right, bottom in boxes:
+        fine[top * 12 : bottom * 12, left * 12 : right * 12] = 1
+    slow = fine.reshape(3, 31 * 4, 4, 150).mean((1, 3))
+    np.testing.assert_allclose(covered(explanation, boxes), slow, atol=1e-9)

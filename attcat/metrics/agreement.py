@@ -1,4 +1,8 @@
-"""Do two explanations agree? The rank correlation between those of two classes shows how class-specific a method is."""
+"""Do two explanations agree, with each other or with what was measured?
+
+The rank correlation between those of two classes shows how class-specific a method is; that between those of two pictures under
+one question, whether the map looks at the picture; that between shares and falls, whether shares mean what they say.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +44,54 @@ def kendall_tau_of_argsort(first: Sequence[Scores], second: Sequence[Scores]) ->
     return _correlate(first, second, lambda values: np.argsort(-values, kind="stable"))
 
 
+def rank_correlation(first: Sequence[Scores], second: Sequence[Scores]) -> Tensor:
+    """Spearman's rank correlation between two explanations of the same tokens, e.g. of two pictures under one question.
+
+    A map that stays where it was (1) looks at the question, or at nothing, but not at the picture.
+
+    Returns:
+        float64 `[N]`: 1 for the same order, -1 for the reverse, NaN where one of them is constant.
+
+    Raises:
+        InputError: as for `kendall_tau`.
+    """
+    from scipy.stats import pearsonr, rankdata
+
+    def measure(one: np.ndarray, other: np.ndarray) -> float:
+        constant = one.min() == one.max() or other.min() == other.max()
+        return float("nan") if constant else float(pearsonr(rankdata(one), rankdata(other)).statistic)
+
+    return _correlate(first, second, lambda values: values, measure)
+
+
+def shares_and_falls(shares: Sequence[float], falls: Sequence[float]) -> float:
+    """Spearman's rank correlation over examples between a kind of token's share and what its removal costs.
+
+    Args:
+        shares: of the relevance that lies on e.g. the picture, one per example.
+        falls: how far the explained value falls when all tokens of this kind are removed, one per example.
+
+    Returns:
+        -1 to 1, higher is better; NaN if one of them is constant.
+
+    Raises:
+        InputError: if the numbers differ, or there are fewer than two examples.
+    """
+    return float(rank_correlation([np.asarray(shares)], [np.asarray(falls)])[0])
+
+
 def _correlate(
-    first: Sequence[Scores], second: Sequence[Scores], transform: Callable[[np.ndarray], np.ndarray]
+    first: Sequence[Scores],
+    second: Sequence[Scores],
+    transform: Callable[[np.ndarray], np.ndarray],
+    measure: Callable[[np.ndarray, np.ndarray], float] | None = None,
 ) -> Tensor:
     from scipy.stats import kendalltau
 
+    def tau(one: np.ndarray, other: np.ndarray) -> float:
+        return float(kendalltau(one, other).statistic)
+
+    measure = measure or tau
     if len(first) != len(second):
         raise InputError(f"{len(first)} and {len(second)} explanations: expected two of each input")
     found = []
@@ -54,5 +101,5 @@ def _correlate(
             raise InputError(
                 f"input {number}: scores of shape {one.shape} and {other.shape}: expected the same number, at least two"
             )
-        found.append(float(kendalltau(transform(one), transform(other)).statistic))
+        found.append(measure(transform(one), transform(other)))
     return torch.tensor(found, dtype=torch.float64)

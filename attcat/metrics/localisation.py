@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,65 @@ def relevance_in_box(explanation: Explanation, box: tuple[float, float, float, f
     inside = explanation.view.overlap(positive.shape, box)
     total = positive.sum()
     return float((inside * positive).sum() / total) if total > 0 else float("nan")
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, in the picture's pixels."""
+
+
+def covered(explanation: Explanation, boxes: Sequence[Box]) -> np.ndarray:
+    """Which part of each patch lies in at least one of several boxes, float64 `[rows, columns]`, 0 to 1.
+
+    Args:
+        explanation: that of a picture.
+        boxes: they may overlap; what lies in two counts once.
+
+    Raises:
+        InputError: if the explanation is not of a picture, or there is no box.
+    """
+    for box in boxes:
+        if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+            raise InputError(f"box {tuple(box)}: expected left < right and top < bottom, as (left, top, right, bottom)")
+    if not boxes:
+        raise InputError("no boxes: where the evidence lies is what the map is measured against")
+    grid, view = explanation.grid.numpy().shape, explanation.view
+    across, down = (sorted({box[edge] for box in boxes for edge in edges}) for edges in ((0, 2), (1, 3)))
+    found = np.zeros(grid)
+    for left, right in pairwise(across):  # the lines through all edges cut the boxes into parts that do not overlap
+        for top, bottom in pairwise(down):
+            middle, centre = (left + right) / 2, (top + bottom) / 2
+            if any(box[0] < middle < box[2] and box[1] < centre < box[3] for box in boxes):
+                found += view.overlap(grid, (left, top, right, bottom))
+    return found
+
+
+def relevance_in_boxes(explanation: Explanation, boxes: Sequence[Box]) -> float:
+    """Share of the positive relevance that lies in the evidence, for a picture whose evidence is several boxes.
+
+        sum over patches of max(s, 0) * (part of the patch in a box) / sum of max(s, 0)
+
+    Args:
+        explanation: that of a picture.
+        boxes: where the evidence lies, e.g. the shapes that a question is about.
+
+    Returns:
+        0 to 1, NaN if nothing is positive; chance is the boxes' share of the area. Source: as `relevance_in_box`.
+
+    Raises:
+        InputError: as for `covered`.
+    """
+    inside, positive = covered(explanation, boxes), explanation.grid.double().clamp(min=0).numpy()
+    total = positive.sum()
+    return float((inside * positive).sum() / total) if total > 0 else float("nan")
+
+
+def points_at(explanation: Explanation, boxes: Sequence[Box]) -> float:
+    """The pointing game on patches: 1 if the patch with the highest score has a part in a box, else 0.
+
+    Of several that are the highest, the mean. Arguments as for `relevance_in_boxes`. Source: Zhang et al., ECCV 2016.
+    """
+    inside, scores = covered(explanation, boxes), explanation.grid.numpy()
+    return float((inside[scores == scores.max()] > 0).mean())
 
 
 def grid_pointing(mosaic: Mosaic, explanations: Sequence[Explanation]) -> list[float]:
