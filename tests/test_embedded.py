@@ -14,7 +14,7 @@ embedded = pytest.importorskip("attcat.demos.embedded", reason="the embedded mod
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 IMAGES = sorted((Path(embedded.__file__).parent / "images").glob("*.jpg"))
-LIMITS = {embedded.SENTIMENT_DELTA: 3_000_000, embedded.OBJECTS_DELTA: 6_000_000}
+LIMITS = {embedded.SENTIMENT_DELTA: 3_000_000, embedded.OBJECTS_DELTA: 6_000_000, embedded.SHAPES_WEIGHTS: 4_000_000}
 
 
 @pytest.fixture(scope="module")

@@ -321,7 +321,7 @@ def test_attnlrp_agrees_with_a_slow_walk_over_the_graph(plain: Plain) -> None:
 # -- the registry ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "tam"])  # of language models: tests/test_tam.py
 def test_every_method_says_what_is_true_of_it(name: str) -> None:
     method = METHODS[name]
     options = (
@@ -422,7 +422,7 @@ def test_ordinary_gradients_are_ordinary_after_every_method() -> None:
         return model.bert.embeddings.word_embeddings.weight.grad.clone()
 
     before = gradient()
-    for name in METHODS:
+    for name in set(METHODS) - {"tam"}:
         options = {"references": [arguments]} if name == "contrast_cat" else {}
         attcat.Explainer(model, None, method=name, **options)(arguments)
         assert torch.equal(gradient(), before)

@@ -29,6 +29,7 @@ METHODS = (
     ("reslrp", "reslrp", "1 forward, 1 backward", "AttnLRP with a gamma rule at residuals"),
     ("integrated_gradients", "-", "steps forward and backward", "Sundararajan et al., ICML 2017"),
     ("occlusion", "-", "T forward", "Zeiler & Fergus, ECCV 2014"),
+    ("tam", "-", "2 forward", "Li et al., Token Activation Map, ICCV 2025"),
     ("random", "-", "1 forward", ""),
 )
 """`attcat.METHODS` as a table, so that the list needs no torch; a test compares the two."""

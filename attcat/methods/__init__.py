@@ -33,6 +33,7 @@ from .cat import attcat, cat
 from .contrast import contrast_cat
 from .odds import oddscat
 from .propagation import input_x_gradient, integrated_gradients, lrp, occlusion, random
+from .tam import tam
 
 Function = Callable[..., Tensor]
 """`(trace, **options)`, or `(trace, passes, **options)` if it runs the model again, to float32 `[L, B, T]`."""
@@ -190,6 +191,15 @@ METHODS: dict[str, Method] = {
             passes="steps forward and backward",
         ),
         Method("occlusion", occlusion, "Zeiler & Fergus, ECCV 2014", _NOTHING, rule=None, passes="T forward"),
+        Method(
+            "tam",
+            tam,
+            "Li et al., Token Activation Map, ICCV 2025",
+            _NOTHING,
+            signed=False,
+            rule=None,
+            passes="2 forward",
+        ),
         Method("random", random, "", _NOTHING, signed=False, **_NO_GRADIENT),
     )
 }

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..capture.randomness import OwnRandomness
 from ..capture.rules import Rule
 from ..errors import InputError, Option, OptionError
-from ..model import Adapter, Encoding, content_of
+from ..model import Adapter, Encoding, borrowed, content_of
 from ..targets import Goal
 from ..tokens import Tokens
 from .recording import Recording, record
@@ -122,6 +123,13 @@ class Passes:
             recording = record(self.adapter, encoding, Rule())
             value = self.goal.value(recording.output, recording.logits).detach()
         return value.reshape(removed.shape[:2])
+
+    def logits_of_all(self) -> Tensor | None:
+        """What the model gives for every token, `[B, T, V]`, not only where it is explained; None if it gives no such thing."""
+        with borrowed(self.adapter) as own, torch.no_grad(), OwnRandomness():
+            logits = own.logits(own.call(self.encoding))
+        fits = isinstance(logits, Tensor) and logits.dim() == 3 and logits.shape[:2] == self.encoding.mask.shape
+        return logits if fits else None
 
     def blank_state(self) -> Tensor:
         """The first block's input, `[B, T, D]`, when every content token is removed: mask tokens, or an empty picture.
