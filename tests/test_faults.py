@@ -27,7 +27,11 @@ FAULTS = int(os.environ.get("ATTCAT_FAULTS", "8"))
 """Faults for each method; 0 for one at every torch call. `make stress` sets both."""
 
 RULED = [name for name, method in attcat.METHODS.items() if method.rule is not None and not method.fixed]
-CALLS = [*((name, None) for name in attcat.METHODS if name != "tam"), *((name, "libra") for name in RULED), ("attcat", "plain")]
+CALLS = [
+    *((name, None) for name in attcat.METHODS if name != "tam"),
+    *((name, "libra") for name in RULED),
+    ("attcat", "plain"),
+]
 OPTIONS: dict[str, dict[str, Any]] = {
     "contrast_cat": {"references": [FAMILIES["bert"].arguments(1, seed=4)]},
     "integrated_gradients": {"steps": 3},

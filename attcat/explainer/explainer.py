@@ -317,8 +317,9 @@ def _explain(
 
 
 def _is_chat(side: BatchExplainer, value: Any) -> bool:
-    """Whether a value is a chat, of a model that reads one sequence of tokens."""
-    return isinstance(side.adapter, TextAdapter) and side.adapter.streams is None and is_chat(value)
+    """Whether a value is a chat for a model that reads one sequence of tokens, and whose adapter does not take chats itself."""
+    adapter = side.adapter
+    return isinstance(adapter, TextAdapter) and adapter.streams is None and not adapter.is_one(value) and is_chat(value)
 
 
 def _windowed(
