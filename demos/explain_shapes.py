@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import attcat
+from attcat.render.colour import FULL, WHITE, hue, mix
+from attcat.render.image import tinted
 
 from .embedded import shapes
 from .shapes import SIDE, Question, Scene, prompt, scenes
@@ -44,7 +46,10 @@ def chosen(explain: attcat.Explainer) -> tuple[Scene, list[tuple[Question, attca
 
 
 def drawn(scene: Scene, rows: Sequence[tuple[Question, attcat.Explanation]]) -> Image.Image:
-    """The picture beside one map for each question, with the question's words in the colours of their scores."""
+    """The picture beside one map for each question, with the question's words in the colours of their scores.
+
+    Patches and words of a question share one scale: equal colours are equal scores.
+    """
     side = SIDE * LARGE
     canvas = Image.new("RGB", ((side + MARGIN) * (len(rows) + 1) + MARGIN, side + 5 * LINE + 2 * MARGIN), "white")
     canvas.paste(Image.fromarray(scene.picture).resize((side, side), Image.Resampling.NEAREST), (MARGIN, MARGIN))
@@ -52,20 +57,20 @@ def drawn(scene: Scene, rows: Sequence[tuple[Question, attcat.Explanation]]) -> 
     for number, (question, explanation) in enumerate(rows, 1):
         left = MARGIN + number * (side + MARGIN)
         heat = explanation.heatmap(image=0)
-        most = max(float(np.abs(heat).max()), 1e-9)
-        canvas.paste(laid(scene.picture, heat / most).resize((side, side), Image.Resampling.BICUBIC), (left, MARGIN))
-        end = words(pen, font, explanation, left, side)
+        full = max(float(np.abs(heat).max()), *(abs(score) for _, score in asked(explanation)), 1e-9)
+        canvas.paste(laid(scene.picture, heat / full, side), (left, MARGIN))
+        end = words(pen, font, explanation, left, side, full)
         pen.text((left, end + LINE), f"{explanation.label}   {explanation.shares()}", "black", font)
         assert question.answer == explanation.label.strip()
     return canvas
 
 
-def laid(picture: np.ndarray, heat: np.ndarray) -> Image.Image:
-    """A map of -1 to 1 over the picture in grey: red speaks for the answer, blue against it."""
-    grey = picture.mean(-1, keepdims=True) * 0.5 + 120
-    strength = np.abs(heat)[..., None].clip(0, 1)
-    colour = np.where(heat[..., None] > 0, np.array([214, 30, 30]), np.array([30, 80, 214]))
-    return Image.fromarray((grey * (1 - strength) + colour * strength).clip(0, 255).astype(np.uint8))
+def laid(picture: np.ndarray, signed: np.ndarray, side: int) -> Image.Image:
+    """A map of -1 to 1 over the picture in grey, in the colours of every other picture of this library."""
+    grey = (picture.mean(-1) * (205 / 255) + 40).astype(np.uint8)
+    large = np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.NEAREST))
+    heat = Image.fromarray(signed.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
+    return Image.fromarray(tinted(np.repeat(large[..., None], 3, axis=2), np.asarray(heat)))
 
 
 def words(
@@ -74,17 +79,15 @@ def words(
     explanation: attcat.Explanation,
     left: int,
     side: int,
+    full: float,
 ) -> int:
     """Write the words under a map, on grounds in the colours of their scores; returns the last line's top."""
-    found = list(asked(explanation))
-    most = max(max(abs(score) for _, score in found), 1e-9)
     across, down = left, side + MARGIN + 8
-    for text, score in found:
+    for text, score in asked(explanation):
         width = int(pen.textlength(text, font))
         if across + width > left + side:
             across, down = left, down + LINE
-        part = int(225 * min(1, abs(score) / most))
-        ground = (255, 255 - part, 255 - part) if score > 0 else (255 - part, 255 - part, 255)
+        ground = mix(WHITE, hue(score), FULL * min(1, abs(score) / full))
         pen.rectangle((across - 2, down - 1, across + width + 2, down + LINE - 5), fill=ground)
         pen.text((across, down), text, "black", font)
         across += width + 9
