@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import attcat
 from attcat.demos import embedded, explain_shapes, shapes_page, train_shapes
 from attcat.demos.shapes import BEFORE, COLOURS, NUMBERS, SHAPES, SIDE, Scene, prompt, scenes
+from attcat.errors import InputError, OptionError
+from attcat.evaluation import Plan, read_dataset, run
+from attcat.evaluation.tables import Columns
 from attcat.metrics.localisation import covered
 
 
@@ -135,3 +141,58 @@ def test_the_page_measures_one_question(monkeypatch: pytest.MonkeyPatch) -> None
     for rows in found.values():
         assert all(0 <= row["inside"] <= 1 for row in rows)
         assert all(row["picture fall"] != row["text fall"] for row in rows)
+
+
+# -- attcat evaluate -------------------------------------------------------------------------------------------------------
+
+
+def table(folder: Path, count: int = 3, **changes: object) -> Path:
+    """Questions with their evidence, as a table beside the pictures."""
+    lines = []
+    for number, scene in enumerate([scene for scene in drawn() if scene.questions][:count]):
+        Image.fromarray(scene.picture).save(folder / f"{number}.png")
+        one = scene.questions[0]
+        row = {"picture": f"{number}.png", "question": f"{one.text} answer :", "answer": one.answer}
+        lines.append(json.dumps(row | {"boxes": one.boxes, "spans": one.spans} | changes))
+    file = folder / "questions.jsonl"
+    file.write_text("\n".join(lines))
+    return file
+
+
+def test_a_table_of_questions_about_pictures_is_evaluated(tmp_path: Path) -> None:
+    data = read_dataset(str(table(tmp_path)))
+    first = data.examples[0]
+    assert first.value == (tmp_path / "0.png", f"{drawn()[0].questions[0].text} answer :")
+    assert (first.label, first.spans) == (drawn()[0].questions[0].answer, drawn()[0].questions[0].spans)
+    assert first.boxes == drawn()[0].questions[0].boxes
+
+    adapter = attcat.Explainer(*embedded.shapes()).adapter
+    plan = Plan("shapes", ("oddscat",), ("relevance_in_boxes", "points_at", "precision_at_k"))
+    found = run(plan, data, lambda name: attcat.Explainer(adapter, method=name), tmp_path / "run")
+    assert found.accuracy == 1
+    for row, example in enumerate(found.records["oddscat"]):
+        asked = data.examples[example["example"]]
+        explanation = attcat.Explainer(adapter)(asked.value)
+        picture = explanation.of_image(0)
+        positive = picture.grid.clamp(min=0).double().numpy()
+        inside = float((covered(picture, asked.boxes) * positive).sum() / positive.sum())
+        assert found.values["oddscat"]["relevance_in_boxes"][row] == pytest.approx(inside, rel=1e-4)
+        words = explanation.words()[:-1]
+        best = sorted(words, key=lambda word: -word.score)[: len(asked.spans)]
+        gold = {asked.value[1][start:end] for start, end in asked.spans}
+        shift = explanation.texts[0].index(asked.value[1])
+        hits = sum((word.start - shift, word.end - shift) in asked.spans for word in best)
+        assert found.values["oddscat"]["precision_at_k"][row] == pytest.approx(hits / len(gold))
+
+
+def test_bad_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"line 1: .* is not a picture in"):
+        read_dataset(str(table(tmp_path, picture="nowhere.png")))
+    with pytest.raises(InputError, match=r"line 1: .* are not boxes"):
+        read_dataset(str(table(tmp_path, boxes=[[5, 0, 5, 9]])))
+    assert read_dataset(str(table(tmp_path, boxes=None))).examples[0].boxes is None
+    assert read_dataset(str(table(tmp_path, kind="red")), Columns(label="kind")).examples[0].label == "red"
+    adapter = attcat.Explainer(*embedded.shapes()).adapter
+    data = read_dataset(str(table(tmp_path, boxes=None)))
+    with pytest.raises(OptionError, match="points_at needs questions about pictures with boxes"):
+        run(Plan("s", ("random",), ("points_at",)), data, lambda name: attcat.Explainer(adapter, method=name), tmp_path)

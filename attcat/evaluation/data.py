@@ -14,20 +14,28 @@ from ..errors import InputError, OptionError
 from ..model.picture import PICTURES
 from .tables import LABEL, Columns, Table, read_table, shown
 
+PICTURE = "picture"
+"""The column of a table that makes its texts questions about pictures."""
+BOXES = ("boxes", "box", "bboxes")
+
+Box = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True)
 class Example:
     """One input of a dataset.
 
     Args:
-        value: a text, a pair of texts, a path or a picture.
+        value: a text, a pair of texts, a path or a picture, or a path and a question about the picture.
         label: its gold class, a name or a number, if known.
-        spans: gold spans of characters, if known.
+        spans: gold spans of characters (of the question), if known.
+        boxes: where on the picture the evidence lies, each left, top, right, bottom in its pixels, if known.
     """
 
     value: Any
     label: str | int | None = None
     spans: tuple[tuple[int, ...], ...] | None = None
+    boxes: tuple[Box, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,9 @@ def read_dataset(source: str, columns: Columns | None = None, *, split: str = "v
 
     A `.tsv` or `.csv` file whose first line has a usual name (or one that was given) has a header; without one, its columns
     are text and label, or two texts and label, or the text alone. A `.jsonl` file has one object per line, a `.parquet` file
-    a row per example. A folder has one folder of pictures per class. Anything else is taken for a dataset on the Hugging Face
-    hub, `owner/name` or `name:configuration`.
+    a row per example. With a column `picture`, paths relative to the table, each text is a question about a picture; then
+    `answer` is also the name of a label, and `boxes` may say where the evidence lies. A folder has one folder of pictures per
+    class. Anything else is taken for a dataset on the Hugging Face hub, `owner/name` or `name:configuration`.
 
     Args:
         source: a file, a folder or a name.
@@ -69,7 +78,7 @@ def read_dataset(source: str, columns: Columns | None = None, *, split: str = "v
         return _folder(path)
     if path.is_file():
         table = read_table(path, wanted)
-        examples = tuple(_examples(table, wanted))
+        examples = tuple(_examples(table, wanted, path.parent))
         return _dataset(path.name, examples, hashlib.sha256(path.read_bytes()).hexdigest())
     if path.suffix or source.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", source):
         raise InputError(f"no such file or folder: {source}")
@@ -118,18 +127,46 @@ def _hub(source: str, columns: Columns, split: str) -> Dataset:
     return _dataset(f"{source} ({split})", tuple(found), fingerprint)
 
 
-def _examples(table: Table, wanted: Columns) -> Iterator[Example]:
+def _examples(table: Table, wanted: Columns, folder: Path | None = None) -> Iterator[Example]:
     """Every row, or the error of the first that is bad: an evaluation is of all examples or of none."""
     if not table.columns:
         return
     columns = table.choose(wanted)
+    seen = folder is not None and PICTURE in table.columns
+    answer = next(iter(table.usual(("answer",))), None) if seen else None
+    label_name, boxes_name = columns.label or answer, next(iter(table.usual(BOXES)), None) if seen else None
     for line, row in table.rows:
         if isinstance(row, InputError):
             raise row
         value, where = table.text(line, row, columns), table.where(line)
-        label = None if columns.label is None else _label(_field(row, columns.label, where), where)
+        label = None if label_name is None else _label(_field(row, label_name, where), where)
         given = None if columns.spans is None else _spans(_field(row, columns.spans, where), where)
-        yield Example(value, label, given)
+        if not seen:
+            yield Example(value, label, given)
+            continue
+        assert folder is not None
+        picture = _picture(_field(row, PICTURE, where), folder, where)
+        boxes = None if boxes_name is None else _boxes(_field(row, boxes_name, where), where)
+        yield Example((picture, value), label, given, boxes)
+
+
+def _picture(value: Any, folder: Path, where: str) -> Path:
+    """The path of a picture that exists."""
+    if not isinstance(value, str) or not (folder / value).is_file():
+        raise InputError(f"{where}: {shown(value)} is not a picture in {folder}: give its path, relative to the table")
+    return folder / value
+
+
+def _boxes(value: Any, where: str) -> tuple[Box, ...] | None:
+    """Boxes from `[[left, top, right, bottom], ...]` or its JSON; None for an empty field."""
+    try:
+        found = json.loads(value) if isinstance(value, str) and value.strip() else value or ()
+        boxes = tuple((float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in found)
+        if not all(box[0] < box[2] and box[1] < box[3] for box in boxes):
+            raise ValueError("empty")
+        return boxes or None
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"{where}: {shown(value)} are not boxes: write [[left, top, right, bottom], ...]") from error
 
 
 def _field(row: Mapping[str, Any], name: str, where: str) -> Any:

@@ -208,6 +208,7 @@ class Part:
         values = self._faithfulness(explainer, explanations)
         values.update(self._classes(explainer))
         values.update(self._spans(explanations))
+        values.update(self._boxes(explanations))
         return [
             {
                 "seconds": seconds,
@@ -259,14 +260,43 @@ class Part:
         for row, scores in enumerate(content_scores(self.ablation, explanations) if metrics else ()):
             spans = self.examples[row].spans
             for metric in metrics:
-                gold = None if spans is None else self._gold(row, spans)
-                found[metric.name].append(math.nan if gold is None else float(metric.function(scores, gold)))  # type: ignore[arg-type]
+                if spans is None:
+                    found[metric.name].append(math.nan)
+                    continue
+                words = self._words(row)
+                gold = self._gold(row, _in_text(explanations[row], self.inputs[row], spans))
+                found[metric.name].append(float(metric.function(scores[words], gold[words])))  # type: ignore[arg-type]
+        return dict(found)
+
+    def _words(self, row: int) -> torch.Tensor:
+        """bool `[n]`: of the tokens that can be removed those that are no patches."""
+        tokens = self.ablation.tokens[row]
+        words = torch.tensor([place is None for place in tokens.places or (None,) * len(tokens)])
+        return words[self.ablation.content[row]]
+
+    def _boxes(self, explanations: list[Explanation]) -> dict[str, Sequence[float]]:
+        """Of explanations of pictures, or of pictures and questions."""
+        metrics = self.plan.of("boxes")
+        found: dict[str, list[float]] = {metric.name: [] for metric in metrics}
+        for example, explanation in zip(self.examples, explanations, strict=True) if metrics else ():
+            seen = explanation.of_image(0) if explanation.is_mixed else explanation
+            for metric in metrics:
+                value: Any = math.nan if example.boxes is None else metric.function(seen, example.boxes)
+                found[metric.name].append(float(value))
         return dict(found)
 
     def _gold(self, row: int, spans: Any) -> torch.Tensor:
         """bool `[n]`: gold tokens among those that can be removed, i.e. all but the explained one."""
         inner = ~torch.tensor(self.ablation.tokens[row].special)
         return gold_tokens(self.ablation.tokens[row], spans)[self.ablation.content[row][inner]]
+
+
+def _in_text(explanation: Explanation, value: Any, spans: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    """Spans of a question about a picture as those of the text in which the model reads it; others as they are."""
+    if not explanation.is_mixed:
+        return spans
+    at = explanation.texts[0].index(value[1])
+    return [(start + at, end + at) for start, end in spans]
 
 
 def _mosaics(
@@ -367,6 +397,7 @@ def _check(plan: Plan, data: Dataset, examples: Sequence[Example]) -> None:
     for kind, fits, needed in (
         ("published", all(e.label is not None for e in examples), "a gold label for each example"),
         ("spans", any(e.spans is not None for e in examples), "texts with gold spans"),
+        ("boxes", any(e.boxes is not None for e in examples), "questions about pictures with boxes"),
         ("mosaics", data.pictures and all(e.label is not None for e in examples), "pictures with their classes"),
     ):
         if plan.of(kind) and not fits:

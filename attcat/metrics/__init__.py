@@ -19,7 +19,7 @@ from ..errors import InputError, OptionError
 from .ablation import Ablation, Scores, content_scores
 from .agreement import kendall_tau, kendall_tau_of_argsort
 from .bounds import aopc_bounds, naopc, saco
-from .localisation import grid_pointing
+from .localisation import grid_pointing, points_at, relevance_in_boxes
 from .perturbation import (
     BINS,
     KEPT,
@@ -57,7 +57,7 @@ __all__ = [
     "register_metric",
 ]
 
-Reads = Literal["curves", "published", "passes", "two classes", "spans", "mosaics"]
+Reads = Literal["curves", "published", "passes", "two classes", "spans", "mosaics", "boxes"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Metric:
         name: what users type.
         function: from what it reads to one value per example.
         reads: `curves` (MoRF and LeRF), `published` (the authors' curve, with gold labels), `passes` (the model again, with
-            the scores), `two classes` (the explanations of two classes), `spans` (scores and gold tokens), `mosaics`.
+            the scores), `two classes` (the explanations of two classes), `spans` (scores and gold tokens), `mosaics`,
+            `boxes` (the explanation of a picture, and where its evidence lies).
         paper: where it is defined.
         better: `higher` or `lower`.
         fractions: the shares at which it reads the curves.
@@ -124,6 +125,8 @@ METRICS: dict[str, Metric] = {
         Metric("token_f1", token_f1, "spans", _ERASER),
         Metric("iou_f1", iou_f1, "spans", _ERASER),
         Metric("auprc", auprc, "spans", _ERASER),
+        Metric("relevance_in_boxes", relevance_in_boxes, "boxes", "Boehle et al., CVPR 2021"),
+        Metric("points_at", points_at, "boxes", "Zhang et al., ECCV 2016"),
         Metric("grid_2x2", grid_pointing, "mosaics", "Boehle et al., CVPR 2021", side=2, classes_only=True),
         Metric("grid_3x3", grid_pointing, "mosaics", "Boehle et al., CVPR 2021", side=3, classes_only=True),
     )
