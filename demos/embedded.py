@@ -68,7 +68,7 @@ SENTIMENT_LABELS = ("negative", "positive")
 OBJECT_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 SHA256 = {
-    "shapes.safetensors": "8f6a835b6166a9f3845ca0b7b2c99be58e6f2529fc93806557ef01fe6d5c72d7",
+    "shapes.safetensors": "21c7a41831a7a069279153203dcbb57161ee54814f145420be85a415d94c5715",
     "sentiment.safetensors": "457478c72f193efe03c96ff09523928506b64116d73730eb691ab25a837d73c1",
     "objects.safetensors": "1c10453cf1f7aaab8bd7193714fd60bef13a286773b3942b083c962961322036",
 }

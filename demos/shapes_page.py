@@ -157,12 +157,12 @@ def page(found: Mapping[str, Sequence[Mapping[str, Any]]], count: int) -> str:
     kinds = {kind: sum(row["kind"] == kind for row in rows) for kind in dict.fromkeys(row["kind"] for row in rows)}
     asked = ", ".join(f"{number} of {kind}" for kind, number in kinds.items())
     lines = [
-        "# Known evidence in words and patches",
+        "# Where the evidence is known: words and patches",
         "",
         "<!-- Written by attcat.demos.shapes_page. -->",
         "",
-        f"The model `embedded.shapes` answers {len(rows)} questions about unseen pictures right ({asked}). Which shapes",
-        "and which words decide is known. The mean of each figure, with its 95 % bootstrap interval:",
+        f"{len(rows)} questions about unseen pictures that the model `embedded.shapes` answers right ({asked}).",
+        "Which shapes and which words decide is known. The mean of each figure, with its 95 % bootstrap interval:",
         "",
         "| method | " + " | ".join(COLUMNS.values()) + " | shares and falls: picture | question |",
         "|---" * (len(COLUMNS) + 3) + "|",
@@ -188,6 +188,19 @@ def page(found: Mapping[str, Sequence[Mapping[str, Any]]], count: int) -> str:
         "  how far the answer's log-odds fall when all of its tokens are removed.",
         "",
         *differences(found),
+        "",
+        "Relevance inside, by what is asked for:",
+        "",
+        "| method | " + " | ".join(kinds) + " |",
+        "|---" * (len(kinds) + 1) + "|",
+        *(
+            f"| `{name}` | "
+            + " | ".join(interval([row["inside"] for row in each if row["kind"] == k]) for k in kinds)
+            + " |"
+            for name, each in found.items()
+        ),
+        "",
+        "A shape speaks for one number and against another, so that the map of a count is not where the counted shapes are.",
         "",
         f"    python -m attcat.demos.shapes_page --questions {count} --write docs/evaluation_shapes.md",
     ]
