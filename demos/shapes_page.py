@@ -200,7 +200,8 @@ def page(found: Mapping[str, Sequence[Mapping[str, Any]]], count: int) -> str:
             for name, each in found.items()
         ),
         "",
-        "A shape speaks for one number and against another, so that the map of a count is not where the counted shapes are.",
+        "In a count a shape speaks for one number and against another, which may be why maps of counts often lie elsewhere.",
+        "`tam` reads words off the patches, where this model was never trained to say any; large language models may differ.",
         "",
         f"    python -m attcat.demos.shapes_page --questions {count} --write docs/evaluation_shapes.md",
     ]

@@ -117,7 +117,7 @@ def test_rows_of_several_questions_say_what_each_says_alone() -> None:
 def test_the_model_answers_unseen_questions() -> None:
     """In full: python -m attcat.demos.train_shapes --check demos/weights/shapes.safetensors."""
     shares = train_shapes.accuracy(embedded.shapes()[0], 30)
-    assert min(shares[kind] for kind in ("colour", "shape", "count")) > 0.9
+    assert min(shares[kind] for kind in ("colour", "shape", "count", "side")) > 0.9
 
 
 def test_the_map_is_where_the_question_asks() -> None:
