@@ -2,9 +2,9 @@
 
     python -m attcat.demos.train_shapes --output shapes.safetensors
 
-Nothing but the pictures that `shapes` draws is learnt from, so that neither data nor network is needed. Takes less than ten
-minutes on two cores, and goes on where it was interrupted if `--state FILE` is given; `--check FILE` measures the accuracy of
-weights on pictures that were not trained on.
+Nothing but the pictures that `shapes` draws is learnt from, so that neither data nor network is needed. It goes on where it was
+interrupted if `--state FILE` is given; `--check FILE` measures the accuracy of weights on pictures that were not trained on. The
+shipped weights were trained in several stretches; one run from the beginning was not tried, so its time and result are not known.
 
 Two helps make it short. What each patch shows, and where it lies, is read off the projector's output, and where the shapes lie
 that a word names is read off the word's state in the middle of the language model, by heads that are thrown away (`Tutor`). And
