@@ -528,9 +528,7 @@ def read_only(source: Any) -> Any:
     """A read-only source: pixels as a copy that cannot be made writable again; anything else as it is."""
     if not isinstance(source, np.ndarray) or source.dtype != np.uint8:
         return source
-    if isinstance(source.base, bytes) and not source.flags.writeable:
-        return source  # what pickle makes has bytes below it, too, and can be written
-    return np.ndarray(source.shape, source.dtype, source.tobytes())
+    return plain.read_only(source)
 
 
 # -- what the fields hold ------------------------------------------------------------------------------------------------

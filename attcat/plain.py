@@ -13,6 +13,8 @@ from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 Check = Callable[[Any], Any]
 """From what was given to what is kept.
 
@@ -130,6 +132,16 @@ def span(value: Any) -> tuple[int, int]:
 
 
 _PAIR = tuple_of(whole(), 2)
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """A copy of an array that cannot be made writable; the array itself if it is one already.
+
+    What pickle makes lies on bytes as well, but can be written.
+    """
+    if isinstance(array.base, bytes) and not array.flags.writeable:
+        return array
+    return np.ndarray(array.shape, array.dtype, array.tobytes())
 
 
 def numbers(value: Any) -> Frozen:

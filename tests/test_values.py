@@ -24,7 +24,7 @@ from attcat import plain
 from attcat.attribution import recorded
 from attcat.explanation import Explanation
 from attcat.render import terminal
-from attcat.tokens import Tokens, View, Word
+from attcat.tokens import Tokens, View, Waveform, Word
 
 Make = Callable[..., Explanation]
 
@@ -141,6 +141,14 @@ def test_copies_are_equal_and_as_frozen(make: Make, again: Callable[[Explanation
     if isinstance(other.source, np.ndarray):
         with pytest.raises(ValueError, match="WRITEABLE"):
             other.source.flags.writeable = True
+
+
+def test_an_unpickled_sound_cannot_be_written_to() -> None:
+    sound = pickle.loads(pickle.dumps(Waveform(np.ones(4, np.float32), 2)))
+    with pytest.raises(ValueError, match="read-only"):
+        sound.samples[:] = 0
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        sound.samples.flags.writeable = True
 
 
 def test_pixels_are_copied_once() -> None:

@@ -204,6 +204,4 @@ def _pixels(value: object) -> np.ndarray:
     ):
         what = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
         raise ValueError(f"got {what}, expected pixels uint8 [H, W, 3]")
-    if isinstance(value.base, bytes) and not value.flags.writeable:
-        return value  # a read-only copy already; what pickle makes has bytes below it, too
-    return np.ndarray(value.shape, value.dtype, value.tobytes())
+    return plain.read_only(value)

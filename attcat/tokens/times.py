@@ -95,8 +95,7 @@ def _samples(value: object) -> np.ndarray:
         raise ValueError(
             f"got {given.dtype} {list(given.shape)}, expected float32 [N], of at most {MAX_SAMPLES:,} samples"
         )
-    if isinstance(given.base, bytes) and not given.flags.writeable:
-        return given  # a read-only copy already; what pickle makes has bytes below it, too
-    if not np.isfinite(given).all():
+    kept = plain.read_only(given)
+    if kept is not given and not np.isfinite(given).all():
         raise ValueError("got numbers that are not finite, expected samples")
-    return np.ndarray(given.shape, np.float32, given.tobytes())
+    return kept
