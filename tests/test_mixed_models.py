@@ -26,6 +26,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
 import attcat
+from attcat.model.discovered import mixed
 from attcat.testing import check_adapter
 from attcat.tokens import Interleaved, Tokens
 
@@ -500,3 +501,15 @@ def test_a_picture_before_the_words_is_refused() -> None:
     ids = torch.arange(5, 14)[None]
     with pytest.raises(attcat.UnsupportedModelError, match="stand beside those of the text"):
         explainer({"input_ids": ids, "pixel_values": torch.randn(1, 3, SIDE, SIDE)})
+
+
+def test_sizes_of_pictures_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The places of the latest sizes are remembered; a size that was forgotten is found again."""
+    monkeypatch.setattr(mixed, "KEPT", 2)
+    model, processor, _ = made("llava")
+    adapter = attcat.Explainer(model, processor).adapter
+    assert isinstance(adapter, mixed.DiscoveredMixed)
+    pictures = [PICTURE[:, :width] for width in (80, 64, 48, 32, 80)]
+    first, *_, again = [adapter.encode([(picture, "what?")]).tokens[0] for picture in pictures]
+    assert len(adapter._runs) == 2
+    assert again == first

@@ -46,6 +46,8 @@ PIXELS = "pixel_values"
 """How the arguments that hold pictures begin."""
 MOST = 600
 """Of so many cells each is painted, where tokens lie in no order."""
+KEPT = 256
+"""Of so many sizes of pictures it is remembered where their tokens lie, so that strangers' pictures fill no memory."""
 COARSE = 3
 """In grids of so few rows or columns a token has to be just where it is said to be; in finer ones a neighbour may answer, as
 towers mix what they see."""
@@ -364,7 +366,10 @@ class DiscoveredMixed(DiscoveredText):
         """The runs of pictures of these sizes, found when such pictures come for the first time."""
         known = self._runs.get(key)
         if known is None or sum(len(run.cells) for run in known) != len(self._marked(encoding)):
-            known = self._runs[key] = find()
+            known = find()
+            for oldest in list(self._runs)[: max(0, len(self._runs) - KEPT + 1)]:
+                self._runs.pop(oldest, None)
+            self._runs[key] = known
         return known
 
     def _states(self, encoding: Encoding) -> Tensor:
