@@ -6,4 +6,5 @@ from attcat.model import TextAdapter
 class DistilBertAdapter(TextAdapter):
     family = "DistilBERT"
     block_paths = ("distilbert.transformer.layer",)
+    causal = False
     ignored_arguments = ("token_type_ids",)

@@ -8,6 +8,7 @@ from attcat.model import Encoding, TextAdapter, last_of
 class Gpt2Adapter(TextAdapter):
     family = "GPT-2"
     block_paths = ("transformer.h",)
+    causal = True
     ignored_arguments = ("token_type_ids",)  # they would be looked up among the word embeddings
 
     def read(self, encoding: Encoding) -> Tensor:

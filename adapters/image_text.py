@@ -113,6 +113,7 @@ class ImageTower(VisionAdapter):
     """The patches of the picture; this adapter is found first, and brings the other tower along."""
 
     block_paths: ClassVar[tuple[str, ...]] = ("vision_model.encoder.layers",)
+    causal = False
     text_tower: ClassVar[type[TextTower]]
     head_type = SimilarityHead
 
@@ -168,6 +169,7 @@ class ClipTextTower(TextTower):
     """Causal; the head reads the end of the text."""
 
     family = "CLIP (text)"
+    causal = True
 
     def read(self, encoding: Encoding) -> Tensor:
         """The first end token, as the model looks for it."""
@@ -190,6 +192,7 @@ class SiglipTextTower(TextTower):
     """Texts are padded to one length, and padding is read like any other token: it is shown as special tokens."""
 
     family = "SigLIP (text)"
+    causal = False
     head_type = MatchHead
 
     def read(self, encoding: Encoding) -> Tensor:

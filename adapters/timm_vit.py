@@ -13,6 +13,7 @@ from attcat.model import Encoding, VisionAdapter
 class TimmVisionTransformerAdapter(VisionAdapter):
     family = "ViT, DeiT, DeiT-3, DINOv2 (timm)"
     block_paths = ("blocks",)
+    causal = False
 
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         super().__init__(model, processor if processor is not None else evaluation_transform(model))

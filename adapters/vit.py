@@ -10,6 +10,7 @@ class ViTAdapter(VisionAdapter):
     family = "ViT"
     block_paths: ClassVar[tuple[str, ...]] = ("vit.layers", "vit.encoder.layer")
     prefix: tuple[str, ...] = ("[CLS]",)
+    causal = False
 
     def call(self, encoding: Encoding) -> Any:
         """Position embeddings are interpolated for pictures of a size other than in training."""

@@ -40,7 +40,17 @@ from .model.discovered.experiments import (
     until_stopped,
 )
 from .model.heads import Head, Token
-from .trace import Recording, Trace, incompleteness, one_attention, passed_by, past_the_blocks, record, slope_error
+from .trace import (
+    Recording,
+    Trace,
+    incompleteness,
+    looks_back,
+    one_attention,
+    passed_by,
+    past_the_blocks,
+    record,
+    slope_error,
+)
 
 
 @dataclass(frozen=True)
@@ -331,6 +341,18 @@ def _reads(bench: _Bench) -> Measured:
     return wrong, 0
 
 
+def _ahead(bench: _Bench) -> Measured:
+    said = bench.adapter.causal
+    if said is None or bench.adapter.streams is not None:
+        raise _NotAsked(
+            "the adapter does not say whether its tokens see those behind them, which is found on first use"
+        )
+    found = looks_back(bench.adapter, bench.encoding)
+    if found is None:
+        raise _NotAsked("a single token")
+    return int(found is not said), 0
+
+
 def _alone(bench: _Bench) -> Measured:
     if len(bench.encoding.tokens) < 2 or bench.adapter.head.one_input:
         raise _NotAsked("one input at a time" if not bench.adapter.can_batch else "a single input was given")
@@ -465,6 +487,7 @@ CHECKS: dict[str, tuple[str, Callable[[_Bench], Measured]]] = {
         _untouched,
     ),
     "the head reads the tokens that it is said to": ("override read() of the adapter", _reads),
+    "tokens see as far as they are said to": ("set causal of the adapter, or leave it out", _ahead),
     "the same scores alone and in a batch": ("padding or neighbours change the scores: set can_batch = False", _alone),
     "grid times patch size is the picture": ("patch_size or grid() does not fit; pixels are left over", _grid),
     "a patch is seen at its own token": (

@@ -114,7 +114,12 @@ def test_without_copies_it_is_one_pass(name: str) -> None:
         attcat.Explainer(model, method=ONE_PASS)(batch, [1, 1]),
         strict=True,
     ):
-        assert torch.equal(found.layers, expected.layers)
+        assert torch.equal(found.layers, counted(name, expected.layers))
+
+
+def counted(name: str, layers: Tensor) -> Tensor:
+    """Of a model whose tokens see only those before them the first block, else all."""
+    return torch.cat([layers[:1], torch.zeros_like(layers[1:])]) if name == "gpt2" else layers
 
 
 @pytest.fixture
@@ -137,10 +142,10 @@ def by_hand(name: str, removed: list[Tensor], removal: str | None) -> Tensor:
     arguments = family.row(family.arguments(), 0)
     explain = attcat.Explainer(family.model(), method=ONE_PASS)
     encoding = explain.adapter.encode_arguments(arguments)
-    total, count = explain(arguments, 1).layers.clone(), torch.ones(len(encoding.tokens[0]))
+    total, count = counted(name, explain(arguments, 1).layers).clone(), torch.ones(len(encoding.tokens[0]))
     for gone in removed:
         changed = explain.adapter.remove(encoding, gone, removal).arguments
-        found = explain(dict(changed), 1).layers
+        found = counted(name, explain(dict(changed), 1).layers)
         kept = ~gone[0]
         total[:, kept] += found if removal == "delete" else found[:, kept]
         count += kept

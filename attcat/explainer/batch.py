@@ -18,6 +18,7 @@ from ..model import Adapter, Encoding
 from ..model.bound import resolved
 from ..targets import Goal, Rank, Target
 from ..trace import Hidden, Passes, Recording, Trace, record
+from .proof import settle
 from .rows import ALL
 from .settings import Settings
 
@@ -124,6 +125,8 @@ class BatchExplainer:
     def options_of(self, target: int, against: int) -> dict[str, Any]:
         """What a row was explained with: a function and a contrast are explained as they are, whatever the quantity."""
         options = self.settings.options
+        if self.settings.needs.order and self.adapter.causal:
+            options["causal"] = True
         if target < 0 or against >= 0:
             options.pop("quantity", None)
         return options
@@ -147,6 +150,8 @@ class BatchExplainer:
     def record(self, encoding: Encoding) -> Recording:
         """One forward pass under the rule, with what the method reads."""
         needs = self.settings.needs
+        if needs.order:
+            settle(self.adapter, encoding)
         return record(
             self.adapter,
             encoding,

@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 
 from ..errors import CaptureError, UnsupportedModelError
-from ..model import Adapter
-from ..trace import incompleteness, passed_by, past_the_blocks, slope_error
+from ..model import Adapter, Encoding
+from ..trace import incompleteness, looks_back, passed_by, past_the_blocks, slope_error
 from .settings import Settings
 
 STEPS = (1e-2, 1e-3, 1e-1, 1e-4)
@@ -29,6 +29,17 @@ EXACT = 0.02
 
 MISSING = 0.03
 """The share of a logit that may be missing under libra, in float32."""
+
+
+def settle(adapter: Adapter, encoding: Encoding | None) -> None:
+    """Find out whether tokens see only those before them, where the adapter does not say so and its blocks are of one sequence.
+
+    Args:
+        adapter: which keeps what is found.
+        encoding: to try it on; None if there is nothing yet.
+    """
+    if adapter.causal is None and adapter.streams is None and not adapter.has_stages and encoding is not None:
+        adapter.causal = looks_back(adapter, encoding)
 
 
 def prove(adapter: Adapter, settings: Settings) -> None:
@@ -56,6 +67,8 @@ def prove(adapter: Adapter, settings: Settings) -> None:
             f"layers instead of attention): there are no attention weights, which {method.name} needs; use method='cat' or "
             "'input_x_gradient'"
         )
+    if method.needs.order:
+        settle(adapter, adapter.trial)
     if adapter.trial is None:
         return
     checks = []

@@ -12,12 +12,22 @@ from .cat import cat
 
 
 def oddscat(
-    trace: Trace, passes: Passes, *, samples: int = 0, ranked: bool = False, removal: str | None = None, seed: int = 0
+    trace: Trace,
+    passes: Passes,
+    *,
+    samples: int = 0,
+    ranked: bool = False,
+    removal: str | None = None,
+    seed: int = 0,
+    blocks: str | None = None,
 ) -> Tensor:
-    """CAT over all blocks, of the input alone or as the mean over the input and copies of it with tokens removed.
+    """CAT over the blocks, of the input alone or as the mean over the input and copies of it with tokens removed.
 
         CAT_i^l = sum_d ( dy/dh^l * h^l )_{i,d},    y the log-odds of the class, d by the rule `graded`
-        score_i = mean of CAT_i over the input and those of its copies that have token i
+        score_i = mean of sum_l CAT_i^l over the input and those of its copies that have token i
+
+    The sum is over all blocks, but where tokens see only those before them over the first alone: further inside the state of a
+    token is that of what stands before it as well, and would be credited to its place.
 
     Copies come in pairs: what one removes, the other keeps. Of random copies half of the content is removed, drawn for each
     input by the seed alone. Ranked copies follow the scores of the input itself, best first: with n pairs the k-th pair removes
@@ -31,12 +41,14 @@ def oddscat(
         ranked: copies that follow the ranking of the input's own scores, instead of random ones; nothing is random then.
         removal: how tokens are removed, one of the adapter's ways; by default its first.
         seed: of the draw.
+        blocks: `all`, or of blocks that see only backwards the `first`, which is the default.
 
     Returns:
         float32 `[L, B, T]`, signed; padding is 0.
 
     Raises:
-        OptionError: if `samples` is negative or odd, or 0 with `ranked`, or the model knows no such removal.
+        OptionError: if `samples` is negative or odd, or 0 with `ranked`, or the model knows no such removal, or `blocks` is
+            something else.
     """
     if samples < 0 or samples % 2:
         raise OptionError(Option("samples", samples), ": copies come in pairs, expected 0 or an even number")
@@ -44,16 +56,27 @@ def oddscat(
         raise OptionError(
             Option("ranked", True), " says which copies are made: say how many, as in ", Option("samples", 2)
         )
-    found = cat(trace)
+    if blocks not in (None, "all", "first"):
+        raise OptionError(Option("blocks", blocks), ": expected all or first")
+    explained = cat if blocks == "all" else _first_of_causal
+    found = explained(trace)
     if not samples:
         return found
     halves = _ranked(passes, found.sum(0), samples // 2) if ranked else _random(passes, samples // 2, seed)
     removed = [part for half in halves for part in (half, passes.removable & ~half)]
     count = trace.mask.float()
-    for copies, contributions in passes.without(removed, cat, removal):
+    for copies, contributions in passes.without(removed, explained, removal):
         found = found + contributions.sum(1)
         count = count + (trace.mask & ~copies).float().sum(0)
     return found / count.clamp(min=1)
+
+
+def _first_of_causal(trace: Trace) -> Tensor:
+    """CAT `[L, B, T]`, with 0 for all blocks that see only backwards but the first of them."""
+    found = cat(trace)
+    for block in [index for index, causal in enumerate(trace.causal) if causal][1:]:
+        found[block] = 0
+    return found
 
 
 def _ranked(passes: Passes, scores: Tensor, pairs: int) -> list[Tensor]:

@@ -127,6 +127,9 @@ class Adapter(ABC):
     attends_again: bool = False
     """Whether a block may attend several times over the same tokens; the heads of all of its calls are then taken together."""
 
+    causal: bool | None = None
+    """Whether a token sees only those before it; None if nobody says so: an experiment finds it when it is first asked."""
+
     streams: Streams | None = None
     """Of an encoder with a decoder, which blocks are whose, and how the decoder reads; None for one sequence."""
 

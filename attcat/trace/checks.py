@@ -189,6 +189,44 @@ def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:
     return [index + 1 for index in range(len(blocks) - 1) if arrived.get(index, 0.0) > 0]
 
 
+def looks_back(adapter: Adapter, encoding: Encoding) -> bool | None:
+    """Whether a token sees only those before it: the states of the others stay when that of the last token is changed.
+
+    Args:
+        adapter: of the model, with one sequence of tokens.
+        encoding: a batch.
+
+    Returns:
+        None if no example has two tokens.
+    """
+    places = torch.arange(encoding.mask.shape[1], device=encoding.mask.device)
+    last = (places * encoding.mask).argmax(-1, keepdim=True)
+    others = encoding.mask & (places < last)
+    if not others.any():
+        return None
+
+    def turned(states: Tensor) -> Tensor:
+        return torch.where((places == last)[..., None], -states, states)
+
+    states = [_end(record(adapter, encoding, Rule(), gradient=False, before=change)) for change in (_same, turned)]
+    change = (states[0] - states[1]).abs().amax(-1)
+    return float(change[others].max()) <= ROUNDING * float(change.max())
+
+
+ROUNDING = 1e-4
+"""What of a change may be rounding: kernels sum in another order when experts get other tokens."""
+
+
+def _same(states: Tensor) -> Tensor:
+    return states
+
+
+def _end(recording: Recording) -> Tensor:
+    """What the last block returns, `[B, T, D]`; or takes, where it returns no state."""
+    end = recording.blocks[-1].output
+    return (recording.inputs[-1] if end is None else end.detach()).float()
+
+
 # -- moving what lies below the first block --------------------------------------------------------------------------
 
 

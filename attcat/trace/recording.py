@@ -40,6 +40,9 @@ class Recording:
     attends: tuple[bool, ...] = ()  # for each block, whether it does; those that do not receive no weight
     within: Callable[[int, Block], Tensor | None] = lambda _index, _block: None  # what tokens receive within windows
     cuts: Cuts | None = None  # of an encoder with a decoder: what belongs together
+    causal: tuple[
+        bool, ...
+    ] = ()  # for each block, whether its tokens see only those before them; empty if nobody asked
     mingled: bool = False  # whether some biases have one factor for all examples, whose rows are routed together
 
     @property
@@ -196,6 +199,7 @@ class Recording:
                 value=value.detach(),
                 mask=self.mask,
                 read=self.read,
+                causal=self.causal,
             )
 
     def _bias(self, gradient: Sequence[Tensor | None]) -> Tensor | None:
@@ -440,8 +444,16 @@ def record(
         adapter.attends,
         adapter.received,
         cuts,
+        _causal(adapter),
         watching.mingled,
     )
+
+
+def _causal(adapter: Adapter) -> tuple[bool, ...]:
+    """For each block; what is written sees only what was written before."""
+    if adapter.streams is None:
+        return (bool(adapter.causal),) * len(adapter.blocks)
+    return tuple(index >= adapter.streams.encoder for index in range(len(adapter.blocks)))
 
 
 def _either(

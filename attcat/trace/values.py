@@ -23,12 +23,14 @@ class Needs:
         received: the attention that each token receives; linear memory.
         attention: the attention matrices, a block at a time; memory grows with the square of the sequence.
         relevance: the relevance of attention and of the first hidden state (one more forward and backward pass).
+        order: whether tokens see only those before them (two more forward passes, once for a model).
     """
 
     gradient: bool = True
     received: bool = False
     attention: bool = False
     relevance: bool = False
+    order: bool = False
 
 
 RECEIVED = Needs(received=True)
@@ -54,6 +56,7 @@ class Trace:
         value: what is explained, `[B]`: the target's logit, or what the function returned.
         mask: True for real tokens, `[B, T]`.
         read: the tokens that the model's head reads, bool `[B, T]`.
+        causal: per block, whether its tokens see only those before them; those of an encoder do not, those of its decoder do.
 
     Fields that the method does not need are empty.
     """
@@ -72,6 +75,7 @@ class Trace:
     relevance: Tensor | None = None
     last: Tensor | None = None
     bias: Tensor | None = None
+    causal: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         batch, length = self.mask.shape

