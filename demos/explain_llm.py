@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     output: Path = parser.parse_args(arguments).output
 
-    explainer = attcat.Explainer(*gemma(output), method="input_x_gradient", rule="libra")
+    explainer = attcat.Explainer(*gemma(output))
 
     # An answer of ours: how probable was it, and why rather than another?
     answer = explainer("The capital of France is", answer=" Paris")
