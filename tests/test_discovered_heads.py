@@ -145,3 +145,18 @@ def test_a_model_that_gives_the_last_position_alone() -> None:
         assert explain({"input_ids": ids}).value == pytest.approx(float(model(ids).max()), abs=1e-4)
     with pytest.raises(attcat.UnsupportedModelError, match="the last position only"):
         explain({"input_ids": ids}, token=4)
+
+
+def test_arguments_that_are_not_one_for_each_token_keep_their_shape() -> None:
+    adapter = attcat.Explainer(redraw(transformers.LlamaForCausalLM(transformers.LlamaConfig(**GROUPED)))).adapter
+    given = {
+        "input_ids": torch.tensor([5, 6, 7]),
+        "attention_mask": torch.ones(3),
+        "image_merge_sizes": torch.tensor([2]),
+    }
+    found = adapter.encode_arguments(given).arguments
+    assert (found["input_ids"].shape, found["attention_mask"].shape, found["image_merge_sizes"].shape) == (
+        (1, 3),
+        (1, 3),
+        (1,),
+    )

@@ -131,7 +131,7 @@ STATE_SPACE: dict[str, Any] = {
     "mamba_expand": 2,
     "mamba_n_groups": 1,
 }
-PICTURE = {"image_size": 32, "patch_size": 8}
+PICTURE = {"image_size": 32, "patch_size": 8, "crop_size": 32, "frames_per_clip": 8}
 MIXED: dict[str, Any] = {
     "depth": 2,
     "out_hidden_size": 32,
@@ -167,6 +167,7 @@ HEARD: dict[str, Any] = {
     "audio_end_token_id": 323,
 }
 OWN: dict[str, dict[str, Any]] = {
+    "AST": {"patch_size": 16},
     "BigBird": {"attention_type": "original_full"},
     "GPTJ": {"rotary_dim": 4},
     "T5For": {"decoder_start_token_id": 0},

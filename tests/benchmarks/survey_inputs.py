@@ -219,9 +219,11 @@ def places(model: Any, seen: dict[str, Tensor]) -> int:
     if get is None:
         raise ValueError("it has a token for pictures, and no get_image_features that says how many")
     taken = inspect.signature(get).parameters
-    given = {"qformer_input_ids": words(taken)["input_ids"], **seen}
+    given = {name: value for name, value in seen.items() if name in taken or "kwargs" in taken}
+    if "qformer_input_ids" in taken:
+        given["qformer_input_ids"] = words(taken)["input_ids"]
     with torch.no_grad():
-        made = get(**{name: value for name, value in given.items() if name in taken})
+        made = get(**given)
     kinds = (getattr(made, name, None) for name in ("pooler_output", "last_hidden_state"))
     made = next((kind for kind in kinds if kind is not None), made)
     parts = made if isinstance(made, (list, tuple)) else [made]
