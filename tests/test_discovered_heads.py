@@ -62,6 +62,14 @@ def test_every_head_of_an_unknown_model_keeps_its_promises(family: str, head: st
     assert [str(check) for check in check_adapter(explain.adapter) if check.passed is False] == []
 
 
+@pytest.mark.parametrize("family", ["XLNet", "XLM"])
+def test_a_simple_head_for_answers_is_one_for_spans(family: str) -> None:
+    options = {"n_layer": 2, "n_layers": 2, "n_head": 4, "n_heads": 4, "d_model": 32, "emb_dim": 32, "d_inner": 48}
+    config = getattr(transformers, f"{family}Config")(vocab_size=340, **options)
+    adapter = attcat.Explainer(redraw(getattr(transformers, f"{family}ForQuestionAnsweringSimple")(config))).adapter
+    assert isinstance(adapter.head, SpanHead)
+
+
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_what_is_discovered_equals_the_adapter(task: Task) -> None:
     """The same model with an adapter and without."""
@@ -137,3 +145,18 @@ def test_a_model_that_gives_the_last_position_alone() -> None:
         assert explain({"input_ids": ids}).value == pytest.approx(float(model(ids).max()), abs=1e-4)
     with pytest.raises(attcat.UnsupportedModelError, match="the last position only"):
         explain({"input_ids": ids}, token=4)
+
+
+def test_arguments_that_are_not_one_for_each_token_keep_their_shape() -> None:
+    adapter = attcat.Explainer(redraw(transformers.LlamaForCausalLM(transformers.LlamaConfig(**GROUPED)))).adapter
+    given = {
+        "input_ids": torch.tensor([5, 6, 7]),
+        "attention_mask": torch.ones(3),
+        "image_merge_sizes": torch.tensor([2]),
+    }
+    found = adapter.encode_arguments(given).arguments
+    assert (found["input_ids"].shape, found["attention_mask"].shape, found["image_merge_sizes"].shape) == (
+        (1, 3),
+        (1, 3),
+        (1,),
+    )

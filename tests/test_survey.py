@@ -52,6 +52,11 @@ ROWS = [
         "BetaForCausalLM cannot be explained: a | b <script>x</script>",
     ),
     row("GammaForCausalLM", "causal language modeling", "not built", "ImportError: no natten"),
+    {
+        **row("beta_tiny", "image classification (timm)", "works"),
+        "library": "timm",
+        "family": "timm beta_net",
+    },
 ]
 
 
@@ -69,12 +74,56 @@ def test_every_class_with_a_head_is_a_case() -> None:
 
 
 def test_a_model_is_small_and_has_run_before_it_is_tried() -> None:
-    model = survey.built(case("LlamaForSequenceClassification"))
+    model, given = survey.built(case("LlamaForSequenceClassification"))
+    assert given["input_ids"].shape == (1, 11)
     assert (model.config.hidden_size, model.config.num_hidden_layers, model.config.num_labels) == (32, 2, 3)
-    assert survey.built(case("ElectraForQuestionAnswering")).config.num_labels == 2
+    assert survey.built(case("ElectraForQuestionAnswering"))[0].config.num_labels == 2
     assert survey.tried(case("ElectraForQuestionAnswering"))["result"] == "works"
     found = survey.tried(case("BrosForTokenClassification"))  # which needs boxes
     assert (found["result"], found["reason"]) == ("not built", "ValueError: You have to specify bbox")
+    assert survey_page.reason({**row("Bros", "text", "x"), **found}) == (
+        "made small it does not run: ValueError: You have to specify bbox"
+    )
+
+
+def test_every_list_of_transformers_is_asked() -> None:
+    listed = survey.by_list()
+    found = {one.name: one for one in survey.cases(listed)}
+    assert set(listed) - set(found) <= {"GlmgaForConditionalGeneration"}  # of which there is no class
+    kinds = {name: (one.task, one.family) for name, one in found.items()}
+    assert kinds["T5ForConditionalGeneration"] == ("sequence to sequence", "T5")
+    assert kinds["MarianMTModel"] == ("sequence to sequence", "Marian")
+    assert kinds["XLMWithLMHeadModel"] == ("causal language modeling", "XLM")
+    assert kinds["Mask2FormerForUniversalSegmentation"] == ("instance segmentation", "Mask2Former")
+    assert kinds["LlavaForConditionalGeneration"] == ("image and text to text", "Llava")
+    assert kinds["CLIPModel"] == ("zero-shot image classification", "CLIP")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("BartForConditionalGeneration", {"input_ids": (1, 11), "decoder_input_ids": (1, 4)}),
+        ("YolosForObjectDetection", {"pixel_values": (1, 3, 32, 32)}),
+        ("CLIPModel", {"input_ids": (1, 11), "pixel_values": (1, 3, 32, 32)}),
+        ("VideoMAEForVideoClassification", {"pixel_values": (1, 16, 3, 32, 32)}),
+        ("LlavaForConditionalGeneration", {"input_ids": (1, 27), "pixel_values": (1, 3, 32, 32)}),
+        (
+            "Qwen2VLForConditionalGeneration",
+            {"input_ids": (1, 27), "pixel_values": (64, 384), "image_grid_thw": (1, 3)},
+        ),
+        ("Idefics3ForConditionalGeneration", {"input_ids": (1, 15), "pixel_values": (1, 1, 3, 32, 32)}),
+    ],
+)
+def test_what_each_kind_runs_on_is_made_of_its_configuration(name: str, arguments: dict[str, tuple[int, ...]]) -> None:
+    _, given = survey.built(case(name))
+    assert {n: tuple(v.shape) for n, v in given.items() if n in arguments} == arguments
+
+
+@pytest.mark.parametrize("name", ["T5ForConditionalGeneration", "LlavaForConditionalGeneration"])
+def test_what_was_written_is_explained(name: str) -> None:
+    found = survey.tried(case(name))
+    assert (found["result"], found["reason"]) == ("works", "")
+    assert found["seconds"] > 0
 
 
 def test_of_every_kind_of_layer_there_is_one() -> None:
@@ -99,12 +148,19 @@ def test_the_page_counts_by_task_and_sorts_by_family() -> None:
     page = survey_page.markdown(ROWS)
     assert "| text classification | 2 | 1 | 1 | 50 % | 90 % | 0 | 1 | 0 | 0 |" in page
     assert "| causal language modeling | 1 | 0 | 0 | 0 % | 85 % | 1 | 0 | 0 | 1 |" in page
+    assert "[A](#a) · [B](#b) · [G](#g) · [Z](#z)" in page
     families = [
         line.split(" | ")[0].removeprefix("| ")
         for line in page.partition("### A")[2].splitlines()
         if line.startswith("| ")
     ]
-    assert [name for name in families if name != "family"] == ["alpha", "Beta", "Gamma", "Zeta"]
+    assert [name for name in families if name != "family"] == [
+        "alpha",
+        "Beta",
+        "beta\\_net (timm) `beta_tiny`",
+        "Gamma",
+        "Zeta",
+    ]
     assert "| Beta | text (`cat`) | refused: causal | a \\| b &lt;script>x&lt;/script> |" in page
 
 
@@ -135,12 +191,12 @@ def test_the_search_field_finds(tmp_path: Path) -> None:
         def shown() -> list[str]:
             return [text.split(" ")[0] for text in page.locator("tbody tr:visible td:first-child").all_text_contents()]
 
-        assert len(shown()) == 5
+        assert len(shown()) == 6
         page.fill("#word", "beta CAUSAL")
         assert shown() == ["BetaForCausalLM"]
-        assert page.text_content("#told") == "1 of 5 models"
+        assert page.text_content("#told") == "1 of 6 models"
         page.fill("#word", "")
         page.select_option("#result", "works")
-        assert shown() == ["BetaForSequenceClassification", "ZetaForTokenClassification"]
+        assert shown() == ["BetaForSequenceClassification", "beta_tiny", "ZetaForTokenClassification"]
         browser.close()
     assert complaints == []

@@ -497,6 +497,7 @@ HEADS: dict[str, type[Head]] = {
     "ForMultipleChoice": ChoiceHead,
     "ForTokenClassification": TokenHead,
     "ForQuestionAnswering": SpanHead,
+    "ForQuestionAnsweringSimple": SpanHead,
     "ForMaskedLM": MaskedTokenHead,
     "ForCausalLM": NextTokenHead,
     "LMHeadModel": NextTokenHead,

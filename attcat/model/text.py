@@ -189,7 +189,8 @@ class TextAdapter(Adapter):
         if "input_ids" not in arguments:
             raise InputError(f"model arguments for a text model need 'input_ids', got {', '.join(arguments) or 'none'}")
         placed = self.place(checked_arguments({n: v for n, v in arguments.items() if n not in self.ignored_arguments}))
-        placed = {n: v[None] if v.dim() == 1 else v for n, v in placed.items()}
+        length = placed["input_ids"].shape[-1:]  # other vectors say something of each picture, and stay
+        placed = {n: v[None] if v.dim() == 1 and v.shape == length else v for n, v in placed.items()}
         ids = placed["input_ids"]
         if ids.dim() != 2 or ids.is_floating_point() or ids.dtype == torch.bool or ids.numel() == 0:
             raise InputError(f"input_ids must be integers [B, T], got {ids.dtype} of shape {tuple(ids.shape)}")

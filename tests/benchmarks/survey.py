@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import inspect
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ import resource
 import select
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -29,21 +29,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import survey_inputs
 import survey_page
 import timm
 import torch
 import transformers
+from survey_inputs import PAIRS, SPEAKS, WRITES
 from torch import Tensor, nn
+from transformers.models.auto import modeling_auto
 
 import attcat
 from attcat.explainer.proof import prove
 from attcat.testing import check_adapter
 
 ROOT = Path(__file__).parents[2]
-SECONDS, BYTES, PARAMETERS = 400, 8 << 30, 200_000_000
-"""The most that a case may take."""
-LENGTH = 11
-"""Tokens of the text that a model has to run on by itself before it counts as built."""
+SECONDS, BYTES, PARAMETERS, FEWER = 400, 8 << 30, 200_000_000, 100_000_000
+"""The most that a case may take; the fewer parameters of what has to be tried in more ways."""
 
 TASKS = {
     "ForSequenceClassification": "text classification",
@@ -54,7 +55,31 @@ TASKS = {
     "ForCausalLM": "causal language modeling",
     "LMHeadModel": "causal language modeling",
     "ForImageClassification": "image classification",
+    "ForNextSentencePrediction": "next sentence prediction",
 }
+"""By the end of a class's name."""
+LISTS = {
+    "IMAGE_TEXT_TO_TEXT": SPEAKS,
+    "SEQ_TO_SEQ_CAUSAL_LM": WRITES,
+    "SPEECH_SEQ_2_SEQ": "speech to text",
+    "SEQUENCE_CLASSIFICATION": "text classification",
+    "TOKEN_CLASSIFICATION": "token classification",
+    "QUESTION_ANSWERING": "question answering",
+    "MULTIPLE_CHOICE": "multiple choice",
+    "MASKED_LM": "masked language modeling",
+    "CAUSAL_LM": "causal language modeling",
+    "NEXT_SENTENCE_PREDICTION": "next sentence prediction",
+    "AUDIO_CLASSIFICATION": "audio classification",
+    "IMAGE_CLASSIFICATION": "image classification",
+    "VIDEO_CLASSIFICATION": "video classification",
+    "OBJECT_DETECTION": "object detection",
+    "SEMANTIC_SEGMENTATION": "semantic segmentation",
+    "INSTANCE_SEGMENTATION": "instance segmentation",
+    "UNIVERSAL_SEGMENTATION": "instance segmentation",
+    "ZERO_SHOT_IMAGE_CLASSIFICATION": PAIRS,
+}
+"""Of other names by transformers' own lists of classes, `MODEL_FOR_..._MAPPING_NAMES`; of two that have a class the first one
+counts."""
 SOUND = ("input_values", "input_features")
 WIDTH = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_size", "embed_dim"), 32),
@@ -106,7 +131,23 @@ STATE_SPACE: dict[str, Any] = {
     "mamba_expand": 2,
     "mamba_n_groups": 1,
 }
-PICTURE = {"image_size": 32, "patch_size": 8}
+PICTURE = {"image_size": 32, "patch_size": 8, "crop_size": 32, "frames_per_clip": 8}
+MIXED: dict[str, Any] = {
+    "depth": 2,
+    "out_hidden_size": 32,
+    "projection_dim": 32,
+    "max_position_embeddings": 256,
+    "mm_tokens_per_image": 4,
+    "deepstack_visual_indexes": [0],
+    "fullatt_block_indexes": [1],
+    "image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]],
+    "latent_query_num": 4,
+    "num_query_tokens": 4,
+    "projector_patch_to_query_dict": {16: 4},
+}
+"""Where pictures are read beside words."""
+NUMBERS, MARKS = ("_token_id", "_token_index"), dict[str, int]()
+"""How settings end that are a token's number, and which numbers they were given."""
 ATTEMPTS: tuple[dict[str, Any], ...] = (
     {**WIDTH, **DEPTH, **COUNTS, **PICTURE},
     {**WIDTH, **DEPTH, **COUNTS, **PICTURE, **LATENT, **STATE_SPACE},
@@ -119,7 +160,14 @@ ATTEMPTS: tuple[dict[str, Any], ...] = (
 )
 """What configurations are given, as far as they have a setting of that name, also those inside others: smaller in every way,
 or if such a model does not run in fewer ways. The first with which it runs is taken."""
+HEARD: dict[str, Any] = {
+    "vision_start_token_id": 320,
+    "vision_end_token_id": 321,
+    "audio_start_token_id": 322,
+    "audio_end_token_id": 323,
+}
 OWN: dict[str, dict[str, Any]] = {
+    "AST": {"patch_size": 16},
     "BigBird": {"attention_type": "original_full"},
     "GPTJ": {"rotary_dim": 4},
     "T5For": {"decoder_start_token_id": 0},
@@ -140,6 +188,16 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "Gemma4Assistant": {"hidden_size_per_layer_input": 0},
     "Gemma4": {"hidden_size_per_layer_input": 16},
+    "Qwen2_5OmniThinker": HEARD,
+    "Qwen3OmniMoeThinker": HEARD,
+    "BeitForSemantic": {"out_indices": [3, 5, 7, 11]},
+    "Llama4For": {
+        "intermediate_size": 128,
+        "intermediate_size_mlp": 48,
+        "vision_output_dim": 32,
+        "projector_input_dim": 32,
+        "projector_output_dim": 32,
+    },
 }
 """Settings of single kinds of models, by the beginning of their names."""
 
@@ -161,12 +219,17 @@ class Case:
 
 def cases(names: Iterable[str] | None = None) -> Iterator[Case]:
     """Every class of transformers with a head (or these), and a small model of each of timm's modules."""
-    for name in sorted(dir(transformers) if names is None else names):
-        end = next((end for end in TASKS if name.endswith(end)), None)
-        if end is None or name.startswith(("Auto", "DataCollator")):
+    listed = by_list()
+    for name in sorted({*dir(transformers), *listed} if names is None else names):
+        end = next((end for end in TASKS if name.endswith(end)), "")
+        kind = getattr(transformers, name, None)
+        if name.startswith(("Auto", "DataCollator")) or not (end or name in listed) or kind is None:
             continue
-        sound = getattr(getattr(transformers, name), "main_input_name", None) in SOUND
-        yield Case("transformers", name, "audio classification" if sound else TASKS[end], name.removesuffix(end))
+        sound = getattr(kind, "main_input_name", None) in SOUND
+        task = TASKS[end] if end else listed[name]
+        if sound and task == TASKS["ForSequenceClassification"]:
+            task = "audio classification"
+        yield Case("transformers", name, task, family(name, end))
     sizes = (
         "test",
         "atto",
@@ -191,46 +254,81 @@ def cases(names: Iterable[str] | None = None) -> Iterator[Case]:
             )
 
 
+def by_list() -> dict[str, str]:
+    """The task of each class that transformers lists."""
+    found: dict[str, str] = {}
+    for part, task in LISTS.items():
+        for names in getattr(modeling_auto, f"MODEL_FOR_{part}_MAPPING_NAMES").values():
+            for name in (names,) if isinstance(names, str) else names:
+                found.setdefault(name, task)
+    return found
+
+
+def family(name: str, end: str) -> str:
+    """What is left of a class's name without its head."""
+    ends = (end, "ModelWithLMHead", "MTModel", "Model") if end else ("ModelWithLMHead", "MTModel", "Model")
+    for head in ends:
+        if name.endswith(head):
+            return name.removesuffix(head).removesuffix("With")
+    return name.rpartition("For")[0] or name
+
+
 # -- building --------------------------------------------------------------------------------------------------------
 
 
-def built(case: Case) -> nn.Module:
-    """The model, small where its configuration lets it, with parameters that say something; it has run by itself.
+def built(case: Case) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The model, small where its configuration lets it, with parameters that say something, and what it has run on.
 
     Raises:
         Exception: what the first attempt raised, if none succeeds.
     """
     if case.library == "timm":
-        return drawn(timm.create_model(case.name, num_classes=3))
+        return drawn(timm.create_model(case.name, num_classes=3)), {}
     kind, failed = getattr(transformers, case.name), None
     for attempt in ATTEMPTS:
         own = next((own for name, own in OWN.items() if case.name.startswith(name)), {})
         labels = {"num_labels": 2} if case.task == "question answering" and "num_labels" in attempt else {}
+        wanted = {**attempt, **labels, **(MIXED if case.task == SPEAKS and attempt else {}), **own}
         try:
-            config = shrunk(kind.config_class, {**attempt, **labels, **own}, own)
+            config = shrunk(kind.config_class, wanted, own, case.task == SPEAKS)
             with torch.device("meta"):
                 count = sum(p.numel() for p in kind(config).parameters())
-            if count > PARAMETERS:
+            if count > (PARAMETERS if case.task in TASKS.values() else FEWER):
                 raise MemoryError(f"{count / 1e6:.0f} million parameters")
             model = drawn(kind(config))
-            run(model, case.task)
+            return model, run(model, case.task)
         except Exception as error:
             failed = failed or error
-        else:
-            return model
     assert failed is not None
     raise failed
 
 
-def shrunk(kind: Any, wanted: dict[str, Any], always: dict[str, Any] | None = None) -> Any:
+def shrunk(kind: Any, wanted: dict[str, Any], always: dict[str, Any] | None = None, mixed: bool = False) -> Any:
     """A small configuration; settings that it refuses are left as they are."""
     plain = kind()
     given = {name: value for name, value in wanted.items() if name in vars(plain) or has(plain, name)} | (always or {})
+    if isinstance(vars(plain).get("image_size"), (list, tuple)) and "image_size" in given:
+        given["image_size"] = [given["image_size"]] * 2
     for name, part in vars(plain).items():
-        if hasattr(part, "to_dict") and hasattr(part, "model_type"):
-            given[name] = shrunk(type(part), wanted)
+        if getattr(part, "backbone", None):  # of another library, with published weights
+            given |= {name: convolutions(part), "use_timm_backbone": False}
+        elif hasattr(part, "to_dict") and hasattr(part, "model_type"):
+            reads = {"is_decoder": True, "add_cross_attention": True} if name == "decoder" else {}
+            stages = {"out_features": part.out_features} if getattr(part, "out_features", None) else {}
+            given[name] = shrunk(type(part), {**wanted, **reads}, stages, mixed=mixed)
     if getattr(plain, "is_encoder_decoder", False):
         given["decoder_start_token_id"] = 2  # which configurations leave to the published weights
+    if mixed and "vocab_size" in wanted:  # tokens for pictures have numbers in the small vocabulary
+        high = [name for name, value in vars(plain).items() if name.endswith(NUMBERS) and is_high(name, value)]
+        given |= {
+            name: MARKS.setdefault(name, wanted["vocab_size"] - 1 - len(MARKS)) for name in high if name not in given
+        }
+    rope = vars(plain).get("rope_parameters")
+    if (
+        mixed and "head_dim" in wanted and isinstance(rope, dict) and "rope_theta" in rope
+    ):  # not one for each kind of layer
+        whole = {"partial_rotary_factor": 1.0} if "partial_rotary_factor" in rope else {}
+        given["rope_parameters"] = {**rope, **whole, "mrope_section": [2, 1, 1]}
     layers = given.get("num_hidden_layers")
     for name in ("layer_types", "mlp_layer_types"):  # of every kind of layer one, as far as they go
         kinds = list(dict.fromkeys(vars(plain).get(name) or ()))
@@ -245,6 +343,13 @@ def shrunk(kind: Any, wanted: dict[str, Any], always: dict[str, Any] | None = No
             if refused is None:
                 raise
             del given[refused]
+
+
+def convolutions(part: Any) -> transformers.ResNetConfig:
+    """A small network of convolutions that gives the same of its stages as the backbone of a configuration."""
+    stages = [f"stage{number}" for number in getattr(part, "out_indices", None) or (4,) if number > 0]
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    return transformers.ResNetConfig(**sizes, out_features=stages)
 
 
 def has(config: Any, name: str) -> bool:
@@ -264,55 +369,67 @@ def drawn(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def run(model: Any, task: str) -> None:
+def is_high(name: str, value: Any) -> bool:
+    """Whether a token's number is not one of the small vocabulary, or a picture's is left to the published weights."""
+    return (isinstance(value, int) and value >= COUNTS["vocab_size"]) or (
+        value is None and name.startswith("image_token")
+    )
+
+
+def run(model: Any, task: str) -> dict[str, Tensor]:
     """One forward pass, as its documentation has it: on token numbers alone, on a picture, on a second of sound.
 
+    Returns:
+        The arguments.
+
     Raises:
-        Exception: whatever the model raises.
+        Exception: what the model raises in the first of the ways in which it may be called.
     """
-    given: dict[str, Tensor] = {}
-    accepted = inspect.signature(model.forward).parameters
-    if task == "image classification":
-        size = getattr(model.config, "image_size", None) or 224
-        height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        given["pixel_values"] = torch.rand(1, getattr(model.config, "num_channels", 3), height, width)
-    elif task == "audio classification":
-        given[model.main_input_name] = torch.rand(1, 16000)
-    else:
-        ids = torch.arange(20, 20 + LENGTH)[None]
-        ids[0, -1] = 2
-        given["input_ids"] = ids[None].repeat(1, 2, 1) if task == "multiple choice" else ids
-        if "attention_mask" in accepted:
-            given["attention_mask"] = torch.ones_like(given["input_ids"])
-    with torch.no_grad():
-        output = model(**given)
-    answers = getattr(output, "logits", getattr(output, "start_logits", None))
-    if isinstance(answers, Tensor) and not answers.isfinite().any():
-        raise ValueError("it gives no finite logits")
+    failed: Exception | None = None
+    try:
+        for given in survey_inputs.ways(model, task):
+            try:
+                with torch.no_grad():
+                    survey_inputs.check_output(model(**given))
+            except Exception as error:
+                failed = failed or error
+            else:
+                return given
+    except Exception as error:
+        failed = failed or error
+    raise failed or ValueError("there is nothing to run it on")
 
 
 # -- one case --------------------------------------------------------------------------------------------------------
 
 
 def tried(case: Case) -> dict[str, Any]:
-    """What becomes of one case."""
+    """What becomes of one case, and how long it took."""
+    begun = time.monotonic()
+    return {**_tried(case), "seconds": round(time.monotonic() - begun, 1)}
+
+
+def _tried(case: Case) -> dict[str, Any]:
     try:
-        model = built(case)
+        model, given = built(case)
     except Exception as error:
-        return {"result": "not built", "reason": f"{type(error).__name__}: {error}"}
+        return {"result": "not built", "reason": survey_inputs.told(error)}
     try:
-        explainer = attcat.Explainer(model)
+        processor = survey_inputs.processor(model, given)
+        explainer = attcat.Explainer(model, processor)
         attends = any(explainer.adapter.attends)
         if not attends:
             explainer = attcat.Explainer(explainer.adapter, method="cat")
-        checks = check_adapter(model)
+        checks = check_adapter(model, processor, given if case.task == SPEAKS else None)
         prove(explainer.adapter, explainer.settings)  # what the explainer asks itself on first use
+        survey_inputs.explain(explainer, case.task, given)
     except attcat.AttCATError as error:
         reason = str(error)
         return {"result": "no attention" if "computes no attention" in reason else "refused", "reason": reason}
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return {"result": "foreign", "reason": f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"}
+        reason = f"{survey_inputs.told(error)} ({where.filename}:{where.lineno})"
+        return {"result": "foreign", "reason": reason}
     failed = [f"{check.name}: {check.measured:.2g}" for check in checks if check.passed is False]
     passed = sum(check.passed is True for check in checks)
     found = explainer.describe()
@@ -383,7 +500,7 @@ def results(wanted: list[Case], jobs: int) -> Iterator[tuple[Case, dict[str, Any
 
 def code() -> str:
     """The version of what is surveyed, and how: a fingerprint of the sources and the libraries."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest = hashlib.sha256(Path(__file__).read_bytes() + Path(survey_inputs.__file__).read_bytes())
     for folder in ("attcat", "adapters"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             digest.update(path.read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -37,14 +38,24 @@ SHORT = {
     "image classification": "image",
     "image classification (timm)": "image",
     "audio classification": "audio",
+    "video classification": "video",
+    "object detection": "boxes",
+    "semantic segmentation": "pixels",
+    "instance segmentation": "instances",
+    "zero-shot image classification": "image-text pairs",
+    "image and text to text": "image-text writing",
+    "sequence to sequence": "writing",
+    "speech to text": "speech writing",
+    "next sentence prediction": "next sentence",
 }
 """What a head is called in the table."""
 
 INTRODUCTION = """# Architectures
 
-Every model class of transformers with a head that AttCAT explains, and one model of each module of timm: {count} in all. Each
-was built small from its configuration, with random parameters, and has to run by itself; then `attcat check` asked it for every
-promise that can be asked of it, and the explainer for what it asks on first use. Made by `make survey` ({date}; {versions}).
+Every class in transformers' lists of models for the tasks below, and one model of each module of timm (its smallest): {count} in
+all. Each was built small from its configuration, with random parameters, and has to run by itself; then `attcat check` asked it
+for every promise that can be asked of it, and the explainer for what it asks on first use. Models that write explained an answer,
+detectors a box, and segmentation a pixel. Made by `make survey` ({date}; {versions}).
 
 **[architectures.html](architectures.html) is the same with a search field**, a line for each class.
 
@@ -55,8 +66,9 @@ promise that can be asked of it, and the explainer for what it asks on first use
 - **fails**: a check saw something wrong, with the figure; or the model's process ended.
 - **no attention**: not a transformer: convolutions (ResNet, ConvNeXt) or recurrences without a line of layers that pass on a
   hidden state of every token. It is refused with this reason, and counted apart.
-- **not built**: it could not be made small, or does not run on token numbers (or pictures) alone: it needs boxes, tables or
-  pictures beside the text, or a library that is not installed, or its defaults do not fit together.
+- **not built**: it could not be made small, or does not run on what others of its task run on (token numbers, pictures, sounds):
+  it needs boxes or tables beside the text, or a library that is not installed, or its defaults do not fit together. This says
+  nothing of whether AttCAT explains it.
 
 ## By task
 
@@ -68,9 +80,16 @@ The share is that of the models that were built and attend.
 HEADS = """
 ## By family
 
-In alphabetical order. Heads: *text* `ForSequenceClassification`, *tokens* `ForTokenClassification`, *answers*
-`ForQuestionAnswering`, *choice* `ForMultipleChoice`, *masked* `ForMaskedLM`, *causal* `ForCausalLM` or `LMHeadModel`, *image*
-`ForImageClassification`, *audio* a `ForSequenceClassification` that reads sound.
+In alphabetical order; timm's modules stand among transformers' families, with `(timm)`. Heads: *text*
+`ForSequenceClassification`, *tokens* `ForTokenClassification`, *answers* `ForQuestionAnswering`, *choice* `ForMultipleChoice`,
+*next sentence* `ForNextSentencePrediction`, *masked* `ForMaskedLM`, *causal* `ForCausalLM` or `LMHeadModel`, *writing*
+encoder-decoders that write (in transformers' list also some that hear, which were given text alone), *image-text writing* models
+that read pictures and words in one sequence, *speech writing* encoder-decoders that hear, *image-text pairs* CLIP and its kin,
+*image*, *video*, *boxes*, *pixels* and *instances* `ForImageClassification`, `ForVideoClassification`, `ForObjectDetection`,
+`ForSemanticSegmentation`, `ForUniversalSegmentation` or `ForInstanceSegmentation`, *audio* `ForAudioClassification` or a
+`ForSequenceClassification` that reads sound.
+
+{letters}
 """
 
 
@@ -94,8 +113,14 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     lines = [INTRODUCTION.format(count=len(rows), date=date.today(), versions=versions).rstrip("\n")]
     tasks = sorted({row["task"] for row in rows}, key=lambda task: (task not in FLOORS, task))
     lines += [task_line(task, [row for row in rows if row["task"] == task]) for task in tasks]
-    lines += ["", "## What is checked", "", *(f"- {name}" for name in CHECKS), HEADS.rstrip("\n")]
-    for letter, families in itertools.groupby(by_family(rows), key=lambda item: item[0][0].upper()):
+    lines += ["", "## What is checked", "", *(f"- {name}" for name in CHECKS)]
+    groups = [
+        (letter, list(group))
+        for letter, group in itertools.groupby(by_family(rows), key=lambda item: letter_of(item[0]))
+    ]
+    letters = " · ".join(f"[{letter}](#{letter.lower()})" for letter, _ in groups)
+    lines.append(HEADS.format(letters=letters).rstrip("\n"))
+    for letter, families in groups:
         lines += ["", f"### {letter}", "", "| family | works | does not | why |", "|---|---|---|---|"]
         lines += [family_line(name, members) for name, members in families]
     return "\n".join([*lines, ""])
@@ -124,7 +149,17 @@ def by_family(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]
     families: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         families.setdefault(row["family"], []).append(row)
-    return sorted(families.items(), key=lambda item: item[0].lower())
+    return sorted(families.items(), key=lambda item: (plain(item[0]), item[0]))
+
+
+def plain(name: str) -> str:
+    """A family's name as it is sorted: timm's among the others."""
+    return name.removeprefix("timm ").lower()
+
+
+def letter_of(name: str) -> str:
+    """Under which a family stands."""
+    return plain(name)[0].upper()
 
 
 def family_line(name: str, members: list[dict[str, Any]]) -> str:
@@ -136,7 +171,8 @@ def family_line(name: str, members: list[dict[str, Any]]) -> str:
             others.setdefault(row["result"], []).append(head(row))
     wrong = "; ".join(f"{result}: {', '.join(heads)}" for result, heads in others.items())
     reasons = dict.fromkeys(cell(reason(row)) for row in members if row["result"] != "works")
-    model = f" `{members[0]['name']}`" if members[0]["library"] == "timm" else ""
+    model = f" (timm) `{members[0]['name']}`" if members[0]["library"] == "timm" else ""
+    name = name.removeprefix("timm ").replace("_", "\\_")
     why = [*reasons, *([NOTES[name]] if name in NOTES else [])]
     return f"| {name}{model} | {', '.join(works)} | {wrong} | {'; '.join(why)} |"
 
@@ -149,6 +185,8 @@ def head(row: dict[str, Any]) -> str:
 def reason(row: dict[str, Any]) -> str:
     """Why a model does not work, without what every such error says."""
     told = " ".join(row["reason"].split())
+    if row["result"] == "not built":
+        return unbuilt(told)
     for end in (
         " Write what is missing and register it",
         " AttCAT needs blocks that attend once",
@@ -163,6 +201,18 @@ def reason(row: dict[str, Any]) -> str:
     ):
         told = told.partition(start)[2] or told
     return told.replace(row["name"], "it").rstrip(".")
+
+
+def unbuilt(told: str) -> str:
+    """Why a model could not be built, from what its class raised."""
+    kind, _, message = told.partition(": ")
+    if kind == "MemoryError":
+        return f"it has {message} as small as it can be made"
+    if missing := re.search(r"missing \d+ required positional arguments?: (.*)", message):
+        return f"it needs more than others of its task: {missing[1]}"
+    if kind == "ImportError":
+        return "it needs a library that is not installed: " + message.partition(". ")[0]
+    return f"made small it does not run: {told}" if message else told
 
 
 def cell(text: str, longest: int = 220) -> str:
@@ -209,7 +259,7 @@ field.value=decodeURIComponent(location.hash.slice(1));find();field.focus()
 def page(rows: list[dict[str, Any]]) -> str:
     """A page that needs nothing else: a line for each model, a search field that shows those that fit."""
     options = "".join(f"<option>{result}</option>" for result in RESULTS)
-    ordered = sorted(rows, key=lambda row: (row["family"].lower(), row["name"].lower()))
+    ordered = sorted(rows, key=lambda row: (plain(row["family"]), row["name"].lower()))
     body = (
         '<div class="find"><input id="word" type="search" aria-label="Part of a name, a task or a reason" '
         'placeholder="Part of a name, e.g. llama, or of a reason">'
