@@ -32,6 +32,8 @@ KINDS = {
     "ForCausalLM": ("AutoModelForCausalLM", TEXT),
     "LMHeadModel": ("AutoModelForCausalLM", TEXT),
     "ForImageClassification": ("AutoModelForImageClassification", IMAGE),
+    "ForObjectDetection": ("AutoModelForObjectDetection", IMAGE),
+    "ForSemanticSegmentation": ("AutoModelForSemanticSegmentation", IMAGE),
     "ForConditionalGeneration": ("AutoModelForImageTextToText", BOTH),
 }
 """What the name of a model with a head contains, the class that loads it, and what it takes."""

@@ -2,35 +2,60 @@
 
 from __future__ import annotations
 
-from functools import cache
+import copy
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
+from running import Run
 from tasks_zoo import redraw
 from torch import Tensor, nn
 
 import attcat
+from attcat.adapters import hub
+from attcat.model.discovered.experiments import _middle_of_reach
 from attcat.testing import check_adapter
+from attcat.trace import incompleteness, past_the_blocks
 
 NAMES = {0: "cat", 1: "dog", 2: "cow"}
 VIT = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 64, "patch_size": 16}
 
 
-def _detr() -> nn.Module:
-    backbone = transformers.ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 12, 16], depths=[1, 1, 1], layer_type="basic", out_features=["stage3"]
-    )
+RESNET = {"embedding_size": 8, "layer_type": "basic"}
+
+
+def _detr(family: str = "Detr") -> nn.Module:
+    backbone = transformers.ResNetConfig(hidden_sizes=[8, 12, 16], depths=[1, 1, 1], out_features=["stage3"], **RESNET)
     sides = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
-    config = transformers.DetrConfig(
+    config = getattr(transformers, f"{family}Config")(
         d_model=24, num_queries=5, id2label=NAMES, backbone_config=backbone, use_timm_backbone=False,
         use_pretrained_backbone=False, backbone=None, encoder_ffn_dim=32, decoder_ffn_dim=32, **sides,
     )  # fmt: skip
-    model = redraw(transformers.DetrForObjectDetection(config))
+    return _with_variances(redraw(getattr(transformers, f"{family}ForObjectDetection")(config)))
+
+
+def _rt_detr(family: str = "RTDetr") -> nn.Module:
+    """Whose decoder is given grids of three sizes, and looks at a few places of each."""
+    backbone = transformers.RTDetrResNetConfig(
+        hidden_sizes=[8, 12, 16, 20], depths=[1] * 4, out_features=["stage2", "stage3", "stage4"], **RESNET
+    )
+    config = getattr(transformers, f"{family}Config")(
+        backbone_config=backbone, d_model=32, encoder_hidden_dim=32, encoder_ffn_dim=48, decoder_ffn_dim=48,
+        encoder_in_channels=[12, 16, 20], decoder_in_channels=[32] * 3, encoder_attention_heads=4, decoder_layers=2,
+        decoder_attention_heads=4, num_queries=5, num_denoising=0, id2label=NAMES, anchor_image_size=None,
+    )  # fmt: skip
+    return _with_variances(redraw(getattr(transformers, f"{family}ForObjectDetection")(config)))
+
+
+def _with_variances(model: nn.Module) -> nn.Module:
     for module in model.modules():
-        if hasattr(module, "running_var"):
+        if getattr(module, "running_var", None) is not None:
             nn.init.ones_(module.running_var)
     return model
 
@@ -44,6 +69,10 @@ MODELS: dict[str, Any] = {
             )
         )
     ),
+    "conditional detr": partial(_detr, "ConditionalDetr"),
+    "table transformer": partial(_detr, "TableTransformer"),
+    "rt-detr": _rt_detr,
+    "rt-detr v2": partial(_rt_detr, "RTDetrV2"),
     "segformer": lambda: redraw(
         transformers.SegformerForSemanticSegmentation(
             transformers.SegformerConfig(
@@ -62,6 +91,7 @@ MODELS: dict[str, Any] = {
     ),
 }  # fmt: skip
 DETECTORS, SEGMENTERS = ("detr", "yolos"), ("segformer", "beit")
+OTHERS = ("conditional detr", "table transformer", "rt-detr", "rt-detr v2")
 
 
 @cache
@@ -181,11 +211,11 @@ def test_a_batch_is_as_each_alone(name: str) -> None:
         torch.testing.assert_close(found.scores, alone.scores, rtol=1e-3, atol=1e-4 * float(alone.scores.abs().max()))
 
 
-@pytest.mark.parametrize("name", [*DETECTORS, *SEGMENTERS])
+@pytest.mark.parametrize("name", [*DETECTORS, *OTHERS, *SEGMENTERS])
 def test_a_painted_corner_is_seen_in_that_corner(name: str) -> None:
     explain = explainer(name, method="input_x_gradient", rule="plain")
     box = [("box", number, name) for number in range(5) for name in NAMES.values()]
-    targets = box if name in DETECTORS else [("pixel", 92, 2, "cat")]
+    targets = [("pixel", 92, 2, "cat")] if name in SEGMENTERS else box
     plain = np.full((48, 96, 3), 127, np.uint8)
     painted = plain.copy()
     painted[:12, 72:] = (255, 0, 60)
@@ -216,10 +246,10 @@ def test_yolos_reads_a_box_at_its_own_token_which_is_special() -> None:
     [
         ("yolos", ("box", 5), "no box 5: the model predicts 5 boxes, 0 to 4"),
         ("yolos", ("box", -1), "boxes are numbered from 0"),
-        ("yolos", ("box", "cat"), 'expected ("box", 3)'),
+        ("yolos", ("box", "cat"), "expected target=('box', 3), or with a class, target=('box', 3, 'cat')"),
         ("yolos", ("box", 1, "bird"), "no class 'bird'"),
         ("segformer", ("pixel", 96, 3), "no pixel (96, 3): the picture is 96 x 48"),
-        ("segformer", ("pixel", 96), 'expected ("pixel", 120, 40)'),
+        ("segformer", ("pixel", 96), "expected target=('pixel', 120, 40)"),
         ("segformer", None, "say which one by its column and row"),
     ],
 )
@@ -245,3 +275,99 @@ def test_the_best_box_stays_when_patches_are_removed() -> None:
     explain = explainer("yolos")
     ablation = attcat.metrics.Ablation(explain, [noise()])
     assert int(ablation.encodings[0].place) == int(explain(noise()).label.split("box ")[1].split()[0])
+
+
+# -- on the command line ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both models, and a picture."""
+    folder = tmp_path_factory.mktemp("regions")
+    for name in ("yolos", "segformer"):
+        MODELS[name]().save_pretrained(folder / name)
+        # Its name before transformers 5 was without the suffix.
+        processor = getattr(transformers, "ViTImageProcessorPil", transformers.ViTImageProcessor)
+        processor(size={"height": 64, "width": 64}).save_pretrained(folder / name)
+    Image.fromarray(noise()).save(folder / "photo.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "target"),
+    [
+        ("yolos", "box:3", ("box", 3)),
+        ("yolos", "box:2:dog", ("box", 2, "dog")),
+        ("yolos", "box:2:1", ("box", 2, 1)),
+        ("segformer", "pixel:61,7", ("pixel", 61, 7)),
+        ("segformer", "pixel:61,7:cow", ("pixel", 61, 7, "cow")),
+    ],
+)
+def test_a_place_is_named_on_the_command_line(
+    run: Run, folders: Path, tmp_path: Path, name: str, written: str, target: Any
+) -> None:
+    found = tmp_path / "found.json"
+    result = run("explain", folders / "photo.png", "--model", folders / name, "--target", written, "--output", found)
+    assert result.code == 0, result.err
+    expected = attcat.Explainer(*hub.load(folders / name))(folders / "photo.png", target=target)
+    assert expected.label in result.out
+    torch.testing.assert_close(attcat.load(found).scores, expected.scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "message"),
+    [
+        ("yolos", "box:5", "no box 5: the model predicts 5 boxes, 0 to 4"),
+        ("yolos", "box:first", "--target box:first: expected --target box:3, or with a class, --target box:3:cat"),
+        ("yolos", "box:", "expected --target box:3"),
+        ("yolos", "box:1:bird", "no class 'bird'"),
+        ("yolos", "pixel:3,4", "no class 'pixel:3,4'"),
+        ("segformer", "pixel:61", "expected --target pixel:120,40"),
+        ("segformer", "pixel:960,7", "no pixel (960, 7): the picture is 96 x 48"),
+        ("segformer", None, "say which one by its column and row, --target pixel:120,40"),
+    ],
+)
+def test_a_place_that_is_not_one_is_an_error_in_the_command_lines_words(
+    run: Run, folders: Path, name: str, written: str | None, message: str
+) -> None:
+    given = () if written is None else ("--target", written)
+    result = run("explain", folders / "photo.png", "--model", folders / name, *given)
+    assert result.code == 2
+    assert message in result.err
+
+
+# -- where a detector's tokens lie, and what reaches its decoder ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["detr", "conditional detr", "table transformer"])
+def test_the_encoder_is_found_though_the_convolutions_lean_to_one_side(name: str) -> None:
+    # With these weights the token that changes most lies two rows from the patch that was painted.
+    adapter = attcat.Explainer(MODELS[name]()).adapter
+    assert len(adapter.blocks) == 2
+    assert adapter.grid(224, 224) == (14, 14)
+
+
+def test_what_is_reached_has_its_middle_at_the_patch_and_else_says_nothing() -> None:
+    tried = [(row, column) for row in (0, 7, 13) for column in (0, 7, 13)]
+
+    def reached(down: int = 0, step: int = 1) -> Tensor:
+        found = torch.zeros(9, 14, 14, dtype=torch.bool)
+        for index, (row, column) in enumerate(tried):
+            rows = slice(max(0, row + down - 2), max(0, row + down + 3), step)
+            found[index, rows, max(0, column - 2) : column + 3] = True
+        return found
+
+    assert _middle_of_reach(reached(), tried) == 0
+    assert _middle_of_reach(reached(down=1), tried) == 1
+    assert _middle_of_reach(reached(down=2), tried) == 2
+    assert _middle_of_reach(reached(step=2), tried) is None  # rows in between are not reached
+    assert _middle_of_reach(torch.ones(9, 14, 14, dtype=torch.bool), tried) is None
+
+
+def test_several_grids_that_a_decoder_samples_are_one_block_before_they_part() -> None:
+    adapter = explainer("rt-detr").adapter
+    assert [type(block).__name__ for block in adapter.blocks] == ["RTDetrResNetStage"]
+    assert past_the_blocks(adapter, adapter.trial) == 0
+    exact = adapter.like(copy.deepcopy(adapter.model).double())
+    trial = replace(adapter.trial, arguments=exact.place(adapter.trial.arguments))
+    assert incompleteness(exact, trial) < 1e-4  # where places are constant

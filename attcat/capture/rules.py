@@ -137,6 +137,7 @@ class Libra(Rule):
             (named("div", "divide", "true_divide"), _quotient),
             (named("pow", "square"), _power),
             ([torch.linalg.solve_triangular, torch.linalg.solve], _solution),
+            ([F.grid_sample], _sampled),
         )
         for functions, replacement in groups:
             table.update(dict.fromkeys(functions, replacement))
@@ -518,6 +519,12 @@ def _made_of_weights(x: Tensor) -> bool:
 def _quotient(function: TorchFunction, a: Any, b: Any, **options: Any) -> Tensor:
     """a / b with constant b, the denominator of a normalisation."""
     result: Tensor = function(a, b.detach() if varies(b) else b, **options)
+    return result
+
+
+def _sampled(function: TorchFunction, input: Tensor, grid: Tensor, *args: Any, **options: Any) -> Tensor:
+    """Values of a feature map at places in between: linear in the map; the places are constant, as attention is."""
+    result: Tensor = function(input, grid.detach(), *args, **options)
     return result
 
 

@@ -16,6 +16,7 @@ from ..explainer import Explainer
 from ..methods import read_name
 from ..model import TextAdapter, VisionAdapter
 from ..model.picture import PICTURES
+from ..model.regions import RegionHead
 from .output import one_line
 
 
@@ -223,8 +224,29 @@ def reads_both(explainer: Explainer) -> bool:
     return isinstance(samples, list) and any(isinstance(one, tuple) and not isinstance(one[0], str) for one in samples)
 
 
-def named_class(target: str | None, explainer: Explainer) -> str | int | None:
-    """A number is an index, unless a class has that name; what is not a class (a word, an answer) has no index."""
-    if target is None or not target.strip().isdecimal() or explainer.adapter.head.kept is not None:
+def named_class(target: str | None, explainer: Explainer) -> Any:
+    """The class, or the place, that a word means: a number is an index, unless a class has that name, `box:3` the fourth box.
+
+    What is not a class (a word, an answer) has no index.
+    """
+    head = explainer.adapter.head
+    if target is None or head.kept is not None:
+        return target
+    if isinstance(head, RegionHead) and target.strip().partition(":")[0] == head.kind:
+        return _place(target.strip(), explainer)
+    return _index(target, explainer)
+
+
+def _index(target: str, explainer: Explainer) -> str | int:
+    """A number, unless a class has that name."""
+    if not target.strip().isdecimal():
         return target
     return target if target.strip() in (explainer.adapter.labels or ()) else int(target)
+
+
+def _place(target: str, explainer: Explainer) -> tuple[Any, ...]:
+    """A place of a picture as targets name it: `box:3`, `pixel:120,40`, or with a class there, `box:3:cat`."""
+    kind, _, rest = target.partition(":")
+    numbers, named, label = rest.partition(":")
+    place = [int(part) if part.strip().lstrip("-").isdecimal() else part.strip() for part in numbers.split(",")]
+    return (kind, *place, *([_index(label.strip(), explainer)] if named else []))

@@ -15,7 +15,11 @@ Revision = Annotated[
 ]
 Target = Annotated[
     str | None,
-    typer.Option(metavar="LABEL", help="The class to explain, by label or index [default: the predicted one]."),
+    typer.Option(
+        metavar="LABEL",
+        help="The class to explain, by label or index [default: the predicted one]; of a detector box:0 or box:0:LABEL, of a "
+        "segmentation pixel:X,Y or pixel:X,Y:LABEL.",
+    ),
 ]
 Pair = Annotated[str | None, typer.Option(metavar="TEXT", help="The second text, for models that read pairs.")]
 TextColumn = Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 from ..errors import AttCATError, Option
 
@@ -34,7 +35,17 @@ def _flag(option: Option) -> str:
     flag = FLAGS.get(option.name)
     if flag is None or (option.name, option.value) == ("target", "all"):
         return f"{option} (in Python)"
-    return flag if option.value is None or option.value is True else f"{flag} {shlex.quote(str(option.value))}"
+    return flag if option.value is None or option.value is True else f"{flag} {shlex.quote(_written(option.value))}"
+
+
+def _written(value: Any) -> str:
+    """A value as it stands behind a flag; a place as `box:3`, `pixel:120,40`, with a class `box:3:cat`."""
+    if not isinstance(value, tuple):
+        return str(value)
+    kind, *rest = value
+    known = [item for item in rest if item is not None]
+    last = [str(known.pop())] if len(known) > 1 and isinstance(known[-1], str) else []
+    return ":".join([str(kind), ",".join(map(str, known)), *last])
 
 
 def unexpected(error: Exception) -> str:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import InputError, TargetError, UnsupportedModelError
+from ..errors import InputError, Option, TargetError, UnsupportedModelError
 from ..probabilities import Activation
 from ..targets import Rank, integer
 from ..tokens import View
@@ -31,7 +31,8 @@ class RegionHead(Head):
     """What a place is called in a target."""
     numbers: ClassVar[int]
     """How many whole numbers say which one."""
-    example: ClassVar[str]
+    example: ClassVar[tuple[Any, ...]]
+    """A target."""
     aims = True
 
     def aim(self, target: Any) -> tuple[Any, Any]:
@@ -45,8 +46,11 @@ class RegionHead(Head):
         place, rest = tuple(map(integer, target[1 : 1 + self.numbers])), target[1 + self.numbers :]
         if len(place) < self.numbers or None in place or len(rest) > 1:
             raise TargetError(
-                f"target={target!r}: expected {self.example}, or with a class as a last element ('cat'), or with two in a "
-                "tuple for a contrast"
+                Option("target", target),
+                ": expected ",
+                Option("target", self.example),
+                ", or with a class, ",
+                Option("target", (*self.example, "cat")),
             )
         return place, rest[0] if rest else None
 
@@ -62,7 +66,9 @@ class RegionHead(Head):
         if isinstance(token, tuple) and token[:1] == (self.kind,):
             token = token[1:]
         if not isinstance(token, tuple) or len(token) != self.numbers or None in map(integer, token):
-            raise InputError(f"{type(self.model).__name__} is asked by target={self.example}, not by {token!r}")
+            raise InputError(
+                f"{type(self.model).__name__} is asked by ", Option("target", self.example), f", not by {token!r}"
+            )
         return tuple(int(number) for number in token)
 
 
@@ -75,7 +81,7 @@ class DetectionHead(RegionHead):
     """
 
     task = "object detection"
-    kind, numbers, example = "box", 1, '("box", 3)'
+    kind, numbers, example = "box", 1, ("box", 3)
     NOTHING: ClassVar[str] = "no object"
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -175,7 +181,7 @@ class PixelHead(RegionHead):
     """
 
     task = "semantic segmentation"
-    kind, numbers, example = "pixel", 2, '("pixel", 120, 40)'
+    kind, numbers, example = "pixel", 2, ("pixel", 120, 40)
 
     def trial(self, encoding: Encoding, row: int) -> Any:
         """The pixel in the middle."""
@@ -191,8 +197,8 @@ class PixelHead(RegionHead):
             place = self._checked(token)
             if place is None:
                 raise InputError(
-                    f"{type(self.model).__name__} gives one prediction per pixel: say which one by its column and row, "
-                    f"target={self.example}"
+                    f"{type(self.model).__name__} gives one prediction per pixel: say which one by its column and row, ",
+                    Option("target", self.example),
                 )
             view = view_of(encoding, row)
             (x, y), (left, top, right, bottom) = place, view.box

@@ -102,6 +102,19 @@ def slope_error(
     return min(errors, default=None)
 
 
+def _exchanged(own: Tensor, state: Tensor) -> bool:
+    """Put another tensor into the model's own object, whose values stay where the backward pass keeps them; whether it can be."""
+    with torch._C.DisableTorchFunction():
+        try:
+            torch.utils.swap_tensors(own, state.to(own, copy=True))  # type: ignore[no-untyped-call]
+        except RuntimeError:  # something in torch holds it, as a view of it
+            return False
+    return True
+
+
+WAYS = (rebind, _exchanged)
+
+
 def past_the_blocks(adapter: Adapter, encoding: Encoding) -> float | None:
     """The share of the gradient at the word embeddings, or the pixels, that does not come through the first block's input.
 
@@ -119,14 +132,17 @@ def past_the_blocks(adapter: Adapter, encoding: Encoding) -> float | None:
     return None if whole is None or past is None or whole == 0 else past / whole
 
 
-def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool, own_tensor: bool = True) -> float | None:
+def _gradient_below(
+    adapter: Adapter, encoding: Encoding, cut: bool, ways: Sequence[Callable[[Tensor, Tensor], bool]] = WAYS
+) -> float | None:
     """The largest gradient at the word embeddings, or the pixels; None if there are none.
 
     Args:
         adapter: of the model.
         encoding: one example.
         cut: make the first block's input a constant.
-        own_tensor: in the model's own tensor, which may be added again outside of the block; else in the block's argument.
+        ways: to do that in the model's own tensor, which may be read again outside of the block, the first one that lets the
+            backward pass through; if none does, in the block's argument.
     """
     arguments, entered = dict(encoding.arguments), set[nn.Module]()
     moving = _Moving(0.0, _words(adapter, encoding))
@@ -138,7 +154,7 @@ def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool, own_tensor:
             return None
         place, state = hidden_state(module, args, kwargs)
         constant = state.detach().clone()
-        return None if own_tensor and rebind(state, constant) else with_state(place, constant, args, kwargs)
+        return None if ways and ways[0](state, constant) else with_state(place, constant, args, kwargs)
 
     with borrowed(adapter) as own, torch.enable_grad(), moving, ExitStack() as undo:
         for start in (0,) if own.streams is None else own.streams.starts:
@@ -152,9 +168,10 @@ def _gradient_below(adapter: Adapter, encoding: Encoding, cut: bool, own_tensor:
     try:
         found = torch.autograd.grad(total, moving.leaves, allow_unused=True) if total.requires_grad else ()
     except RuntimeError:
-        if cut and own_tensor:
-            # What was written over was needed: something else is computed from it, before the blocks.
-            return _gradient_below(adapter, encoding, cut, own_tensor=False)
+        if cut and ways:
+            # What was written over was needed: something else is computed from it, before the blocks, or it is kept by an
+            # activation that made it.
+            return _gradient_below(adapter, encoding, cut, ways[1:])
         return None  # a model that only runs without gradient, as one that writes over what the backward pass needs
     return max((float(g.abs().max()) for g in found if g is not None), default=0.0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -301,7 +302,57 @@ def placed(
         )
         for answers in (patches, patches / patches.mean(0).clamp(min=1e-30))
     )
+    reached = changed[:, count:].view(-1, rows, columns)
+    if off > 1 and (middle := _middle_of_reach(reached, tried)) is not None:
+        off = middle
     return Placed(off, bool((changed.sum(-1) == 1).all()), bool(changed[:, :count].any()))
+
+
+def _middle_of_reach(reached: Tensor, tried: Sequence[tuple[int, int]]) -> int | None:
+    """How far the middle of all that a patch reaches lies from it, at worst, in rows or columns.
+
+    The weights of convolutions may lean to one side, so that a token answers most to what lies two patches away, but what they
+    reach at all has the same extent on every side. At an edge it is cut off, so that its other side is compared with how far a
+    patch inside reaches.
+
+    Args:
+        reached: the tokens that change with each patch, bool `[patches, rows, columns]`.
+        tried: rows and columns of the patches: the first, the middle and the last of each.
+
+    Returns:
+        None if there is no patch that reaches less than the grid, so that this says nothing.
+    """
+    worst = 0
+    for seen in reached:  # one rectangle: of scattered tokens the middle says nothing
+        whole = seen.any(1).sum() * seen.any(0).sum() if _is_one_run(seen.any(1)) and _is_one_run(seen.any(0)) else 0
+        if not seen.sum() >= FILLED * whole > 0:
+            return None
+    for axis in (0, 1):
+        last = reached.shape[axis + 1] - 1
+        ends = []
+        for seen, place in zip(reached.any(2 - axis), tried, strict=True):
+            reaches = seen.nonzero().flatten().tolist()
+            ends.append((place[axis], reaches[0], reaches[-1]))
+        inner = [(place, low, high) for place, low, high in ends if low > 0 and high < last]
+        if not inner:
+            return None
+        reach = max((high - low) / 2 for _, low, high in inner)
+        for at, low, high in ends:
+            middles = [edge for edge, free in ((low + reach, low > 0), (high - reach, high < last)) if free]
+            worst = max([worst, *(math.ceil(abs(middle - at) - 0.5) for middle in middles)])
+            if not middles:
+                return None
+    return worst
+
+
+FILLED = 0.8
+"""The share of a rectangle of tokens that a patch reaches: at its corners activations may let nothing through."""
+
+
+def _is_one_run(line: Tensor) -> bool:
+    """Whether what is true in a row stands side by side."""
+    at = line.nonzero().flatten()
+    return len(at) > 0 and int(at[-1] - at[0]) == len(at) - 1
 
 
 def _spread(count: int) -> tuple[int, ...]:

@@ -229,23 +229,37 @@ class DiscoveredVision(Discovered, VisionAdapter):
             raise
 
     def _check_states(self, height: int, width: int) -> None:
-        """What blocks take that are not called one after another has to be all that the prediction depends on."""
-        if not self.found.between:
+        """What blocks take that are not called one after another has to be all that the prediction depends on.
+
+        So has what an encoder's first block takes, before which nothing else may read it: a decoder may be given more.
+        """
+        if not self.found.between and not isinstance(self.head, RegionHead):
             return
         watched, value, leaf = self._graph(height, width)
         through = cuts(value.grad_fn, leaf)
-        aside = [
-            visit.name for visit in watched.visits if visit.name in self.found.names and visit.origin not in through
-        ]
+        blocks = [visit for visit in watched.visits if visit.name in self.found.names]
+        if not self.found.between:
+            blocks = blocks[:1]
+            before = watched.visits[: watched.visits.index(blocks[0])]
+            reads = [v for v in before if v.origin == blocks[0].origin and v.given is not v.taken]
+            if early := [v.name for v in reads if v not in blocks[0].around]:
+                raise self._unclear(f"{early[0]} reads what its block {blocks[0].name} takes, before it does")
+        aside = [visit.name for visit in blocks if visit.origin not in through]
         if aside:
             raise self._unclear(
                 f"what its block {aside[0]} takes is not the hidden state: a sum outside, around a norm?"
+                if self.found.between
+                else f"what its block {aside[0]} takes is not all that the prediction depends on: its decoder, or its head, "
+                "reads something of the picture that does not pass through it"
             )
 
     def _pieces(self, height: int, width: int) -> tuple[list[Piece], list[Stage]]:
         """The pieces of a pass over a picture of that size, and their grids."""
         watched, value, leaf = self._graph(height, width)
         grids = readable(watched.visits, (height, width))
+        if isinstance(self.head, RegionHead):
+            # The tokens of several grids in one sequence, as a decoder reads them, are no grid behind a few others.
+            grids = {visit: stage for visit, stage in grids.items() if not stage.prefix}
         pieces = pieces_of(watched, value, leaf, grids)
         return pieces, [grids[piece.visit] for piece in pieces]
 
