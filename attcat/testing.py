@@ -309,7 +309,10 @@ def _classes(bench: _Bench) -> Measured:
     length = one.encoding.mask.shape[1] - sum(one.adapter.own_tokens) - 1
     if length < 1 or one.adapter.fixed_length:
         raise _NotAsked("the text cannot be shorter")
-    kept = [place for place in range(length + 1) if place != length // 2]  # some models need the end of the text
+    cut, tokens = length // 2, one.encoding.tokens[0]
+    if tokens.places is not None:  # of which there are as many as placeholders
+        cut = next(at for at, place in enumerate(tokens.places) if place is None and not tokens.special[at])
+    kept = [place for place in range(length + 1) if place != cut]  # some models need the end of the text
     shorter = {n: v[:, kept] if v.shape[1:] == (length + 1,) else v for n, v in one.encoding.arguments.items()}
     logits = logits_of(one.adapter, one.adapter.encode_arguments(shorter))
     return abs(logits.shape[1] - logits_of(one.adapter, one.encoding).shape[1]), 0

@@ -51,7 +51,7 @@ def generate(
             f"{type(model).__name__} has no generate(): let it write in its own way, then explainer(prompt, answer=text)"
         )
     read = writer.prompt(prompt)
-    ids = torch.tensor([read.ids], device=adapter.device)
+    ids = torch.tensor([read.ids[read.own :]], device=adapter.device)
     with borrowed(adapter) as own, torch.no_grad():
         running: Any = own.model
         prompted = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **read.further}

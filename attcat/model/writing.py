@@ -33,6 +33,7 @@ class Prompt:
         chat: whether the text was made by a chat template, which brings its own special tokens.
         further: what else the model is called with: the pictures as its processor makes them, and what it says of each token.
         pictures: those that stand in the text, uint8 `[H, W, 3]`.
+        own: how many of the numbers, at the beginning, stand for tokens that the model itself puts there, and is not given.
     """
 
     ids: list[int]
@@ -41,6 +42,7 @@ class Prompt:
     chat: bool = False
     further: Mapping[str, Tensor] = field(default_factory=dict)
     pictures: tuple[np.ndarray, ...] = ()
+    own: int = 0
 
 
 def is_chat(value: Any) -> bool:
@@ -74,7 +76,7 @@ class Writer:
 
     def new(self, prompt: Prompt, sequence: Tensor) -> Tensor:
         """Of the token numbers that a model's own `generate` gives those that it wrote."""
-        return sequence[len(prompt.ids) :]
+        return sequence[len(prompt.ids) - prompt.own :]
 
     def written(self, prompt: Prompt, answer: str | Sequence[int] | Tensor) -> Encoding:
         """Prompt and answer; see `written`."""

@@ -61,9 +61,11 @@ def _has_a_decoder(model: nn.Module) -> bool:
 
 
 def _reads_and_sees(model: nn.Module) -> bool:
-    """Whether a model takes words and pictures, and no second sequence of words."""
+    """Whether a model takes words and pictures, and has no decoder for a second sequence of words."""
     names = accepted(model.forward) or frozenset()
-    return {"input_ids", PIXELS} <= names and not _has_a_decoder(model)
+    # BLIP-2's arguments are the same for either kind of language model.
+    decodes = getattr(getattr(model, "config", None), "is_encoder_decoder", True)
+    return {"input_ids", PIXELS} <= names and not (_has_a_decoder(model) and decodes)
 
 
 def _hears(model: nn.Module) -> bool:

@@ -70,14 +70,15 @@ class Frame:
 
 @dataclass(frozen=True)
 class Guess:
-    """Grids that a picture's tokens may form, one after another."""
+    """Grids that a picture's tokens may form, one after another, and how many tokens before them stand for all of it."""
 
     grids: tuple[tuple[tuple[int, int], tuple[float, float, float, float]], ...]
     order: tuple[int, ...] = ()
+    whole: int = 0
 
     def off(self, mine: Sequence[int], plain: Tensor, painted: Any) -> int:
         """How many rows or columns the worst painted cell is from the token that changes most."""
-        worst, first = 0, 0
+        worst, first = 0, self.whole
         for (rows, columns), box in self.grids:
             count = rows * columns
             own = list(mine[first : first + count])
@@ -115,7 +116,8 @@ def cell_box(
 
 
 def possible(mine: Sequence[int], shown: Sequence[Frame], size: tuple[int, int]) -> Iterator[Guess]:
-    """Grids, the likeliest first: one over what is shown; one for each frame; a thumbnail and one grid of all tiles."""
+    """Grids, the likeliest first: one over what is shown, perhaps behind a token for all of it; one for each frame; a thumbnail
+    and one grid of all tiles."""
     count, whole = len(mine), (0.0, 0.0, float(size[0]), float(size[1]))
     lengths = _lengths(mine)
     row = lengths[0] if len(set(lengths)) == 1 and len(lengths) > 1 else None
@@ -123,6 +125,9 @@ def possible(mine: Sequence[int], shown: Sequence[Frame], size: tuple[int, int])
         frame = shown[0] if shown else Frame(whole, (size[1], size[0]))
         for grid in _grids(count, frame, row):
             yield Guess(((grid, frame.box),))
+        if count > 4:  # a class token of the tower, e.g.
+            for grid in _grids(count - 1, frame, row)[:2]:
+                yield Guess(((grid, frame.box),), whole=1)
         return
     if count % len(shown) == 0:
         for grid in _grids(count // len(shown), shown[0], None):
@@ -175,8 +180,12 @@ def run_of(mine: Sequence[int], stretch: Sequence[int], guess: Guess | None) -> 
     cells = [(number, cell) for number, (grid, _) in enumerate(guess.grids) for cell in range(grid[0] * grid[1])]
     if guess.order:
         cells = [(0, cell) for cell in guess.order]
+    grids: list[tuple[tuple[int, int] | None, tuple[float, float, float, float] | None]] = [*guess.grids]
+    if guess.whole:
+        cells = [*((len(grids), number) for number in range(guess.whole)), *cells]
+        grids.append((None, None))
     where = dict(zip(mine, cells, strict=True))
-    return Run(guess.grids, tuple(where.get(at) for at in stretch))
+    return Run(tuple(grids), tuple(where.get(at) for at in stretch))
 
 
 def seen_frames(made: Sequence[np.ndarray], width: int, height: int) -> list[Frame]:

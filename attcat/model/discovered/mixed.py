@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...capture.randomness import OwnRandomness
+from ...capture.survey import Survey
 from ...errors import InputError, OptionError, ProcessorError, UnsupportedModelError
 from ...tokens import Interleaved, Patches, Place, Span, Tokens, View
 from ..bound import borrowed
@@ -28,11 +29,12 @@ from ..encoding import Encoding, content_of
 from ..heads import Head, MaskedTokenHead, NextTokenHead
 from ..picture import read_picture, to_pixels
 from ..writing import Prompt, contents, is_chat
-from .base import log
+from .base import Found, log
 from .experiments import (
     FAILURES,
     differ,
     logits_of,
+    mixed,
     ordinary_tokens,
     replaced_before,
     rounding,
@@ -72,10 +74,15 @@ class DiscoveredMixed(DiscoveredText):
     """A model that reads words and pictures in one sequence."""
 
     family = "discovered vision-language model"
-    beside: bool = False
-    """Whether a picture's tokens stand behind those of the text, which has no placeholders for them."""
+    beside: str | None = None
+    """Where a picture's tokens stand if the text has no placeholders for them: `before` or `behind` its own; empty if it has
+    placeholders, None if that is not known yet."""
     tried: Mapping[str, Tensor] | None = None
     """While the model is inspected: the picture that it needs beside the words."""
+    alone: bool = True
+    """Whether the model reads words without a picture."""
+    lead: tuple[int, ...] = ()
+    """While the model is inspected: the placeholders that it needs with this picture, in front of the words."""
     injected: str = ""
     """What of the pictures reaches the prediction past the first block."""
 
@@ -84,9 +91,14 @@ class DiscoveredMixed(DiscoveredText):
         self.marks: set[int] = set()  # the token numbers that stand where a picture's tokens are
         self._runs: dict[Any, tuple[Run, ...]] = {}
         self._behinds: dict[tuple[str, ...], int] = {}  # what is said of a written token, by the names of the arguments
+        self._before: dict[tuple[int, ...], int] = {}  # how many of a picture's tokens stand before the text
         self.tried = _picture_for(model)
         super().__init__(model, getattr(processor, "tokenizer", processor))
-        self.beside, self.own_tokens, self.tried = any(self.own_tokens), (0, 0), None
+        self.beside = "behind" if self.own_tokens[1] else "" if self.lead else None
+        self.alone = self.tried is None
+        if not self.alone:
+            self.no_batch = "it reads no words without a picture"
+        self.own_tokens, self.tried, self.lead = (0, 0), None, ()
         if self.whole is not None:
             self.trial = self.head.point(self.encode(self.samples()), [None])
             self.injected = self._past(self.trial)
@@ -94,28 +106,79 @@ class DiscoveredMixed(DiscoveredText):
 
     @cached_property
     def length(self) -> int:
-        """As of a text model; with a picture beside the text if the model takes none without."""
-        for picture in (None, self.tried):
-            with_picture, self.tried = self.tried, picture
+        """As of a text model; with a picture beside the text if the model takes none without, and with placeholders for it if
+        it has to have these."""
+        picture = self.tried
+        for self.tried, needed in ((None, False), (picture, True), (picture, False)):
             try:
+                self.lead = self._placeholders(self.place(self.tried or {})) if needed else ()
                 self._called(ordinary_tokens(self, LENGTH)[None])
                 break
             except FAILURES:
-                self.tried = with_picture
+                continue
         else:
-            self.tried = None
+            self.tried, self.lead = None, ()
         vars(self).pop("head", None)  # was the classifier's, for this experiment
         return super().length
+
+    def _placeholders(self, picture: Mapping[str, Tensor]) -> tuple[int, ...]:
+        """The token numbers that have to stand in a text for a picture; empty if the model does not say."""
+        config: Any = getattr(self.model, "config", None)
+        names = ("image_token_id", "image_token_index")
+        mark = next((number for name in names if isinstance(number := getattr(config, name, None), int)), None)
+        if mark is None or not hasattr(self.model, "get_image_features"):
+            return ()
+        with borrowed(self) as own, torch.no_grad(), OwnRandomness():
+            features: Any = own.model.get_image_features
+            made = features(**picture)
+        made = getattr(made, "pooler_output", made)
+        count = sum(part[..., 0].numel() for part in (made if isinstance(made, (list, tuple)) else [made]))
+        return (mark,) * count
 
     def completed(self, encoding: Encoding) -> Encoding:
         """With the picture that is tried, while the model is inspected."""
         if self.tried is None:
-            return encoding
+            return super().completed(encoding)
         pictures = {n: v.expand(len(encoding.tokens), *v.shape[1:]) for n, v in self.tried.items()}
         return super().completed(replace(encoding, arguments={**encoding.arguments, **self.place(pictures)}))
 
+    def call(self, encoding: Encoding) -> Any:
+        """With the placeholders that are tried; without those that only we have, as the model itself puts a picture's tokens
+        before the text's."""
+        arguments = encoding.arguments
+        ids, lead = arguments["input_ids"], torch.tensor(self.lead, device=self.device)
+        if self.tried is not None and len(lead):
+            ids = torch.cat([lead.expand(len(ids), -1), ids], 1)
+            found = {**arguments, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            if "attention_mask" in arguments:
+                found["attention_mask"][:, len(lead) :] = arguments["attention_mask"]
+            return super().call(replace(encoding, arguments=found))
+        if count := self._count_before(arguments):
+            found = {n: v[:, count:] if v.shape == ids.shape else v for n, v in arguments.items()}
+            return super().call(replace(encoding, arguments=found))
+        return super().call(encoding)
+
+    def _count_before(self, arguments: Mapping[str, Tensor]) -> int:
+        """How many tokens of pictures the model itself puts before those of the text."""
+        if self.beside != "before" or PIXELS not in arguments:
+            return 0
+        return self._before.get(tuple(arguments[PIXELS].shape[1:]), 0)
+
+    def _blocks_in(self, watched: Survey) -> Found:
+        """Of a pass with a picture and placeholders for it the last line of blocks: those before see the picture alone."""
+        if not self.lead:
+            return super()._blocks_in(watched)
+        line = [visit for visit in watched.visits if visit.is_block and visit.module in watched.listed]
+        start = next((visit for visit in line if visit.parent is line[-1].parent), None)
+        if start is None:
+            return super()._blocks_in(watched)
+        visits = [watched.visits[0], *watched.visits[watched.visits.index(start) :]]
+        return super()._blocks_in(replace(watched, visits=visits, attention=watched.attention[start.before :]))
+
     def _own_tokens(self) -> tuple[int, int]:
-        """Those of a picture, behind the text's."""
+        """Those of a picture, behind the text's; or in front of it, where it has placeholders."""
+        if self.lead and self.found.length - self.length == len(self.lead):
+            return len(self.lead), 0
         before, behind = super()._own_tokens()
         if before:
             raise self._unclear("a picture's tokens come before those of the text, which has no placeholders for them")
@@ -148,7 +211,7 @@ class DiscoveredMixed(DiscoveredText):
 
     @property
     def _tokens_found(self) -> str:
-        beside = "; a picture's tokens stand behind those of the text" if self.beside else ""
+        beside = f"; a picture's tokens stand {self.beside} those of the text" if self.beside else ""
         return f"{super()._tokens_found}; words and pictures in one sequence, one at a time with pictures{beside}{self.injected}"
 
     # -- what is read --------------------------------------------------------------------------------------------------
@@ -161,6 +224,8 @@ class DiscoveredMixed(DiscoveredText):
             ProcessorError: if there is no processor for both.
         """
         if all(map(_is_text, inputs)):
+            if not self.alone:
+                raise InputError(f"{type(self.model).__name__} reads no words without a picture: give (picture, text)")
             return super().encode(inputs, truncation=truncation)
         if len(inputs) != 1:
             raise InputError(f"inputs with pictures are explained one at a time, got {len(inputs)} in one batch")
@@ -174,7 +239,7 @@ class DiscoveredMixed(DiscoveredText):
             return encoding
         if len(encoding.tokens) != 1:
             raise InputError(f"model arguments with pictures are one row of input_ids, got {len(encoding.tokens)}")
-        encoding = self._behind_words(replace(encoding, arguments={**encoding.arguments, **self.place(pixels)}))
+        encoding = self._beside_words(replace(encoding, arguments={**encoding.arguments, **self.place(pixels)}))
         key = tuple((n, *v.shape) for n, v in encoding.arguments.items() if v.shape[:2] != encoding.mask.shape)
         runs = self._known(key, encoding, lambda: self._runs_of_arguments(encoding))
         return replace(encoding, tokens=(self._placed_tokens(encoding, encoding.tokens[0], runs, None),))
@@ -197,16 +262,27 @@ class DiscoveredMixed(DiscoveredText):
             text = mark * len(pictures) + text
         return Read(text, tuple(read_picture(picture) for picture in pictures))
 
-    @property
+    @cached_property
     def placeholder(self) -> str | None:
-        """What stands for a picture in a text; None if the processor needs nothing there."""
+        """What stands for a picture in a text; None if the processor needs nothing there, or puts it there itself."""
         for owner in (self.whole, self.processor):
             for name in ("boi_token", "image_token", "fake_image_token"):
                 token = getattr(owner, name, None)
                 token = getattr(token, "content", token)
                 if isinstance(token, str):
-                    return token
+                    return None if self._placed_twice(token) else token
         return None
+
+    def _placed_twice(self, token: str) -> bool:
+        """Whether the processor puts placeholders into a text also when there is one already."""
+        picture, counts = Image.fromarray(mosaic(72, 48)), []
+        for text in ("What?", f"{token}What?"):
+            try:
+                ids = self._arguments(text, [picture])["input_ids"]
+            except ProcessorError:
+                return False
+            counts.append(int((ids == self.processor.convert_tokens_to_ids(token)).sum()))
+        return 0 < counts[0] < counts[1]
 
     def _chat(self, messages: Sequence[Mapping[str, Any]]) -> Read:
         """Through the processor's own template; what is not of a message is special."""
@@ -244,7 +320,7 @@ class DiscoveredMixed(DiscoveredText):
         if not read.pictures:
             raise InputError("there is no picture in this input: give (picture, text), or the text alone")
         arguments = self._arguments(read.text, read.pictures)
-        encoding = self._behind_words(self._bare(arguments))
+        encoding = self._beside_words(self._bare(arguments))
         if self.max_length is not None and encoding.mask.shape[1] > self.max_length:
             raise InputError(
                 f"the pictures and the text have {encoding.mask.shape[1]} tokens, the model takes at most {self.max_length}"
@@ -266,13 +342,33 @@ class DiscoveredMixed(DiscoveredText):
         row = ids[0].tolist()
         return Encoding(arguments, mask, (self._tokens(row, [int(i in specials) for i in row], None, 0),), (None,))
 
-    def _behind_words(self, encoding: Encoding) -> Encoding:
-        """With the tokens of a picture that stand behind the text's, if the model has them there."""
-        if not self.beside:
+    def _beside_words(self, encoding: Encoding) -> Encoding:
+        """With the tokens of a picture that the model itself puts before or behind the text's, if it does."""
+        if self.beside == "":
             return encoding
-        count = len(self._states(encoding))
-        mask = F.pad(encoding.mask, (0, count - encoding.mask.shape[1]), value=True)
-        return replace(encoding, mask=mask, tokens=(_extended(encoding.tokens[0], count),))
+        if known := self._count_before(encoding.arguments):
+            return _with_own(encoding, known)
+        count = len(self._states(encoding)) - encoding.mask.shape[1]
+        if self.beside is None:
+            self.beside = self._side(encoding, count)
+        if self.beside == "before":
+            self._before[tuple(encoding.arguments[PIXELS].shape[1:])] = count
+            return _with_own(encoding, count)
+        mask = F.pad(encoding.mask, (0, count), value=True)
+        return replace(encoding, mask=mask, tokens=(_extended(encoding.tokens[0], encoding.mask.shape[1] + count),))
+
+    def _side(self, encoding: Encoding, count: int) -> str:
+        """On which side of the text's tokens a picture's stand, if there are more positions than placeholders: where a word is
+        seen."""
+        if not count:
+            return ""
+        moved = {others[0] - place if len(others) == 1 else None for place, others in mixed(self, encoding).items()}
+        if count < 0 or moved - {count}:
+            raise self._unclear(
+                f"its first block has {count:+} positions beside the {encoding.mask.shape[1]} tokens of the text, and it is not "
+                "known which of them stand for its words"
+            )
+        return "before" if moved else "behind"
 
     def _arguments(self, text: str, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
         """What the processor makes of a text and its pictures, on the model's device."""
@@ -310,8 +406,9 @@ class DiscoveredMixed(DiscoveredText):
                 from_own[block.b + step] = block.a + step
         spans: list[Span | None] = []
         words: list[int | None] = []
-        for at in from_own:
-            span = None if at is None or tokens.special[at] else tokens.spans[at]
+        specials = set(getattr(self.processor, "all_special_ids", None) or ())  # marks around a picture, e.g.
+        for number, at in zip(ids, from_own, strict=True):
+            span = None if at is None or tokens.special[at] or number in specials else tokens.spans[at]
             if span is not None and read.said is not None and not _within(span, read.said):
                 span = None
             spans.append(span)
@@ -356,8 +453,10 @@ class DiscoveredMixed(DiscoveredText):
     def _marked(self, encoding: Encoding) -> list[int]:
         """The positions whose token number says that a picture's token is there."""
         ids = encoding.arguments["input_ids"][0].tolist()
-        if self.beside:
+        if self.beside == "behind":
             return list(range(len(ids), encoding.mask.shape[1]))
+        if count := self._count_before(encoding.arguments):
+            return list(range(count))
         return [at for at, number in enumerate(ids) if number in self.marks]
 
     # -- where they lie ------------------------------------------------------------------------------------------------
@@ -393,7 +492,9 @@ class DiscoveredMixed(DiscoveredText):
         base = [Image.fromarray(mosaic(*size, seed)) for seed, size in enumerate(sizes)]
 
         def states(pictures: Sequence[Image.Image]) -> Tensor:
-            return self._states(replace(encoding, arguments=self._arguments(read.text, pictures)))
+            made = self._arguments(read.text, pictures)
+            pixels = {name: value for name, value in made.items() if name.startswith(PIXELS)}
+            return self._states(replace(encoding, arguments={**encoding.arguments, **pixels}))
 
         plain = states(base)
         self._check_length(plain, encoding)
@@ -564,7 +665,7 @@ class DiscoveredMixed(DiscoveredText):
         ids = encoding.arguments["input_ids"][0].tolist()
         own = ("input_ids", "attention_mask")
         further = {n: v for n, v in encoding.arguments.items() if n not in own}
-        found = Prompt(ids, encoding.tokens[0], text, chat, further, pictures)
+        found = Prompt(ids, encoding.tokens[0], text, chat, further, pictures, self._count_before(further))
         if tuple(sorted(further)) not in self._behinds:
             self._behind(found)
         return found
@@ -735,6 +836,17 @@ def _picture_for(model: nn.Module) -> dict[str, Tensor] | None:
     if not sides:
         return None
     return {PIXELS: torch.randn(1, 3, 4 * sides[0], 4 * sides[0], generator=torch.Generator().manual_seed(0))}
+
+
+def _with_own(encoding: Encoding, count: int) -> Encoding:
+    """With so many tokens before those of the text, for which the model itself has no token numbers."""
+    arguments, shape = encoding.arguments, encoding.mask.shape
+    found = {
+        n: F.pad(v, (count, 0), value=int(n == "attention_mask")) if v.shape == shape else v
+        for n, v in arguments.items()
+    }
+    tokens = surrounded(encoding.tokens[0], [f"[own {number}]" for number in range(1, count + 1)], [])
+    return replace(encoding, arguments=found, mask=F.pad(encoding.mask, (count, 0), value=True), tokens=(tokens,))
 
 
 def _within(span: Span, stretches: Sequence[Span]) -> bool:

@@ -1,0 +1,101 @@
+"""Small models that read words and pictures, with their processors: the families that came after the first thirteen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+from test_mixed_models import SIDE, TOWER, line, tokenizer
+from torch import nn
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+SMALL = {name: TOWER[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")}
+
+
+def aya_vision() -> tuple[nn.Module, Any]:
+    words = tokenizer(
+        "<image>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "TILE", "TILE_GLOBAL"
+    )
+    pictures = GotOcr2ImageProcessorPil(
+        size={"height": SIDE, "width": SIDE}, crop_to_patches=True, min_patches=1, max_patches=4
+    )
+    processor = transformers.AyaVisionProcessor(pictures, words, patch_size=8, img_size=SIDE, downsample_factor=2)
+    config = transformers.AyaVisionConfig(
+        vision_config=transformers.SiglipVisionConfig(**TOWER, vision_use_head=False),
+        text_config=transformers.Cohere2Config(**line(words), sliding_window=16),
+        image_token_index=words.convert_tokens_to_ids("<|IMG_PATCH|>"),
+    )
+    return transformers.AyaVisionForConditionalGeneration(config), processor
+
+
+def got_ocr2() -> tuple[nn.Module, Any]:
+    words = tokenizer("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>")
+    pictures = GotOcr2ImageProcessorPil(size={"height": 64, "width": 64})
+    processor = transformers.GotOcr2Processor(pictures, words)
+    process = processor._process_images
+    processor._process_images = lambda images, **options: process(images, **{**options, "num_image_tokens": 16})
+    tower = {**SMALL, "image_size": 64, "patch_size": 4, "output_channels": 16, "window_size": 4, "mlp_dim": 48}
+    config = transformers.GotOcr2Config(
+        vision_config={**tower, "global_attn_indexes": [1]},
+        text_config=transformers.Qwen2Config(**line(words)),
+        image_token_index=words.convert_tokens_to_ids("<imgpad>"),
+        image_seq_length=16,
+    )
+    return transformers.GotOcr2ForConditionalGeneration(config), processor
+
+
+def blip2() -> tuple[nn.Module, Any]:
+    words = tokenizer("<image>")
+    pictures = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    processor = transformers.Blip2Processor(pictures, words, num_query_tokens=6)
+    text = {
+        "vocab_size": len(words),
+        "hidden_size": 32,
+        "ffn_dim": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    }
+    text |= {"max_position_embeddings": 200, "word_embed_proj_dim": 32, "pad_token_id": 1, "bos_token_id": 0}
+    config = transformers.Blip2Config(
+        vision_config={**TOWER},
+        qformer_config={**SMALL, "encoder_hidden_size": 32, "cross_attention_frequency": 1, "vocab_size": len(words)},
+        text_config=transformers.OPTConfig(**text, eos_token_id=2),
+        num_query_tokens=6,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )
+    return transformers.Blip2ForConditionalGeneration(config), processor
+
+
+def git() -> tuple[nn.Module, Any]:
+    words = tokenizer()
+    words.model_input_names = ["input_ids", "attention_mask"]
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    config = transformers.GitConfig(
+        vision_config=TOWER,
+        **{**SMALL, "num_hidden_layers": 3},
+        vocab_size=len(words),
+        max_position_embeddings=100,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
+    return transformers.GitForCausalLM(config), transformers.GitProcessor(pictures, words)
+
+
+def gemma3_classifier() -> tuple[nn.Module, Any]:
+    words = tokenizer(image_token="<image_soft_token>", boi_token="<start_of_image>", eoi_token="<end_of_image>")
+    config = transformers.Gemma3Config(
+        text_config=transformers.Gemma3TextConfig(**line(words, head_dim=8, sliding_window=16)),
+        vision_config=transformers.SiglipVisionConfig(**{**TOWER, "patch_size": 4}),
+        mm_tokens_per_image=16,
+        image_token_index=words.convert_tokens_to_ids("<image_soft_token>"),
+        boi_token_index=words.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=words.convert_tokens_to_ids("<end_of_image>"),
+        num_labels=3,
+    )
+    pictures = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    processor = transformers.Gemma3Processor(pictures, words, image_seq_length=16)
+    return transformers.Gemma3ForSequenceClassification(config), processor
