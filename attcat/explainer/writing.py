@@ -20,10 +20,11 @@ from ..errors import InputError, OptionError, TargetError, UnsupportedModelError
 from ..explanation import Explanation, Generation, Source
 from ..model import Adapter, Encoding
 from ..model.bound import borrowed
+from ..model.listening import Listener
 from ..model.translating import Translator
 from ..model.writing import Prompt, Writer, is_chat
 from ..targets import Goal, Target
-from ..tokens import Interleaved
+from ..tokens import Interleaved, Waveform
 from ..trace import Trace
 from .batch import BatchExplainer, Chosen
 from .rows import batches
@@ -36,7 +37,9 @@ def generation(side: BatchExplainer, prompt: Any, answer: Any, target: Any, cont
 
 
 def _writer(adapter: Adapter) -> Writer:
-    return Writer(adapter) if adapter.streams is None else Translator(adapter)
+    if adapter.streams is None:
+        return Writer(adapter)
+    return Translator(adapter) if adapter.continuous is None else Listener(adapter)
 
 
 def generate(
@@ -51,16 +54,9 @@ def generate(
             f"{type(model).__name__} has no generate(): let it write in its own way, then explainer(prompt, answer=text)"
         )
     read = writer.prompt(prompt)
-    ids = torch.tensor([read.ids[read.own :]], device=adapter.device)
     with borrowed(adapter) as own, torch.no_grad():
-        running: Any = own.model
-        prompted = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **read.further}
-        found = running.generate(**prompted, max_new_tokens=new, **options)
-    rows = found if isinstance(found, Tensor) else getattr(found, "sequences", None)
-    if not isinstance(rows, Tensor) or len(rows) != 1:
-        given = "no sequences" if rows is None else f"{len(rows)} sequences"
-        raise OptionError(f"generate() gave {given}, expected one: leave out options that ask for several")
-    return _generation(side, writer, read, writer.new(read, rows[0]), target, contrast)
+        ids = writer.write(own.model, read, {"max_new_tokens": new, **options})
+    return _generation(side, writer, read, ids, target, contrast)
 
 
 def many(prompts: Any, answers: Any) -> list[tuple[Any, Any]] | None:
@@ -80,19 +76,14 @@ def _generation(
     plain: BatchExplainer, writer: Writer, prompt: Prompt, answer: Any, target: Any, contrast: bool
 ) -> Generation:
     adapter, encoding, lead = writer.adapter, writer.written(prompt, answer), writer.lead(prompt)
-    (tokens,), text = encoding.tokens, _text_of(encoding.sources[0])
+    (tokens,), said = encoding.tokens, writer.said(prompt, encoding, answer)
+    known = said is not None
     source = Reading(BatchExplainer(adapter, plain.settings), plain, writer, encoding, target, contrast)
-    if text is not None:
-        said = text[len(lead or "") :]
-    elif adapter.processor is not None:
+    if said is None and adapter.processor is not None:
         said = adapter.processor.decode(writer.ids(encoding), skip_special_tokens=True)
-    else:
+    elif said is None:
         said = " ".join(tokens.labels[encoding.start :])
-    return Generation(said, tokens, encoding.start, None if text is None else lead, source)
-
-
-def _text_of(source: Any) -> str | None:
-    return source.text if isinstance(source, Interleaved) else source
+    return Generation(said, tokens, encoding.start, lead if known else None, source)
 
 
 class Reading(Source):
@@ -246,19 +237,19 @@ class Reading(Source):
 
     @property
     def _given(self) -> int | None:
-        """How many tokens were given, where an explanation holds what was written against pictures and words."""
-        return self.encoding.start if isinstance(self.encoding.sources[0], Interleaved) else None
+        """How many tokens were given, where an explanation holds what was written against something else than words."""
+        return self.encoding.start if isinstance(self.encoding.sources[0], (Interleaved, Waveform)) else None
 
     def _tokens(self, length: int) -> Any:
         tokens = self.encoding.tokens[0]
         return tokens.kept([at < length for at in range(len(tokens))])
 
     def _text(self, length: int) -> Any:
-        """The text up to so many tokens, with its pictures: the prompt, and of the answer what they complete."""
+        """The text up to so many tokens, with its pictures: the prompt, and of the answer what they complete; or the sound."""
         source = self.encoding.sources[0]
-        text = _text_of(source)
-        if text is None:
-            return None
+        text = source.text if isinstance(source, Interleaved) else source
+        if not isinstance(text, str):
+            return source
         spans, start = self.encoding.tokens[0].spans or (), self.encoding.start
         later = [span[0] for span in spans[start:] if span is not None]
         ends = [span[1] for span in spans[start:length] if span is not None]

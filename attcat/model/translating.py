@@ -65,21 +65,30 @@ class Translator(Writer):
         """
         lead = self.lead(prompt)
         begin, ids, tokens, text = self._target(answer)
-        if not ids or not prompt.ids:
+        if not ids or not prompt.tokens.labels:
             raise InputError("the source or the answer has no tokens: there is nothing to explain")
         limit = self.adapter.positions
         if limit is not None and len(begin) + len(ids) > limit:
             raise TooLongError(
                 f"the answer has {len(begin) + len(ids)} tokens with the decoder's start, the model takes at most {limit}"
             )
-        row = torch.tensor([prompt.ids])
-        source = self.decoder.encode_source({"input_ids": row, "attention_mask": torch.ones_like(row)})
+        source = self._source(prompt)
         known = lead is not None and text is not None
         named = joined(prompt.tokens, self.decoder.named(begin))
         every = joined(named, tokens if known else Tokens(tokens.labels, tokens.special), len(lead or ""))
         encoding = self.decoder.followed(source, [*begin, *ids], every)
-        whole = f"{lead}{text}" if known else None
-        return replace(encoding, sources=(whole,), start=len(prompt.ids) + len(begin))
+        start = encoding.offset + len(begin)
+        return replace(encoding, sources=self._sources(source, f"{lead}{text}" if known else None), start=start)
+
+    def _source(self, prompt: Prompt) -> Encoding:
+        """The source alone."""
+        row = torch.tensor([prompt.ids])
+        source: Encoding = self.decoder.encode_source({"input_ids": row, "attention_mask": torch.ones_like(row)})
+        return source
+
+    def _sources(self, source: Encoding, text: str | None) -> tuple[Any, ...]:
+        """What is drawn on: the text of both."""
+        return (text,)
 
     def _target(self, answer: str | Sequence[int] | Tensor) -> tuple[list[int], list[int], Tokens, str | None]:
         """The decoder's start and the special tokens after it; the other numbers, what they stand for, and their text."""
@@ -88,6 +97,8 @@ class Translator(Writer):
                 raise InputError("the answer is empty: there is nothing to explain")
             every, tokens = self.adapter.tokens_of(answer, target=True)
             begin = [self.decoder.start_of(every)]
+            if every[:1] == begin:  # of some tokenizers a target begins with it
+                every, tokens = every[1:], tokens.kept([place > 0 for place in range(len(every))])
             first, last = _content(tokens.special)
             kept = [first <= place < last for place in range(len(every))]
             return begin + every[:first], every[first:last], tokens.kept(kept), answer

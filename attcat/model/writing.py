@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError, ProcessorError, UnsupportedModelError
+from ..errors import InputError, OptionError, ProcessorError, UnsupportedModelError
 from ..tokens import Interleaved, Span, Tokens
 from .adapter import Adapter
 from .encoding import Encoding
@@ -73,6 +73,30 @@ class Writer:
     def lead(self, prompt: Prompt) -> str | None:
         """The text before the first character that was written."""
         return prompt.text
+
+    def said(self, prompt: Prompt, encoding: Encoding, answer: str | Sequence[int] | Tensor) -> str | None:
+        """The written text, to which the characters of the written tokens belong; None if they are not known."""
+        source, lead = encoding.sources[0], self.lead(prompt)
+        text = source.text if isinstance(source, Interleaved) else source
+        return None if text is None else str(text[len(lead or "") :])
+
+    def arguments(self, prompt: Prompt) -> Mapping[str, Tensor]:
+        """What a model's own `generate` is called with."""
+        ids = torch.tensor([prompt.ids[prompt.own :]], device=self.adapter.device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **prompt.further}
+
+    def write(self, model: Any, prompt: Prompt, options: Mapping[str, Any]) -> Tensor:
+        """Let a model write, by its own `generate`: the numbers of the tokens that it wrote.
+
+        Raises:
+            OptionError: if the options ask for several sequences, or none.
+        """
+        found = model.generate(**self.arguments(prompt), **options)
+        rows = found if isinstance(found, Tensor) else getattr(found, "sequences", None)
+        if not isinstance(rows, Tensor) or len(rows) != 1:
+            given = "no sequences" if rows is None else f"{len(rows)} sequences"
+            raise OptionError(f"generate() gave {given}, expected one: leave out options that ask for several")
+        return self.new(prompt, rows[0])
 
     def new(self, prompt: Prompt, sequence: Tensor) -> Tensor:
         """Of the token numbers that a model's own `generate` gives those that it wrote."""
@@ -267,9 +291,9 @@ def joined(first: Tokens, second: Tokens, shift: int = 0) -> Tokens:
     If only one of them knows its characters, those of the other stand for none.
     """
     labels, special = first.labels + second.labels, first.special + second.special
-    if first.spans is None and second.spans is None and first.places is None:
-        return Tokens(labels, special)
-    places = None if first.places is None else (*first.places, *_each(second, "places"))
+    kinds = {name: (*_each(first, name), *_each(second, name)) for name in _KINDS if getattr(first, name) is not None}
+    if first.spans is None and second.spans is None:
+        return Tokens(labels, special, patches=first.patches, **kinds)
     known = max((word for word in first.words or () if word is not None), default=-1) + 1 if shift else 0
     spans = [None if span is None else (span[0] + shift, span[1] + shift) for span in _each(second, "spans")]
     words = [None if word is None else word + known for word in _each(second, "words")]
@@ -280,8 +304,12 @@ def joined(first: Tokens, second: Tokens, shift: int = 0) -> Tokens:
         segments=(*_each(first, "segments"), *_each(second, "segments")),
         words=(*_each(first, "words"), *words),
         patches=first.patches,
-        places=places,
+        **kinds,
     )
+
+
+_KINDS = ("times", "bands", "places")
+"""What tokens of a prompt may stand for beside characters."""
 
 
 def _each(tokens: Tokens, name: str) -> tuple[Any, ...]:

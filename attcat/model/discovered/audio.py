@@ -30,13 +30,15 @@ class DiscoveredAudio(DiscoveredSignal, AudioAdapter):
 
     @property
     def _tokens_found(self) -> str:
+        return f"{self._moments}; its head reads {self._which_read}"
+
+    @property
+    def _moments(self) -> str:
+        """What a token stands for."""
         lattice = next(iter(self._lattices.values()))
         axes = " x ".join(f"{lattice.steps[axis]:.4g}" for axis in lattice.axes)
         seconds = "" if self.clock is None else f", {self.clock.rate:.0f} positions per second"
-        return (
-            f"a token stands for {axes} positions of its {self.continuous} {list(lattice.size)}{seconds}; its head reads "
-            f"{self._which_read}"
-        )
+        return f"a token stands for {axes} positions of its {self.continuous} {list(lattice.size)}{seconds}"
 
     def _trial(self, noise: np.ndarray) -> dict[str, Any]:
         """Arguments to try the model with: of a second of noise."""

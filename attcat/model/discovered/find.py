@@ -16,6 +16,7 @@ from ..video import FRAMES, VideoAdapter
 from ..wrappers import unwrap
 from .audio import DiscoveredAudio
 from .experiments import accepted
+from .hearing import DiscoveredHearing
 from .mixed import PIXELS, DiscoveredMixed
 from .sentences import SentenceAdapter, embeds
 from .streams import DiscoveredStreams
@@ -46,7 +47,9 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
     if embeds(model):
         return SentenceAdapter(model, processor)
     if _hears(model):
-        return DiscoveredAudio(model, processor)
+        return (DiscoveredHearing if "decoder_input_ids" in (accepted(model.forward) or ()) else DiscoveredAudio)(
+            model, processor
+        )
     if _reads_and_sees(model):
         return DiscoveredMixed(model, processor)
     if _sees_pictures(model, processor):
@@ -72,7 +75,8 @@ def _hears(model: nn.Module) -> bool:
     """Whether a model takes sounds, by the name of its main argument."""
     main = getattr(model, "main_input_name", None)
     names = accepted(model.forward) or frozenset()
-    return main in ARGUMENTS or (main is None and bool(names & {*ARGUMENTS}) and "input_ids" not in names)
+    named = main not in names and bool(names & {*ARGUMENTS})  # of some the main argument is whatever their encoder takes
+    return main in ARGUMENTS or (named and "input_ids" not in names)
 
 
 def _sees_pictures(model: nn.Module, processor: Any) -> bool:
