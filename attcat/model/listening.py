@@ -90,7 +90,10 @@ def _begin(given: Sequence[Sequence[int]], ids: Sequence[int]) -> list[int]:
     """
     for number, begin in enumerate(given):
         whole = list(ids) if list(ids[: len(begin)]) == list(begin) else [*begin, *ids]
-        if all(call in (whole[: len(begin) + at], whole[len(begin) + at - 1 :][:1]) for at, call in enumerate(given[number:])):
+        if all(
+            call in (whole[: len(begin) + at], whole[len(begin) + at - 1 :][:1])
+            for at, call in enumerate(given[number:])
+        ):
             return list(begin)
     raise InputError(
         "what the decoder was given while it wrote does not lead to what generate() returned (long sounds are written in "

@@ -75,7 +75,9 @@ def _hears(model: nn.Module) -> bool:
     """Whether a model takes sounds, by the name of its main argument."""
     main = getattr(model, "main_input_name", None)
     names = accepted(model.forward) or frozenset()
-    named = main not in names and bool(names & {*ARGUMENTS})  # of some the main argument is whatever their encoder takes
+    named = main not in names and bool(
+        names & {*ARGUMENTS}
+    )  # of some the main argument is whatever their encoder takes
     return main in ARGUMENTS or (named and "input_ids" not in names)
 
 
