@@ -89,9 +89,23 @@ MODELS: dict[str, Any] = {
             )
         )
     ),
+    "beit, idle end": lambda: redraw(
+        transformers.BeitForSemanticSegmentation(
+            transformers.BeitConfig(
+                **VIT, num_hidden_layers=6, id2label=NAMES, out_indices=[1, 2, 3, 4], pool_scales=[1, 2],
+                use_auxiliary_head=False,
+            )
+        )
+    ),
 }  # fmt: skip
-DETECTORS, SEGMENTERS = ("detr", "yolos"), ("segformer", "beit")
+DETECTORS, SEGMENTERS = ("detr", "yolos"), ("segformer", "beit", "beit, idle end")
 OTHERS = ("conditional detr", "table transformer", "rt-detr", "rt-detr v2")
+
+
+def test_blocks_behind_the_last_state_that_is_read_are_left_out() -> None:
+    """As published, BEiT's last block changes nothing when its states 3, 5, 7 and 11 are read."""
+    assert len(explainer("beit, idle end").adapter.blocks) == 4
+    assert len(explainer("beit").adapter.blocks) == 4
 
 
 @cache

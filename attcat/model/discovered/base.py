@@ -117,6 +117,10 @@ class Found:
         around = ("a sum or another operation around what mixes tokens before the blocks", *self.between)
         return replace(self, names=names, kinds=kinds, between=around, attends=(*(False,) * len(front), *self.attends))
 
+    def until(self, count: int) -> Found:
+        """The first so many blocks."""
+        return replace(self, names=self.names[:count], kinds=self.kinds[:count], attends=self.attends[:count])
+
     def __str__(self) -> str:
         count, different = len(self.names), len(set(self.names))
         shared = "" if different == count else f", {different} of them different"

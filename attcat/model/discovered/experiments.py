@@ -60,6 +60,19 @@ def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int
         return logits_of(own, encoding)
 
 
+def idle(adapter: Adapter, encoding: Encoding, block: int) -> bool:
+    """Whether it changes no logit when a block, called once, takes another state."""
+
+    def disturb(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        place, state = hidden_state(module, args, kwargs)
+        return with_state(place, -state + state.float().std().to(state.dtype), args, kwargs)
+
+    before = logits_of(adapter, encoding)
+    with borrowed(adapter) as own, ExitStack() as undo:
+        undo.callback(own.blocks[block].register_forward_pre_hook(disturb, with_kwargs=True).remove)
+        return not differ(before, logits_of(own, encoding))
+
+
 def differ(one: Tensor, other: Tensor, tolerance: float | None = None) -> bool:
     """Whether logits `[C]` or `[B, C]` are different by more than rounding."""
     return distance(one, other) > (rounding(one) if tolerance is None else tolerance)

@@ -27,6 +27,7 @@ from .base import Discovered, Found, log
 from .experiments import (
     FAILURES,
     differ,
+    idle,
     logits_of,
     logits_without,
     picture_size,
@@ -75,6 +76,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
             except (Unclear, *FAILURES):
                 raise error from None
         else:
+            self._leave_out_idle(self._tried(pixels))
             self.reads = self._reads(self._tried(pixels))
         noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
         self.trial = self._tried(noise)
@@ -209,9 +211,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
             UnsupportedModelError: if it is not known where they lie on the picture.
         """
         pieces, stages = self._pieces(height, width)
-        self.found = Found.of_pieces(pieces, stages)
-        vars(self).pop("blocks", None)
-        vars(self).pop("_twins", None)
+        self._name(Found.of_pieces(pieces, stages))
         self._layout = self._laid_out(height, width, pieces, stages)
         self._place(height, width)
         self.reads = ((), True)
@@ -439,6 +439,21 @@ class DiscoveredVision(Discovered, VisionAdapter):
                 ) from error
         state = states[0] if self.position_axis == 1 else states[0].transpose(1, self.position_axis)
         return self.aligned(0, state), watched.convolutions
+
+    def _leave_out_idle(self, trial: Encoding) -> None:
+        """Without the blocks at the end that change no logit, behind the last state that a head for places reads."""
+        if not isinstance(self.head, RegionHead):
+            return
+        count = len(self.blocks)
+        while count > 1 and idle(self, trial, count - 1):
+            count -= 1
+        self._name(self.found.until(count))
+
+    def _name(self, found: Found) -> None:
+        """Take other blocks than before."""
+        self.found = found
+        for name in ("blocks", "_twins"):
+            vars(self).pop(name, None)
 
     def _reads(self, trial: Encoding) -> tuple[tuple[int, ...], bool]:
         """Which prefix tokens the head reads, and whether it reads the patches."""
