@@ -63,7 +63,7 @@ def _run(model: Any, encoding: Encoding) -> Any:
 class TextTower(TextAdapter):
     """The words of the pair."""
 
-    block_paths = ("text_model.encoder.layers",)
+    block_paths: ClassVar[tuple[str, ...]] = ("text_model.encoder.layers",)
     head_type = SimilarityHead
 
     def __init__(self, model: Any, processor: Any = None) -> None:
@@ -97,7 +97,7 @@ class TextTower(TextAdapter):
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """The pairs, with the tokens of their texts."""
         assert self.image_side is not None
-        pictures, texts = _split(inputs)
+        pictures, texts = split(inputs)
         mine, other = self.encode_texts(texts, truncation), self.image_side.encode_pictures(pictures)
         return _paired(mine, other, ("the picture",) * len(texts))
 
@@ -106,7 +106,7 @@ class TextTower(TextAdapter):
         return super().encode(texts, truncation=truncation)
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
-        return super().encode_arguments(_whole(arguments))
+        return super().encode_arguments(whole(arguments))
 
 
 class ImageTower(VisionAdapter):
@@ -153,7 +153,7 @@ class ImageTower(VisionAdapter):
 
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """The pairs, with the tokens of their pictures."""
-        pictures, texts = _split(inputs)
+        pictures, texts = split(inputs)
         mine, other = self.encode_pictures(pictures), self.text_side.encode_texts(texts, truncation)
         return _paired(mine, other, tuple(f'"{text}"' for text in texts))
 
@@ -162,7 +162,7 @@ class ImageTower(VisionAdapter):
         return super().encode(pictures)
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
-        return super().encode_arguments(_whole(arguments))
+        return super().encode_arguments(whole(arguments))
 
 
 class ClipTextTower(TextTower):
@@ -185,7 +185,7 @@ class ClipAdapter(ImageTower):
 
     family = "CLIP"
     prefix = ("[CLS]",)
-    text_tower = ClipTextTower
+    text_tower: ClassVar[type[TextTower]] = ClipTextTower
 
 
 class SiglipTextTower(TextTower):
@@ -238,7 +238,7 @@ def _part(processor: Any, name: str) -> Any:
     return getattr(processor, name)
 
 
-def _split(inputs: Sequence[Any]) -> tuple[list[Any], list[str]]:
+def split(inputs: Sequence[Any]) -> tuple[list[Any], list[str]]:
     """Pictures and texts."""
     for value in inputs:
         if not isinstance(value, tuple) or len(value) != 2 or not isinstance(value[1], str):
@@ -256,7 +256,7 @@ def _paired(mine: Encoding, other: Encoding, names: tuple[str, ...]) -> PairEnco
     return PairEncoding(arguments, mine.mask, mine.tokens, mine.sources, mine.dropped, mine.focus, names=names)
 
 
-def _whole(arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def whole(arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Ready-made arguments of both towers, as many texts as pictures."""
     ids, pixels = arguments.get("input_ids"), arguments.get("pixel_values")
     if not isinstance(ids, Tensor) or not isinstance(pixels, Tensor):

@@ -366,11 +366,20 @@ def _alone(bench: _Bench) -> Measured:
     return worst, 10 * _loose(bench.logits)
 
 
+def _size(bench: _Bench) -> tuple[int, int]:
+    """Height and width of the pixels that the model is given."""
+    if not isinstance(bench.adapter, VisionAdapter):
+        raise _NotAsked("the model reads text")
+    pixels = bench.encoding.arguments["pixel_values"]
+    if pixels.dim() != 4:
+        raise _NotAsked("the model is given patches of a picture in a row, not its pixels")
+    return pixels.shape[-2], pixels.shape[-1]
+
+
 def _grid(bench: _Bench) -> Measured:
     adapter = bench.adapter
-    if not isinstance(adapter, VisionAdapter):
-        raise _NotAsked("the model reads text")
-    height, width = bench.encoding.arguments["pixel_values"].shape[-2:]
+    height, width = _size(bench)
+    assert isinstance(adapter, VisionAdapter)
     (rows, columns), (down, across) = adapter.grid(height, width), adapter.patch_size
     return abs(rows * down - height) + abs(columns * across - width), 0
 
@@ -379,9 +388,8 @@ def _placed(bench: _Bench) -> Measured:
     adapter = bench.adapter
     if isinstance(adapter, SignalAdapter):
         return _off(bench.row(0), adapter), 1
-    if not isinstance(adapter, VisionAdapter):
-        raise _NotAsked("the model reads text")
-    height, width = bench.encoding.arguments["pixel_values"].shape[-2:]
+    height, width = _size(bench)
+    assert isinstance(adapter, VisionAdapter)
 
     def states_of(pixels: Tensor) -> Tensor:
         repeated = bench.row(0).encoding.rows([0] * len(pixels))

@@ -136,3 +136,75 @@ def test_model_arguments_with_a_picture_before_the_words() -> None:
     np.testing.assert_allclose(found.scores, explainer((PICTURE, QUESTION)).scores, rtol=1e-4, atol=1e-5)
     assert found.tokens.patches is not None
     assert [patches.grid for patches in found.tokens.patches] == [(4, 4), None]
+
+
+def regions() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.arange(5, 14)[None]
+    seen = torch.randn(1, 5, 24, generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "visual_embeds": seen}
+
+
+def page(move: int = 0) -> dict[str, Tensor]:
+    """Words with their boxes, and a page that is wider than high in what it shows."""
+    boxes = torch.tensor([[100 * place + move, 40, 100 * place + 60 + move, 60] for place in range(9)])[None]
+    pixels = torch.randn(1, 3, zoo.SIDE, zoo.SIDE, generator=torch.Generator().manual_seed(0))
+    return {"input_ids": torch.arange(5, 14)[None], "bbox": boxes, "pixel_values": pixels}
+
+
+def arguments_of(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    torch.manual_seed(0)
+    if name == "visualbert":
+        return redraw(zoo.visual_bert().eval()), regions()
+    model = zoo.layoutlmv3(name, 2 if name == "QuestionAnswering" else 3)
+    return redraw(model.eval()), page()
+
+
+@pytest.mark.parametrize("name", ["visualbert", "SequenceClassification", "TokenClassification"])
+def test_what_stands_behind_the_words_keeps_what_adapters_promise(name: str) -> None:
+    """VisualBERT's regions; LayoutLMv3's page, whose words have boxes."""
+    model, arguments = arguments_of(name)
+    token = 3 if name == "TokenClassification" else None
+    checks = check_adapter(model, inputs=arguments, token=token)
+    assert [str(check) for check in checks if check.passed is False] == []
+    found = attcat.Explainer(model, method="cat")(arguments, token=token)
+    with torch.no_grad():
+        logits = model(**arguments).logits[0]
+    expected = logits[3] if name == "TokenClassification" else logits
+    assert found.value == pytest.approx(float(expected.max()), rel=1e-4, abs=1e-5)
+    assert found.tokens.patches is not None
+    assert [one.grid for one in found.tokens.patches] == ([None] if name == "visualbert" else [(4, 4)])
+
+
+def test_the_boxes_of_a_page_are_read() -> None:
+    model, arguments = arguments_of("SequenceClassification")
+    explainer = attcat.Explainer(model, method="cat")
+    moved = explainer({**arguments, "bbox": page(30)["bbox"]})
+    assert moved.value != pytest.approx(explainer(arguments).value, rel=1e-4)
+
+
+def test_words_that_read_a_picture_by_cross_attention_are_explained_alone() -> None:
+    torch.manual_seed(0)
+    model, processor = zoo.mllama()
+    explainer = attcat.Explainer(redraw(model.eval()), processor, method="cat")
+    assert "its words read a picture by cross-attention: words alone are explained" in explainer.describe()
+    assert len(explainer("a gripping film?", answer=[40, 41]).explanations) == 2
+    with pytest.raises(attcat.UnsupportedModelError, match=r"cross-attention, so that no one sequence.*words alone"):
+        explainer((PICTURE, QUESTION))
+
+
+@pytest.mark.parametrize("kind", ["QuestionAnswering", "ImageTextRetrieval"])
+def test_blip_is_refused_with_the_reason(kind: str) -> None:
+    model, processor = zoo.blip(kind)
+    with pytest.raises(attcat.UnsupportedModelError, match="read the picture by cross-attention"):
+        attcat.Explainer(model.eval(), processor)
+
+
+def test_a_written_placeholder_is_refused_readably() -> None:
+    explainer = made("aya-vision")[2]
+    explainer((PICTURE, QUESTION))
+    mark = explainer.adapter.processor.convert_tokens_to_ids("<|IMG_PATCH|>")
+    with pytest.raises(
+        attcat.InputError, match=rf"token 2 of 3 is a picture's placeholder.*suppress_tokens=\[{mark}\]"
+    ):
+        explainer((PICTURE, QUESTION), answer=[40, mark, 41])

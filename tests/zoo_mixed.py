@@ -11,6 +11,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
 SMALL = {name: TOWER[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")}
 
@@ -99,3 +100,64 @@ def gemma3_classifier() -> tuple[nn.Module, Any]:
     pictures = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE})
     processor = transformers.Gemma3Processor(pictures, words, image_seq_length=16)
     return transformers.Gemma3ForSequenceClassification(config), processor
+
+
+def mllama() -> tuple[nn.Module, Any]:
+    words = tokenizer("<|image|>", "<|python_tag|>")
+    pictures = MllamaImageProcessorPil(size={"height": SIDE, "width": SIDE}, max_image_tiles=2)
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    tower = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_global_layers": 1,
+        "attention_heads": 4,
+        "intermediate_size": 48,
+        "vision_output_dim": 64,
+        "image_size": SIDE,
+        "patch_size": 8,
+        "max_num_tiles": 2,
+        "intermediate_layers_indices": [0],
+        "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+    }
+    config = transformers.MllamaConfig(
+        vision_config=tower,
+        text_config=transformers.MllamaTextConfig(**line(words), cross_attention_layers=[1], rope_parameters=rope),
+        image_token_index=words.convert_tokens_to_ids("<|image|>"),
+    )
+    return transformers.MllamaForConditionalGeneration(config), transformers.MllamaProcessor(pictures, words)
+
+
+def blip(kind: str) -> tuple[nn.Module, Any]:
+    words = tokenizer()
+    pictures = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    text = {**SMALL, "encoder_hidden_size": 32, "vocab_size": len(words), "max_position_embeddings": 100}
+    text |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "sep_token_id": 2, "projection_dim": 32}
+    vision = {**TOWER, "projection_dim": 32}
+    config = transformers.BlipConfig(
+        text_config=text, vision_config=vision, projection_dim=32, image_text_hidden_size=16
+    )
+    return getattr(transformers, f"BlipFor{kind}")(config), transformers.BlipProcessor(pictures, words)
+
+
+def visual_bert() -> nn.Module:
+    config = transformers.VisualBertConfig(
+        **SMALL, vocab_size=340, visual_embedding_dim=24, max_position_embeddings=40, num_labels=4, pad_token_id=1
+    )
+    return transformers.VisualBertForQuestionAnswering(config)
+
+
+def layoutlmv3(kind: str, labels: int) -> nn.Module:
+    config = transformers.LayoutLMv3Config(
+        **SMALL,
+        coordinate_size=6,
+        shape_size=4,
+        max_2d_position_embeddings=1001,
+        rel_2d_pos_bins=8,
+        vocab_size=340,
+        input_size=SIDE,
+        patch_size=8,
+        num_labels=labels,
+        max_position_embeddings=60,
+        pad_token_id=1,
+    )
+    return getattr(transformers, f"LayoutLMv3For{kind}")(config)

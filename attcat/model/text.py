@@ -222,6 +222,14 @@ class TextAdapter(Adapter):
         """An input of a kind of its own as a `Prompt`; None for texts, chats of texts and model arguments."""
         return None
 
+    def check_answer(self, prompt: Any, ids: Sequence[int]) -> None:
+        """Refuse an answer, as token numbers, that cannot stand behind a `Prompt`; by default none.
+
+        Raises:
+            InputError: for an adapter that knows such answers.
+        """
+        return
+
     def lengthened(self, further: Mapping[str, Tensor], start: int, length: int) -> Mapping[str, Tensor]:
         """What belongs to a prompt of `start` tokens beside these, for a sequence of `length`."""
         return further

@@ -176,6 +176,7 @@ def written(adapter: TextAdapter, prompt: Prompt, answer: str | Sequence[int] | 
     ids, tokens, text = _answered(adapter, prompt, answer)
     if len(ids) == len(prompt.ids) or not prompt.ids:
         raise InputError("the prompt or the answer has no tokens: there is nothing to explain")
+    adapter.check_answer(prompt, ids[len(prompt.ids) :])
     row = torch.tensor([ids])
     encoding = adapter.encode_arguments({"input_ids": row, "attention_mask": torch.ones_like(row)})
     arguments = {**encoding.arguments, **adapter.lengthened(prompt.further, len(prompt.ids), len(ids))}

@@ -17,7 +17,7 @@ from ..wrappers import unwrap
 from .audio import DiscoveredAudio
 from .experiments import accepted
 from .hearing import DiscoveredHearing
-from .mixed import PIXELS, DiscoveredMixed
+from .mixed import SEEN, DiscoveredMixed
 from .sentences import SentenceAdapter, embeds
 from .streams import DiscoveredStreams
 from .text import DiscoveredText
@@ -68,7 +68,7 @@ def _reads_and_sees(model: nn.Module) -> bool:
     names = accepted(model.forward) or frozenset()
     # BLIP-2's arguments are the same for either kind of language model.
     decodes = getattr(getattr(model, "config", None), "is_encoder_decoder", True)
-    return {"input_ids", PIXELS} <= names and not (_has_a_decoder(model) and decodes)
+    return "input_ids" in names and not names.isdisjoint(SEEN) and not (_has_a_decoder(model) and decodes)
 
 
 def _hears(model: nn.Module) -> bool:

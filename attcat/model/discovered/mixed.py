@@ -8,7 +8,8 @@ has), and believed if single cells of the picture, painted over, move just the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cached_property, partial
@@ -26,7 +27,7 @@ from ...errors import InputError, OptionError, ProcessorError, UnsupportedModelE
 from ...tokens import Interleaved, Patches, Place, Span, Tokens, View
 from ..bound import borrowed
 from ..encoding import Encoding, content_of
-from ..heads import Head, MaskedTokenHead, NextTokenHead
+from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead
 from ..picture import read_picture, to_pixels
 from ..writing import Prompt, contents, is_chat
 from .base import Found, log
@@ -45,7 +46,11 @@ from .guesses import Frame, Guess, Run, cell_box, inverse, mosaic, painted_over,
 from .text import LENGTH, DiscoveredText, surrounded
 
 PIXELS = "pixel_values"
-"""How the arguments that hold pictures begin."""
+"""The argument that holds pictures; others that do begin in the same way."""
+SEEN = (PIXELS, "visual_embeds")
+"""How the arguments begin that hold pictures, or what something else saw in them."""
+CROSSING = re.compile("cross_?att")
+"""How modules are called in which words read a picture by attention of its own."""
 MOST = 600
 """Of so many cells each is painted, where tokens lie in no order."""
 KEPT = 256
@@ -79,6 +84,8 @@ class DiscoveredMixed(DiscoveredText):
     placeholders, None if that is not known yet."""
     tried: Mapping[str, Tensor] | None = None
     """While the model is inspected: the picture that it needs beside the words."""
+    crosses: bool = False
+    """Whether the words read a picture by cross-attention, so that the words alone are explained, without one."""
     alone: bool = True
     """Whether the model reads words without a picture."""
     lead: tuple[int, ...] = ()
@@ -93,16 +100,35 @@ class DiscoveredMixed(DiscoveredText):
         self._behinds: dict[tuple[str, ...], int] = {}  # what is said of a written token, by the names of the arguments
         self._before: dict[tuple[int, ...], int] = {}  # how many of a picture's tokens stand before the text
         self.tried = _picture_for(model)
-        super().__init__(model, getattr(processor, "tokenizer", processor))
+        try:
+            super().__init__(model, getattr(processor, "tokenizer", processor))
+        except UnsupportedModelError as error:
+            self._check_crossing(error)
+            raise
         self.beside = "behind" if self.own_tokens[1] else "" if self.lead else None
         self.alone = self.tried is None
         if not self.alone:
             self.no_batch = "it reads no words without a picture"
         self.own_tokens, self.tried, self.lead = (0, 0), None, ()
         if self.whole is not None:
-            self.trial = self.head.point(self.encode(self.samples()), [None])
-            self.injected = self._past(self.trial)
+            try:
+                self.trial = self.head.point(self.encode(self.samples()), [None])
+            except _CrossAttentionError:
+                self.crosses = True
+            except ProcessorError:  # of pages that are read with words and boxes, e.g.
+                self.injected = "; its processor takes no (picture, text): give what it makes, as model arguments"
+            else:
+                self.injected = self._past(self.trial)
         log.info("%s", self.describe())
+
+    def _check_crossing(self, error: UnsupportedModelError) -> None:
+        """A better reason, where the words read the picture by cross-attention.
+
+        Raises:
+            UnsupportedModelError: if they do.
+        """
+        if any(CROSSING.search(name) for name, _ in self.model.named_modules()):
+            raise _CrossAttentionError(_crossing(self.model, str(error).partition(". Write what")[0])) from error
 
     @cached_property
     def length(self) -> int:
@@ -160,9 +186,9 @@ class DiscoveredMixed(DiscoveredText):
 
     def _count_before(self, arguments: Mapping[str, Tensor]) -> int:
         """How many tokens of pictures the model itself puts before those of the text."""
-        if self.beside != "before" or PIXELS not in arguments:
+        if self.beside != "before":
             return 0
-        return self._before.get(tuple(arguments[PIXELS].shape[1:]), 0)
+        return next((self._before.get(_key(v), 0) for n, v in arguments.items() if n.startswith(SEEN)), 0)
 
     def _blocks_in(self, watched: Survey) -> Found:
         """Of a pass with a picture and placeholders for it the last line of blocks: those before see the picture alone."""
@@ -185,16 +211,41 @@ class DiscoveredMixed(DiscoveredText):
         return before, behind
 
     def _head_type(self) -> type[Head]:
-        """As of a text model; one that writes may read a prompt in both directions."""
+        """As of a text model; one that writes may read a prompt in both directions, or have more embeddings than it can write."""
         found, model = super()._head_type(), self.model
         can: Any = getattr(model, "can_generate", None)
-        return NextTokenHead if issubclass(found, MaskedTokenHead) and callable(can) and can() else found
+        writes = found is TokenHead or issubclass(found, MaskedTokenHead)
+        return NextTokenHead if writes and callable(can) and can() else found
 
     def samples(self) -> Any:
         """A picture that is not square, and a question."""
         if self.whole is None:
             return super().samples()
         return [(mosaic(72, 48), "What is this?")]
+
+    def predict(self, encoding: Encoding) -> tuple[Any, Tensor]:
+        """As for others; a tagger may tag the words alone, and not what stands behind them."""
+        if self.beside != "behind" or type(self.head) is not TokenHead:
+            return super().predict(encoding)
+        output = self.call(encoding)
+        logits, count = self.logits(output), encoding.arguments["input_ids"].shape[1]
+        if isinstance(logits, Tensor) and logits.dim() == 3 and logits.shape[1] == count:
+            logits = F.pad(logits, (0, 0, 0, encoding.mask.shape[1] - count))
+        rows = self.head.rows(logits, encoding)
+        if isinstance(output, MutableMapping):
+            output["logits"] = rows  # what a target function finds there
+        return output, rows
+
+    def read(self, encoding: Encoding) -> Tensor:
+        """As found; of a model that was tried with words alone, and counts from their end, among the words."""
+        tokens, count = encoding.tokens[0], encoding.arguments["input_ids"].shape[1]
+        more = encoding.mask.shape[1] - count
+        if self.beside != "behind" or not self.alone or self.reads in ("all", "first") or more <= 0:
+            return super().read(encoding)
+        words = replace(
+            encoding, mask=encoding.mask[:, :count], tokens=(tokens.kept([i < count for i in range(len(tokens))]),)
+        )
+        return F.pad(super().read(words), (0, more))
 
     @property
     def can_batch(self) -> bool:
@@ -212,6 +263,8 @@ class DiscoveredMixed(DiscoveredText):
     @property
     def _tokens_found(self) -> str:
         beside = f"; a picture's tokens stand {self.beside} those of the text" if self.beside else ""
+        if self.crosses:
+            return f"{super()._tokens_found}; its words read a picture by cross-attention: words alone are explained"
         return f"{super()._tokens_found}; words and pictures in one sequence, one at a time with pictures{beside}{self.injected}"
 
     # -- what is read --------------------------------------------------------------------------------------------------
@@ -233,7 +286,7 @@ class DiscoveredMixed(DiscoveredText):
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
         """As `TextAdapter`; those that hold pictures stay beside the tokens, which are named by experiment."""
-        pixels = {n: torch.as_tensor(v) for n, v in arguments.items() if n.startswith(PIXELS)}
+        pixels = {n: torch.as_tensor(v) for n, v in arguments.items() if n.startswith(SEEN)}
         encoding = super().encode_arguments({n: v for n, v in arguments.items() if n not in pixels})
         if not pixels:
             return encoding
@@ -246,6 +299,10 @@ class DiscoveredMixed(DiscoveredText):
 
     def read_mixed(self, value: Any) -> Read:
         """The text and the pictures of an input; see `encode`."""
+        if self.crosses:
+            raise _CrossAttentionError(
+                _crossing(self.model, "another picture does not change what its first block takes")
+            )
         if self.whole is None:
             raise ProcessorError(
                 "pictures and texts need the processor for both (AutoProcessor); without one, give model arguments "
@@ -352,7 +409,7 @@ class DiscoveredMixed(DiscoveredText):
         if self.beside is None:
             self.beside = self._side(encoding, count)
         if self.beside == "before":
-            self._before[tuple(encoding.arguments[PIXELS].shape[1:])] = count
+            self._before.update((_key(v), count) for n, v in encoding.arguments.items() if n.startswith(SEEN))
             return _with_own(encoding, count)
         mask = F.pad(encoding.mask, (0, count), value=True)
         return replace(encoding, mask=mask, tokens=(_extended(encoding.tokens[0], encoding.mask.shape[1] + count),))
@@ -493,7 +550,7 @@ class DiscoveredMixed(DiscoveredText):
 
         def states(pictures: Sequence[Image.Image]) -> Tensor:
             made = self._arguments(read.text, pictures)
-            pixels = {name: value for name, value in made.items() if name.startswith(PIXELS)}
+            pixels = {name: value for name, value in made.items() if name.startswith(SEEN)}
             return self._states(replace(encoding, arguments={**encoding.arguments, **pixels}))
 
         plain = states(base)
@@ -525,7 +582,9 @@ class DiscoveredMixed(DiscoveredText):
         """For each picture the positions of its token numbers, also those that stay as they are."""
         ids = encoding.arguments["input_ids"][0].tolist()
         if not all(changed):
-            raise self._unclear("another picture does not change what its first block takes: cross-attention?")
+            raise _CrossAttentionError(
+                _crossing(self.model, "another picture does not change what its first block takes")
+            )
         if self.beside:
             if len(changed) > 1:
                 raise InputError(f"{type(self.model).__name__} reads one picture beside a text, got {len(changed)}")
@@ -576,7 +635,7 @@ class DiscoveredMixed(DiscoveredText):
         for ramp in ramps:
             picture = Image.fromarray(np.ascontiguousarray(ramp)).convert("RGB")
             arguments = self._arguments(read.text, [*base[:number], picture, *base[number + 1 :]])
-            name = next((n for n in arguments if n.startswith(PIXELS)), None)
+            name = next((n for n in arguments if n.startswith(SEEN)), None)
             if name is None:
                 return []
             made.append(arguments[name].detach().double().cpu().numpy())
@@ -586,7 +645,7 @@ class DiscoveredMixed(DiscoveredText):
 
     def _runs_of_arguments(self, encoding: Encoding) -> tuple[Run, ...]:
         """Of model arguments: which tokens a picture's are, as one picture, and their grid if it is told by their number."""
-        name = next(n for n in encoding.arguments if n.startswith(PIXELS))
+        name = next(n for n in encoding.arguments if n.startswith(SEEN))
         pixels = encoding.arguments[name]
         plain = self._states(encoding)
         self._check_length(plain, encoding)
@@ -632,7 +691,7 @@ class DiscoveredMixed(DiscoveredText):
 
     def _past(self, encoding: Encoding) -> str:
         """What of a picture reaches the prediction when the first block's input is held."""
-        pixels = {n: v for n, v in encoding.arguments.items() if n.startswith(PIXELS)}
+        pixels = {n: v for n, v in encoding.arguments.items() if n.startswith(SEEN)}
         other = replace(
             encoding, arguments={**encoding.arguments, **{n: v.flip(0) * 0.5 + 0.3 for n, v in pixels.items()}}
         )
@@ -652,7 +711,7 @@ class DiscoveredMixed(DiscoveredText):
     def prompt(self, value: Any) -> Prompt | None:
         """A prompt with pictures; None for what has none."""
         if isinstance(value, Mapping):
-            if not any(str(name).startswith(PIXELS) for name in value):
+            if not any(str(name).startswith(SEEN) for name in value):
                 return None
             encoding, text, pictures, chat = self.encode_arguments(value), None, (), False
         elif _is_text(value) or (is_chat(value) and all(isinstance(m.get("content"), str) for m in value)):
@@ -680,6 +739,20 @@ class DiscoveredMixed(DiscoveredText):
         arguments = {n: v[:, :end] if v.shape[:2] == whole else v for n, v in encoding.arguments.items()}
         kept = tokens.kept([at < end for at in range(len(ids))])
         return replace(encoding, arguments=arguments, mask=encoding.mask[:, :end], tokens=(kept,))
+
+    def check_answer(self, prompt: Prompt, ids: Sequence[int]) -> None:
+        """Refuse a placeholder of a picture in what was written.
+
+        Raises:
+            InputError: if there is one.
+        """
+        wrong = [at for at, number in enumerate(ids) if number in self.marks]
+        if wrong and prompt.further:
+            (number,) = {ids[at] for at in wrong[:1]}
+            raise InputError(
+                f"written token {wrong[0] + 1} of {len(ids)} is a picture's placeholder (number {number}), for which there is no "
+                f"picture: leave it out of the answer, or let the model not write it, generate(..., suppress_tokens=[{number}])"
+            )
 
     def lengthened(self, further: Mapping[str, Tensor], start: int, length: int) -> Mapping[str, Tensor]:
         """With what the processor says of each token said of the later ones too: that they are text."""
@@ -768,7 +841,19 @@ class DiscoveredMixed(DiscoveredText):
                 area = np.isin(patches.view.cells(patches.grid), list(cells))
             picture[area] = colour
         made = self._arguments(source.text, [Image.fromarray(picture) for picture in pictures])
-        return {name: value for name, value in made.items() if name.startswith(PIXELS)}
+        return {name: value for name, value in made.items() if name.startswith(SEEN)}
+
+
+class _CrossAttentionError(UnsupportedModelError):
+    """The words read the picture by cross-attention."""
+
+
+def _crossing(model: nn.Module, reason: str) -> str:
+    return (
+        f"{type(model).__name__} cannot be explained with a picture: {reason}. Its words read the picture by cross-attention, so "
+        "that no one sequence of tokens holds both. Explain the words alone, if the model reads them without a picture, or its "
+        "pictures' encoder by itself, with a head of your own"
+    )
 
 
 # -- inputs ----------------------------------------------------------------------------------------------------------------
@@ -836,6 +921,11 @@ def _picture_for(model: nn.Module) -> dict[str, Tensor] | None:
     if not sides:
         return None
     return {PIXELS: torch.randn(1, 3, 4 * sides[0], 4 * sides[0], generator=torch.Generator().manual_seed(0))}
+
+
+def _key(pixels: Tensor) -> tuple[int, ...]:
+    """What says how many tokens a picture has."""
+    return tuple(pixels.shape[1:])
 
 
 def _with_own(encoding: Encoding, count: int) -> Encoding:
