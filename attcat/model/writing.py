@@ -289,7 +289,9 @@ def joined(first: Tokens, second: Tokens, shift: int = 0) -> Tokens:
     If only one of them knows its characters, those of the other stand for none.
     """
     labels, special = first.labels + second.labels, first.special + second.special
-    kinds = {name: (*_each(first, name), *_each(second, name)) for name in _KINDS if getattr(first, name) is not None}
+    kinds: dict[str, Any] = {
+        name: (*_each(first, name), *_each(second, name)) for name in _KINDS if getattr(first, name) is not None
+    }
     if first.spans is None and second.spans is None:
         return Tokens(labels, special, patches=first.patches, **kinds)
     known = max((word for word in first.words or () if word is not None), default=-1) + 1 if shift else 0
