@@ -160,6 +160,16 @@ def _decoded(pictures: Sequence[str]) -> tuple[np.ndarray, ...]:
     return tuple(decode_png(base64.b64decode(picture), MAX_PIXELS) for picture in pictures)
 
 
+def _samples(sound: Waveform) -> str:
+    """A sound's samples as text."""
+    return base64.b64encode(sound.samples.astype("<f4").tobytes()).decode()
+
+
+def _waveform(samples: str, rate: int) -> Waveform:
+    """A sound from these."""
+    return Waveform(np.frombuffer(base64.b64decode(samples), "<f4").astype(np.float32), rate)
+
+
 def _numbered(pictures: Sequence[np.ndarray]) -> dict[str, Tensor]:
     """Pictures as tensors by name."""
     return {f"picture.{number}": torch.tensor(picture) for number, picture in enumerate(pictures)}
@@ -203,7 +213,7 @@ def to_text(explanation: Attribution, indent: int | None = None) -> str:
     if pictures := _pictures_of(explanation):
         record["source"]["pictures"] = _encoded(pictures)
     if isinstance(explanation.source, Waveform):
-        record["source"]["samples"] = base64.b64encode(explanation.source.samples.astype("<f4").tobytes()).decode()
+        record["source"]["samples"] = _samples(explanation.source)
     return json.dumps(record, ensure_ascii=False, indent=indent, allow_nan=False, default=dict)
 
 
@@ -231,8 +241,7 @@ def _from_json(data: bytes) -> dict[str, Any]:
         frames = record["tokens"].get("frames")
         seen = seen.reshape(frames[-1][1], -1, *seen.shape[1:]) if frames else seen
     if "samples" in record["source"]:
-        samples = np.frombuffer(base64.b64decode(record["source"]["samples"]), "<f4").astype(np.float32)
-        seen = Waveform(samples, record["source"]["rate"])
+        seen = _waveform(record["source"]["samples"], record["source"]["rate"])
     return _from_record(record, _floats(record["layers"]), _floats(_read(record["logits"])), seen)
 
 
@@ -406,6 +415,8 @@ def _written_to_json(written: Written[Any]) -> bytes:
         one["layers"], one["logits"] = explanation.layers.tolist(), _written(explanation.logits.tolist())
     if pictures := _pictures_of(written.explanations[-1]):
         record["pictures"] = _encoded(pictures)  # once: they are the same for every written token
+    if isinstance(sound := written.explanations[-1].source, Waveform):
+        record["sound"] = {"rate": sound.rate, "samples": _samples(sound)}
     return json.dumps(record, ensure_ascii=False, allow_nan=False, default=dict).encode()
 
 
@@ -413,13 +424,18 @@ def _written_from_json(data: bytes) -> tuple[dict[str, Any], list[Tensor], list[
     record = json.loads(data)
     each = record["explanations"]
     layers, logits = [_floats(one["layers"]) for one in each], [_floats(_read(one["logits"])) for one in each]
-    return record, layers, logits, _decoded(record["pictures"]) if "pictures" in record else None
+    seen: Seen = _decoded(record["pictures"]) if "pictures" in record else None
+    if "sound" in record:
+        seen = _waveform(record["sound"]["samples"], record["sound"]["rate"])
+    return record, layers, logits, seen
 
 
 def _written_to_safetensors(written: Written[Any]) -> bytes:
     import safetensors.torch
 
-    tensors = _numbered(_pictures_of(written.explanations[-1]))
+    tensors, source = _numbered(_pictures_of(written.explanations[-1])), written.explanations[-1].source
+    if isinstance(source, Waveform):
+        tensors["samples"] = torch.tensor(source.samples)
     for number, explanation in enumerate(written.explanations):
         tensors[f"layers.{number}"] = explanation.layers.contiguous()
         tensors[f"logits.{number}"] = explanation.logits.contiguous()
@@ -433,7 +449,10 @@ def _written_from_safetensors(data: bytes) -> tuple[dict[str, Any], list[Tensor]
     tensors, record = safetensors.torch.load(data), _metadata(data)
     count = range(len(record["explanations"]))
     layers, logits = [tensors[f"layers.{i}"] for i in count], [tensors[f"logits.{i}"] for i in count]
-    return record, layers, logits, _named(tensors)
+    seen: Seen = _named(tensors)
+    if "samples" in tensors:
+        seen = Waveform(tensors["samples"].numpy(), record["explanations"][0]["source"]["rate"])
+    return record, layers, logits, seen
 
 
 WRITERS_OF_WRITTEN: Mapping[str, Callable[[Written[Any]], bytes]] = {

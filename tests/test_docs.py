@@ -12,6 +12,8 @@ import pytest
 import timm
 import transformers
 from tasks_zoo import TAGS, make, tokenizer
+from test_hearing import made as hearing
+from test_hearing import sound
 from test_image_text import make as make_pair
 from test_image_text import processor
 from test_regions import MODELS as MAKE_REGIONS
@@ -105,11 +107,16 @@ def test_the_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.Monk
             names["AutoTokenizer"].made.chat_template = CHAT
     names.setdefault("AutoTokenizer", Loaded(copy(tokenizer("Bert"))))
     names |= signals()
+    if "SpeechSeq2Seq" in code:
+        heard, reader = hearing("moonshine")
+        names |= {"AutoModelForSpeechSeq2Seq": Loaded(heard), "AutoProcessor": Loaded(reader)}
+        names["samples"], names["rate"] = sound()
     if "SentenceTransformer" in code:
         names["model"] = str(saved_encoder(tmp_path))
     if "ObjectDetection" in code or "SemanticSegmentation" in code:
         names |= regions()
-    names["AutoModel"], names["AutoProcessor"] = Loaded(make_pair("clip")), Loaded(processor("clip"))
+    names["AutoModel"] = Loaded(make_pair("clip"))
+    names.setdefault("AutoProcessor", Loaded(processor("clip")))
     monkeypatch.setattr(timm, "create_model", small_swin)
     exec(code, names)
 

@@ -284,6 +284,44 @@ def test_a_part_is_the_sum_of_its_log_probabilities() -> None:
     assert relative(generation.total.scores, generation.of(slice(0, None)).scores) == 0
 
 
+@pytest.mark.parametrize("quantity", ["logit", "log-probability", "log-odds", "probability"])
+def test_the_quantity_that_is_explained_of_a_part(quantity: Any, tmp_path: Path) -> None:
+    """Against autograd on the plain model; it is said, and kept in a file."""
+    model = make("GPT2", "LMHeadModel")
+    generation = explainer(model, method="input_x_gradient+plain", quantity=quantity)(PROMPT, answer=ANSWER)
+    ids, start = ids_of(generation), generation.start
+    states = (model.transformer.wte(ids) + model.transformer.wpe.weight[None, : ids.shape[1]]).detach().requires_grad_()
+    hook = model.transformer.h[0].register_forward_pre_hook(lambda _, args: (states, *args[1:]))
+    logs = model(ids).logits.double().log_softmax(-1)
+    hook.remove()
+    log = logs[0, start - 1 : -1].gather(1, ids[0, start:, None]).sum()
+    value = {"log-odds": log - torch.log1p(-log.exp()), "probability": log.exp()}.get(quantity, log)
+    (gradient,) = torch.autograd.grad(value, states)
+    total = generation.total
+    assert total.value == pytest.approx(value.item(), rel=1e-4)
+    assert relative(total.scores, (gradient * states).sum(-1)[0, :-1].detach()) < 1e-4
+    said = "log-probability" if quantity == "logit" else quantity
+    assert total.options["quantity"] == said
+    assert attcat.load(total.save(tmp_path / "part.json")).options["quantity"] == said
+    contrast = generation.of(slice(0, None), contrast=True)
+    assert "quantity" not in contrast.options
+    assert contrast.value == pytest.approx(float(contrast.logits[0] - contrast.logits[1]), rel=1e-4)
+    one = generation.explanations[0]
+    assert one.options.get("quantity", "logit") == quantity
+
+
+def test_log_odds_of_what_is_almost_certain_are_finite() -> None:
+    model = make("GPT2", "LMHeadModel")
+    answer = [9, 9]
+    with torch.no_grad():
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.copy_(model.lm_head.weight[9] * 2000 / model.lm_head.weight[9].square().sum())
+    total = explainer(model, method="cat", quantity="log-odds")(PROMPT, answer=answer).total
+    assert float(total.logits[0]) == 0.0
+    assert total.value is not None
+    assert 100 < total.value < 10_000
+
+
 def test_scores_of_a_part_against_the_mean_logit() -> None:
     """Under libra scores and biases are the logits less their mean under the model's own probabilities."""
     generation = explainer(method="input_x_gradient+libra", completeness=True)(PROMPT, answer=ANSWER)

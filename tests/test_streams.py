@@ -40,6 +40,9 @@ _T5 = {
     "pad_token_id": 0,
     "decoder_start_token_id": 0,
 }
+# Every second layer has experts, of which each token takes one or two.
+_SWITCH = {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "num_decoder_layers": 2, "num_experts": 4}
+_NLLB = {"num_experts": 4, "encoder_sparse_step": 2, "decoder_sparse_step": 2}
 _PEGASUS = {**_BART, "decoder_start_token_id": 0}
 WRITERS = {
     "bart": lambda: transformers.BartForConditionalGeneration(transformers.BartConfig(**_BART)),
@@ -47,6 +50,10 @@ WRITERS = {
     "marian": lambda: transformers.MarianMTModel(transformers.MarianConfig(**_PEGASUS)),
     "pegasus": lambda: transformers.PegasusForConditionalGeneration(transformers.PegasusConfig(**_PEGASUS)),
     "mbart": lambda: transformers.MBartForConditionalGeneration(transformers.MBartConfig(**_BART)),
+    "switch": lambda: transformers.SwitchTransformersForConditionalGeneration(
+        transformers.SwitchTransformersConfig(**_T5, **_SWITCH)
+    ),
+    "nllb-moe": lambda: transformers.NllbMoeForConditionalGeneration(transformers.NllbMoeConfig(**_BART, **_NLLB)),
 }
 CLASSIFIERS = {
     "bart": lambda: transformers.BartForSequenceClassification(transformers.BartConfig(**_BART, num_labels=3)),
@@ -120,7 +127,7 @@ def test_what_is_written_comes_from_the_source_and_from_what_was_written(name: s
         assert generation.explanations[number].value == pytest.approx(logits[0, -1, token].item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["bart", "t5"])
+@pytest.mark.parametrize("name", ["bart", "t5", "switch", "nllb-moe"])
 def test_at_one_cut_the_scores_and_biases_add_up(name: str) -> None:
     explain = attcat.Explainer(
         made(WRITERS[name]), tokenizer("Bert"), method="input_x_gradient", rule="libra", completeness=True

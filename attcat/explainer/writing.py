@@ -303,13 +303,14 @@ class Reading(Source):
         return self._explained(self._rows(values, goal.classes, [place]), goal, [place])[0]
 
     def _part(self, places: range, contrast: bool) -> Explanation:
-        """The sum of log-probabilities; of two continuations, if it is held against the runners-up."""
+        """The sum of log-probabilities, or what was asked for in its place; of two continuations, if it is held against the
+        runners-up, their difference."""
         rows = list(places)
         continuations = torch.stack([self.ids[rows], *([self.runners[rows]] if contrast else [])])
         with torch.enable_grad():
             each = self.recording.logits[rows].float().log_softmax(-1)
             sums = each.gather(1, continuations.T).sum(0)
-            value = sums[:1] - sums[1:] if contrast else sums
+            value = sums[:1] - sums[1:] if contrast else self._of_part(each, continuations[0], sums)
         before = self._before[rows[-1:]]
         read = self.recording.read[rows].any(0, keepdim=True)
         needs = self.side.settings.needs
@@ -337,8 +338,33 @@ class Reading(Source):
             position=self.encoding.start + rows[0] - 1,
             value=float(trace.value[0]),
             bias=None if trace.bias is None else float(trace.bias[0]),
-            **self._common(rows[-1], -1, -1),
+            **self._common(rows[-1], -1, -1) | {"options": self._options_of_part(contrast)},
         )
+
+    def _of_part(self, each: Tensor, ids: Tensor, sums: Tensor) -> Tensor:
+        """What is explained of a part, `[1]`. Its logit is its log-probability: a part has no other.
+
+        Args:
+            each: the log-probabilities at its tokens, `[N, V]`.
+            ids: the tokens, `[N]`.
+            sums: their own log-probabilities together, `[1]`.
+        """
+        which = self.side.settings.quantity
+        if which == "probability":
+            return sums.exp()
+        if which != "log-odds":
+            return sums
+        # 1 - p: up to some token it was written, and there another one. Exact also where p is almost 1.
+        own = each.gather(1, ids[:, None]).squeeze(1)
+        another = each.scatter(1, ids[:, None], -torch.inf).logsumexp(-1)
+        return sums - (own.cumsum(0) - own + another).logsumexp(0, keepdim=True)
+
+    def _options_of_part(self, contrast: bool) -> dict[str, Any]:
+        """With the quantity that is explained; a contrast is explained as it is."""
+        options = self.side.settings.options
+        options.pop("quantity", None)
+        chosen = self.side.settings.quantity
+        return options if contrast else {**options, "quantity": "log-probability" if chosen == "logit" else chosen}
 
     def _label(self, rows: Sequence[int], ids: Sequence[int]) -> str:
         """The text of a part; what stands in its place, token for token."""

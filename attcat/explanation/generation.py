@@ -91,6 +91,9 @@ class Generation:
     def of(self, part: Part, target: Any = None, *, contrast: bool = False) -> Explanation:
         """Why a part of the text was written: the sum of its tokens' log-probabilities, explained in one backward pass.
 
+        With the Explainer's `quantity="log-odds"` or `"probability"` it is that of the part as a whole; what was explained stands
+        in `.options["quantity"]`, but for a contrast: that is the difference of two log-probabilities.
+
         Args:
             part: a piece of the written text that occurs once, the number of a written token, or a slice of the written
                 text's characters.

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import InputError
 from .encoding import Encoding
 from .translating import Translator
 from .writing import Prompt
@@ -31,6 +30,8 @@ class Listener(Translator):
     Args:
         adapter: of the model.
     """
+
+    drops_start = True
 
     def prompt(self, value: Any) -> Prompt:
         """A sound, see `attcat.model.sound.read_sound`, or model arguments."""
@@ -67,8 +68,7 @@ class Listener(Translator):
 
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             ids = kwargs.get("decoder_input_ids")
-            if isinstance(ids, Tensor) and len(ids) == 1:
-                given.append(ids[0].tolist())
+            given.extend([ids[0].tolist()] if isinstance(ids, Tensor) else [])
 
         hook = model.register_forward_pre_hook(note, with_kwargs=True)
         try:
@@ -76,26 +76,20 @@ class Listener(Translator):
         finally:
             hook.remove()
         ids = sequence.tolist()
-        begin = _begin(given, ids)
-        return sequence if ids[: len(begin)] == begin else sequence.new_tensor([*begin, *ids])
+        return sequence.new_tensor([*begun(given, ids, self.decoder.start_of(ids)), *ids])
 
 
-def _begin(given: Sequence[Sequence[int]], ids: Sequence[int]) -> list[int]:
-    """What the decoder was given first, of the calls that led to these tokens.
+def begun(given: Sequence[Sequence[int]], ids: Sequence[int], start: int) -> list[int]:
+    """What the decoder was given before these tokens, as far as they do not begin with it.
 
-    A call before (which language is it?) began otherwise; later calls have one more token each, or that token alone.
-
-    Raises:
-        InputError: if no call fits, so that it is not known what the decoder read.
+    Args:
+        given: what it was given in each call: everything, or with a cache the latest token alone.
+        ids: what `generate` returned.
+        start: the decoder's start token.
     """
-    for number, begin in enumerate(given):
-        whole = list(ids) if list(ids[: len(begin)]) == list(begin) else [*begin, *ids]
-        if all(
-            call in (whole[: len(begin) + at], whole[len(begin) + at - 1 :][:1])
-            for at, call in enumerate(given[number:])
-        ):
-            return list(begin)
-    raise InputError(
-        "what the decoder was given while it wrote does not lead to what generate() returned (long sounds are written in "
-        "pieces): give a shorter sound, or explainer(sound, answer=text)"
-    )
+    whole = [list(call) for call in given if list(call[:1]) == [start]]
+    if not whole or list(ids[:1]) == [start]:
+        return []
+    last, written = whole[-1], list(ids[:-1])  # an earlier call may have asked which language it is
+    without_cache = bool(written) and last[-len(written) :] == written
+    return last[: -len(written)] if without_cache else last

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ class Translator(Writer):
     Raises:
         UnsupportedModelError: if the model does not write.
     """
+
+    drops_start: ClassVar[bool] = False
+    """Whether the start token is left out of a text's tokens where the tokenizer begins with it as well."""
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__(adapter)
@@ -97,7 +100,7 @@ class Translator(Writer):
                 raise InputError("the answer is empty: there is nothing to explain")
             every, tokens = self.adapter.tokens_of(answer, target=True)
             begin = [self.decoder.start_of(every)]
-            if every[:1] == begin:  # of some tokenizers a target begins with it
+            if self.drops_start and every[:1] == begin:
                 every, tokens = every[1:], tokens.kept([place > 0 for place in range(len(every))])
             first, last = _content(tokens.special)
             kept = [first <= place < last for place in range(len(every))]

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..attribution import Attribution
 from ..errors import InputError
 from ..files import encode_jpeg, encode_png
-from ..tokens import Tokens, group_words
+from ..tokens import Tokens, group_times, group_words
 from . import html, image, mixed, terminal, wording
 from .colour import AGAINST, DARK, FOR, LIGHT, css, largest, tint
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 OWN_SCALE = (
     "Each written word is coloured from its own strongest score: colours compare sources, not the words written."
 )
+STRETCHES = 24
+"""Into how many a sound is cut at most."""
+
 STRONGEST = 5
 """Sources of a word that are named in the terminal."""
 
@@ -87,6 +90,9 @@ class Sheet:
                 found.append(Unit((self.source or "")[first:last], part, first, last))
                 used.update(part)
         found += self._pictures()
+        for unit in self._moments():
+            found.append(unit)
+            used.update(unit.positions)
         used.update(at for at, place in enumerate(self.tokens.places or ()) if place is not None)
         labels = self.tokens.labels
         rest = [Unit(labels[at], [at], special=self.tokens.special[at]) for at in range(len(labels)) if at not in used]
@@ -100,6 +106,17 @@ class Sheet:
                 held.setdefault((self.tokens.patches or ())[place[0]].picture, []).append(at)
         name = wording.picture_name
         return [Unit(name(self.explanations[0], number), at, picture=number) for number, at in sorted(held.items())]
+
+    def _moments(self) -> list[Unit]:
+        """Stretches of a sound, of the same number of moments each, few enough to be read beside each other."""
+        moments = [(time, at) for time, positions in group_times(self.tokens.times or ()) for at in positions]
+        count = -(-len(moments) // STRETCHES)
+        found = []
+        for first in range(0, len(moments), max(1, count)):
+            part = moments[first : first + count]
+            start, end = part[0][0][0], max(time[1] for time, _ in part)
+            found.append(Unit(f"{start:.2f} to {end:.2f} s", sorted(at for _, at in part)))
+        return found
 
     def maps(self, rows: Sequence[Unit]) -> dict[int, Tensor]:
         """Of each picture that has a map the scores of its cells for every written unit, `[rows, down, across]`."""

@@ -75,10 +75,8 @@ def _hears(model: nn.Module) -> bool:
     """Whether a model takes sounds, by the name of its main argument."""
     main = getattr(model, "main_input_name", None)
     names = accepted(model.forward) or frozenset()
-    named = main not in names and bool(
-        names & {*ARGUMENTS}
-    )  # of some the main argument is whatever their encoder takes
-    return main in ARGUMENTS or (named and "input_ids" not in names)
+    # Of some the main argument is whatever their encoder takes.
+    return main in ARGUMENTS or (main not in names and bool(names & {*ARGUMENTS}) and "input_ids" not in names)
 
 
 def _sees_pictures(model: nn.Module, processor: Any) -> bool:

@@ -343,7 +343,7 @@ def _readers(line: Sequence[Visit]) -> tuple[Tensor | None, list[Visit], list[Pl
     """The blocks that are handed the same second hidden state, which it is, and the place where each has it."""
     for visit in line:
         for memory in visit.handed.values():
-            if memory is visit.state:
+            if memory is visit.state or not isinstance(memory, Tensor):  # a pair of cosines and sines, e.g.
                 continue
             reading = [v for v in line if v.parent is visit.parent]
             places = [[place for place, value in v.handed.items() if value is memory] for v in reading]
