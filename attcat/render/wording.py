@@ -123,6 +123,19 @@ def scale(*explanations: Attribution) -> float:
 
     The 99th percentile of the magnitudes, so that one outlier does not hide everything else; in a short text, the strongest.
     """
+    if len(explanations) == 1:
+        (only,) = explanations
+        if only not in _SCALES:
+            _SCALES[only] = _scale(only)
+        return _SCALES[only]
+    return _scale(*explanations)
+
+
+_SCALES: WeakKeyDictionary[Attribution, float] = WeakKeyDictionary()
+"""Of single explanations: every part of a drawing asks for it."""
+
+
+def _scale(*explanations: Attribution) -> float:
     pooled = [score for explanation in explanations for score in values(explanation)]
     first = explanations[0] if explanations else None
     words = first is None or not (first.is_image or first.is_video or first.is_sound or first.is_mixed)
