@@ -14,7 +14,7 @@ from .errors import InputError, OptionError
 from .explainer import Explainer, Target
 from .explanation import Explanation
 from .files import encode_png, write_by_suffix
-from .methods import read_name
+from .methods import DEFAULT, read_name
 from .model.discovered import adapter_of
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 METHODS_COMPARED = (
+    DEFAULT,
     "attcat",
     "attcat+plain",
-    "oddscat",
     "cat",
     "attention",
     "rollout",
@@ -33,7 +33,7 @@ METHODS_COMPARED = (
     "input_x_gradient+libra",
     "random",
 )
-"""What `compare` runs when no methods are named: cheap methods of every kind."""
+"""What `compare` runs when no methods are named: the default, and cheap methods of every kind."""
 
 
 @dataclass(frozen=True)
