@@ -55,6 +55,18 @@ def test_the_method_that_explains_when_none_is_named_stands_first() -> None:
     assert evaluate.METHODS.split(",")[0] == DEFAULT
 
 
+def test_a_comparison_says_which_methods_know_no_class(
+    words: attcat.Comparison, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "The scores of random would be the same for every class: they speak neither for it nor against it."
+    for text in (words.note, words.to_html(), words._repr_html_()):
+        assert told in text
+    words.show()
+    assert "random would be the same" in " ".join(capsys.readouterr().out.split())
+    known = attcat.Comparison(words.explanations[:2], words.seconds[:2])
+    assert known.note == drawn.OWN_SCALE
+
+
 def test_methods_that_need_references_get_them() -> None:
     model = FAMILIES["bert"].model()
     compared = attcat.compare(

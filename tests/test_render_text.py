@@ -451,6 +451,16 @@ def test_show_in_a_notebook_displays_html_and_prints_nothing(notebook, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_the_gist_keeps_its_order_around_words_from_right_to_left():
+    made = film()
+    spans = ((0, 4), (5, 9))
+    arabic = "فيلم جيدا"
+    tokens = Tokens(("x", "y"), (False, False), spans=spans)
+    told = wording.gist(replace(made, source=arabic, tokens=tokens, layers=torch.tensor([[2.0, 1.0]])))
+    assert told.count("\N{FIRST STRONG ISOLATE}“") == told.count("”\N{POP DIRECTIONAL ISOLATE}") == 2
+    assert "\N{FIRST STRONG ISOLATE}" not in wording.gist(made)
+
+
 @pytest.fixture
 def bars(notebook, monkeypatch):
     """What a notebook's output shows of a bar, state after state."""

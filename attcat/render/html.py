@@ -55,6 +55,7 @@ background:repeating-linear-gradient(135deg,#7d7d7d 0 2px,#444 2px 8px)}
 .attcat td:last-child{text-align:right;font-variant-numeric:tabular-nums}
 .attcat .methods td{vertical-align:top;border-top:1px solid rgba(128,128,128,.3)}
 .attcat .methods td:last-child{text-align:left}
+.attcat .methods td:first-child{white-space:nowrap}
 .attcat .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:0 2em}
 """.replace("AGAINST", css(AGAINST)).replace("FOR", css(FOR))
 """Of a fragment. The strength of a word, 0 to 1, is its `--s`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -400,6 +400,7 @@ def framed(picture: Image.Image, margin: int = 16) -> Image.Image:
     return ImageOps.expand(picture, margin, PAPER)
 
 
+@lru_cache(128)  # captions and legends say the same under every picture
 def line(text: str, width: int, *, size: int, ink: RGB = INK, right: bool = False, middle: bool = False) -> Image.Image:
     """One line of text on a strip of `width` pixels, cut with an ellipsis where it does not fit."""
     from PIL import Image, ImageDraw
