@@ -252,7 +252,7 @@ def test_a_page_has_the_picture_its_map_the_words_and_the_shares() -> None:
     for text in (drawn.mixed().to_html(), drawn.mixed()._repr_html_()):
         assert text.count("<img ") == 2
         assert '<mark class="for" style="--s:0.25" title="+0.5">is</mark>' in text
-        assert "73 % picture, 18 % text, 6 % written before, 2 % special" in text
+        assert "73&nbsp;% picture, 18&nbsp;% text, 6&nbsp;% written before, 2&nbsp;% special" in text
         assert ">-2</b>" in text
         assert ">0,1<" not in text
     assert page([drawn.mixed(), drawn.text()]).count("<article") == 2

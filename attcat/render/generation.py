@@ -267,13 +267,14 @@ for _name, _value in {
 }.items():
     SCRIPT = SCRIPT.replace(f"@{_name}", str(_value))
 
-WHOLE = "the whole answer: each source's mean over the written words; hover over a written word to see its own"
+WHOLE = "the whole answer"
+HOVER = "Each source's mean over the written words. Hover over a written word, or reach it with Tab, to see its own."
 
 
 def page(explanations: Sequence[Attribution], tokens: Tokens, start: int, source: str | None) -> str:
     """A self-contained page: no network; a few lines of script colour what a word came from when it is hovered over."""
     body = _body(Sheet(explanations, tokens, start, source))
-    return html.framed(body, "AttCAT", html.STYLE + STYLE, SCRIPT)
+    return html.framed(body, "AttCAT: why this was written", html.STYLE + STYLE, SCRIPT)
 
 
 def fragment(explanations: Sequence[Attribution], tokens: Tokens, start: int, source: str | None) -> str:
@@ -293,6 +294,7 @@ def _body(sheet: Sheet) -> str:
     parts = [
         f'<p class="origin">{origin}</p>',
         f'<p><span class="label what" data-s="{_hundredths(whole)}">{WHOLE}</span></p>',
+        f'<p class="origin">{HOVER}</p>',
         *(_picture(sheet, number, cells[0]) for number, cells in together.items()),
         f'<div class="text" dir="auto">{_text(sheet, units, rows, signed, whole, maps)}</div>',
         f'<p class="key">{html.mark("speaks against it", -1.0)}{html.mark("speaks for it", 1.0)}</p>',
