@@ -23,8 +23,10 @@ from ..files import encode_jpeg, encode_png
 from ..tokens import Tokens, group_words
 from . import html, image, mixed, terminal, wording
 from .colour import AGAINST, DARK, FOR, LIGHT, css, largest, tint
+from .plot import table as heat_table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from PIL import Image
     from rich.console import Console
 
@@ -419,6 +421,22 @@ def figure(explanations: Sequence[Attribution], tokens: Tokens, start: int, sour
     ]
     origin = image.line(wording.origin(explanations[0]), width, size=14, ink=image.PALE)
     return image.framed(image.stack([origin, table, *told_below], gap=8))
+
+
+def plot(
+    explanations: Sequence[Attribution], tokens: Tokens, start: int, source: str | None, ax: Axes | None = None
+) -> Axes:
+    """The heat table with matplotlib: a row for each written word, a column for each word before it.
+
+    Raises:
+        InputError: if matplotlib is not installed.
+    """
+    sheet = Sheet(explanations, tokens, start, source)
+    every = sheet.units()
+    rows = [unit for unit in every if unit.positions[0] >= start]
+    units = [unit for unit in every if not unit.special]
+    strengths = sheet.strengths(units, sheet.scores(units, rows), sheet.maps(rows))[0].numpy()
+    return heat_table(strengths, [told(sheet, unit) for unit in rows], [shown(unit) for unit in units], ax)
 
 
 def _upright(text: str, height: int) -> Image.Image:
