@@ -17,6 +17,7 @@ from urllib import error, request
 import numpy as np
 import pytest
 import saved
+import test_image_text
 import torch
 from PIL import Image
 from test_browser import CHROMIUM
@@ -142,6 +143,14 @@ def test_a_question_about_a_picture_is_explained(monkeypatch: pytest.MonkeyPatch
         assert status == 400
     finally:
         site.close()
+
+
+def test_a_picture_and_a_text_that_are_compared_are_both_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = test_image_text.make("clip"), test_image_text.processor("clip")
+    monkeypatch.setattr(serving, "load_model", lambda *named: (model, processor))
+    service = serving.Service("clip", "attcat", torch.device("cpu"))
+    found = service.explain(serving.blank(service) | {"picture": png(), "text": "a ship"})
+    assert [one.is_image for one in found] == [True, False]
 
 
 def test_the_form_shows_only_what_the_model_reads(site: Site, pictures: Site) -> None:
