@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .explanation import Explanation, Generation, ImageText, Summary, TextText, aggregate, load
     from .methods import METHODS, Method, register_method
     from .model import Adapter, Encoding, TextAdapter, VisionAdapter, register, register_head, supported_models
-    from .tokens import Tokens, View, Word
+    from .tokens import Interleaved, Segment, Shares, Tokens, View, Waveform, Word
 
 __version__ = "0.1.0"
 
@@ -46,10 +46,13 @@ __all__ = [
     "Generation",
     "ImageText",
     "InputError",
+    "Interleaved",
     "LoadError",
     "Method",
     "OptionError",
     "ProcessorError",
+    "Segment",
+    "Shares",
     "Summary",
     "TargetError",
     "TextAdapter",
@@ -59,6 +62,7 @@ __all__ = [
     "UnsupportedModelError",
     "View",
     "VisionAdapter",
+    "Waveform",
     "Window",
     "Word",
     "aggregate",
@@ -82,12 +86,15 @@ _PLACES = {
     "Generation": "explanation",
     "ImageText": "explanation",
     "InputError": "errors",
+    "Interleaved": "tokens",
     "LoadError": "errors",
     "METHODS": "methods",
     "Method": "methods",
     "OptionError": "errors",
     "ProcessorError": "errors",
     "RULES": "capture.rules",
+    "Segment": "tokens",
+    "Shares": "tokens",
     "Summary": "explanation",
     "TargetError": "errors",
     "TextAdapter": "model",
@@ -97,6 +104,7 @@ _PLACES = {
     "UnsupportedModelError": "errors",
     "View": "tokens",
     "VisionAdapter": "model",
+    "Waveform": "tokens",
     "Window": "attribution",
     "Word": "tokens",
     "aggregate": "explanation",

@@ -14,7 +14,7 @@ from .errors import InputError, OptionError
 from .explainer import Explainer, Target
 from .explanation import Explanation
 from .files import encode_png, write_by_suffix
-from .methods import read_name
+from .methods import DEFAULT, METHODS, read_name
 from .model.discovered import adapter_of
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 METHODS_COMPARED = (
+    DEFAULT,
     "attcat",
     "attcat+plain",
-    "oddscat",
     "cat",
     "attention",
     "rollout",
@@ -33,7 +33,7 @@ METHODS_COMPARED = (
     "input_x_gradient+libra",
     "random",
 )
-"""What `compare` runs when no methods are named: cheap methods of every kind."""
+"""What `compare` runs when no methods are named: the default, and cheap methods of every kind."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,23 @@ class Comparison:
         """Each explanation with the seconds that it took."""
         return tuple(zip(self.explanations, self.seconds, strict=True))
 
+    @property
+    def note(self) -> str:
+        """What the colours cannot say: that scales differ, and which methods' scores say nothing about the class."""
+        known = {one.method: METHODS.get(one.method) for one in self.explanations}
+        blind = [name for name, method in known.items() if method is not None and not method.class_specific]
+        if not blind:
+            return render.comparison.OWN_SCALE
+        same = f"The scores of {', '.join(blind)} would be the same for every class: they speak neither for it nor against it."
+        return f"{render.comparison.OWN_SCALE} {same}"
+
     def show(self) -> None:
         """Print one line per method; in a notebook show them as HTML."""
-        render.show(self, lambda: render.comparison.show(self.timed))
+        render.show(self, lambda: render.comparison.show(self.timed, note=self.note))
 
     def to_html(self) -> str:
         """A self-contained HTML page (no network, everything escaped)."""
-        return render.comparison.page(self.timed)
+        return render.comparison.page(self.timed, self.note)
 
     def to_image(self) -> Image.Image:
         """One figure with the picture and one heatmap per method.
@@ -81,7 +91,7 @@ class Comparison:
         Raises:
             InputError: if the input was not a picture, or its pixels are not known.
         """
-        return render.comparison.figure(self.timed)
+        return render.comparison.figure(self.timed, self.note)
 
     def plot(self) -> Figure:
         """A figure of matplotlib with one axes per method, for a paper: `comparison.plot().savefig("methods.pdf")`.
@@ -93,7 +103,7 @@ class Comparison:
         return render.side_by_side(self.explanations, names)
 
     def _repr_html_(self) -> str:
-        return render.comparison.fragment(self.timed)
+        return render.comparison.fragment(self.timed, self.note)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the comparison by suffix: .html, or for a picture .png.

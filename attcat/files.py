@@ -71,11 +71,12 @@ def encode_palette_png(picture: Image.Image, kept: np.ndarray, colours: int) -> 
     from PIL import Image
 
     sample = picture.resize((max(1, picture.width // 4), max(1, picture.height // 4)), Image.Resampling.NEAREST)
-    own = (sample.quantize(colours, Image.Quantize.MEDIANCUT).getpalette() or [])[: 3 * colours]
+    own = (sample.quantize(colours, Image.Quantize.FASTOCTREE).getpalette() or [])[: 3 * colours]
     palette = Image.new("P", (1, 1))
     palette.putpalette([*own, *kept.ravel().tolist()])
     index = np.array(picture.quantize(palette=palette, dither=Image.Dither.NONE))
-    index[(np.asarray(picture) == 255).all(-1)] = len(own) // 3 + len(kept) - 1  # Pillow is content with a pale grey
+    red, green, blue = np.moveaxis(np.asarray(picture), -1, 0)
+    index[(red & green & blue) == 255] = len(own) // 3 + len(kept) - 1  # Pillow is content with a pale grey
     small = Image.fromarray(index)
     small.putpalette([*own, *kept.ravel().tolist()])
     buffer = io.BytesIO()

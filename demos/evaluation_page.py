@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attcat.errors import InputError
+from attcat import InputError
 from attcat.evaluation.report import ARROWS, markdown_table, number_with_interval
 from attcat.evaluation.statistics import compare, estimate
 from attcat.files import write_atomically

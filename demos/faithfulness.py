@@ -3,9 +3,9 @@
     python -m attcat.demos.faithfulness DATA --limit 100
 
 DATA holds ``sst2/dev.tsv`` (sentence, tab, label) and ``cifar10.zip``. With the embedded models, the tokens of a hundred
-sentences and a hundred pictures are removed most relevant first, in the order of four explanations: AttCAT under both
-gradient rules, the last block's attention, and chance. Words become `[PAD]`, patches the picture's mean colour. The
-better the explanation, the sooner the probability of the predicted class falls.
+sentences and a hundred pictures are removed most relevant first, in the order of five explanations: the default, AttCAT
+under both gradient rules, the last block's attention, and chance. Words become `[PAD]`, patches the picture's mean colour.
+The better the explanation, the sooner the probability of the predicted class falls.
 
 `attcat evaluate` does the same for any model, with more metrics, intervals and tests.
 """
@@ -24,7 +24,7 @@ from attcat.metrics.perturbation import Curves, abpc, aopc, perturbation_curves
 from .embedded import objects, objects_processor, sentiment
 from .train_objects import read
 
-METHODS = ("attcat+libra", "attcat+plain", "attention", "random")
+METHODS = ("oddscat", "attcat+libra", "attcat+plain", "attention", "random")
 PIXELS = 98
 """Side of the pictures: CIFAR-10's have 32 pixels, and at 98 the model takes 50 tokens instead of 257."""
 

@@ -215,6 +215,23 @@ def test_a_folder(run: Run, image: Path, photo: Path, tmp_path: Path, folder: st
     assert sum(line.startswith("wrote ") for line in result.out.splitlines()) == 3
 
 
+def test_many_files_are_not_named_one_by_one(run: Run, text: Path, tmp_path: Path) -> None:
+    result = run(
+        "explain", *[f"film {number}" for number in range(13)], "--model", text, "--output", f"{tmp_path}/out/"
+    )
+    assert len(files(tmp_path / "out")) == 13
+    wrote = [line for line in result.out.splitlines() if line.startswith("wrote ")]
+    assert wrote == [f"wrote 13 files into {tmp_path}/out/"]
+
+
+def test_a_blank_input_is_quoted_where_it_is_skipped(run: Run, text: Path) -> None:
+    result = run("explain", "", "  ", "a film", "--model", text)
+    assert result.code == 3
+    assert result.err.splitlines()[:2] == [
+        f"attcat: {blank}: the text is empty: there is nothing to explain; skipped" for blank in ("''", "'  '")
+    ]
+
+
 def test_an_existing_folder_with_a_dot(run: Run, text: Path, tmp_path: Path) -> None:
     (tmp_path / "v1.2").mkdir()
     assert run("explain", "A film, great!", "…", "--model", text, "--output", tmp_path / "v1.2").code == 0

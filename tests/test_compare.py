@@ -17,7 +17,9 @@ from zoo import FAMILIES
 
 import attcat
 from attcat import cli
+from attcat.cli import evaluate
 from attcat.comparison import METHODS_COMPARED
+from attcat.methods import DEFAULT
 from attcat.render import comparison as drawn
 
 SENTENCE = "a <b>film</b>"
@@ -46,6 +48,23 @@ def test_all_explain_the_target_that_was_asked_for() -> None:
     compared = attcat.compare(FAMILIES["bert"].model(), wordpiece(), "a film", target=2)
     assert [e.method for e in compared.explanations] == [name.partition("+")[0] for name in METHODS_COMPARED]
     assert {e.target for e in compared.explanations} == {2}
+
+
+def test_the_method_that_explains_when_none_is_named_stands_first() -> None:
+    assert METHODS_COMPARED[0] == DEFAULT
+    assert evaluate.METHODS.split(",")[0] == DEFAULT
+
+
+def test_a_comparison_says_which_methods_know_no_class(
+    words: attcat.Comparison, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "The scores of random would be the same for every class: they speak neither for it nor against it."
+    for text in (words.note, words.to_html(), words._repr_html_()):
+        assert told in text
+    words.show()
+    assert "random would be the same" in " ".join(capsys.readouterr().out.split())
+    known = attcat.Comparison(words.explanations[:2], words.seconds[:2])
+    assert known.note == drawn.OWN_SCALE
 
 
 def test_methods_that_need_references_get_them() -> None:

@@ -354,7 +354,15 @@ def test_mosaics_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     data = Dataset("colours", tuple(map(Example, pictures, range(4))), True, "x")
     plan = Plan("s", ("attcat",), ("grid_2x2",), "mean")
-    found = run(plan, data, make, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.delattr("attcat.evaluation.runner.perturbation_curves")  # nothing was asked for that needs them
+        found = run(plan, data, make, tmp_path)
+    assert not any(found.curves.values())
+    assert "<polyline" not in page(found)
+    assert "grid_2x2" in page(found)
+    assert "morf" not in found.records["attcat"][0]
+    with pytest.raises(InputError, match="there are no morf curves"):
+        found.plot()
     assert found.accuracy == 1.0
     assert found.values["random"]["grid_2x2"] == pytest.approx([0.25] * 5, abs=1e-6)
     assert found.values["attcat"]["grid_2x2"] == pytest.approx([1.0] * 5, abs=0.01)  # only the right cell speaks for it

@@ -15,6 +15,7 @@ from tasks_zoo import redraw
 from tokenizers_small import byte_bpe
 
 import attcat
+from attcat.cli.inputs import Item, check_kind
 from attcat.testing import check_adapter
 
 BLOCKS, SIDE, PATCH, LENGTH = 3, 32, 8, 16
@@ -68,6 +69,13 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 def explainer(kind: str, **options: Any) -> attcat.Explainer:
     return attcat.Explainer(make(kind), processor(kind), **options)
+
+
+@pytest.mark.parametrize("value", [Path("photo.jpg"), (Path("photo.jpg"), "a ship"), "a ship"])
+def test_the_shell_says_where_both_are_explained(kind: str, value: Any) -> None:
+    """One line of a table has one explanation; no advice leads to the next refusal."""
+    with pytest.raises(attcat.InputError, match=r"two explanations: in Python, explainer\(\(picture, text\)\)"):
+        check_kind(explainer(kind), Item(value))
 
 
 def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:

@@ -238,11 +238,21 @@ def test_patches_and_words_have_one_scale_in_a_figure() -> None:
     assert ((positive[..., 2] - positive[..., 0]) > 40).sum() < ((figure[..., 2] - figure[..., 0]) > 40).sum()
 
 
+def test_the_legend_of_a_figure_says_that_some_scores_are_beyond_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wording, "MANY_PATCHES", 4)  # the scale ends below the strongest
+    one, told, line = drawn.mixed(), [], image.line
+    monkeypatch.setattr(image, "line", lambda text, *given, **how: told.append(text) or line(text, *given, **how))
+    one.to_image()
+    assert wording.scale(one) == 1.0
+    assert {"-1 and beyond", "+1 and beyond"} <= set(told)
+    assert sum("73 % picture" in text for text in told) == 1
+
+
 def test_a_page_has_the_picture_its_map_the_words_and_the_shares() -> None:
     for text in (drawn.mixed().to_html(), drawn.mixed()._repr_html_()):
         assert text.count("<img ") == 2
         assert '<mark class="for" style="--s:0.25" title="+0.5">is</mark>' in text
-        assert "73 % picture, 18 % text, 6 % written before, 2 % special" in text
+        assert "73&nbsp;% picture, 18&nbsp;% text, 6&nbsp;% written before, 2&nbsp;% special" in text
         assert ">-2</b>" in text
         assert ">0,1<" not in text
     assert page([drawn.mixed(), drawn.text()]).count("<article") == 2

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import picture, text
+from drawn import mixed, picture, text
+from test_mixed import written
 
 from attcat import render
 from attcat.errors import InputError
@@ -99,3 +100,15 @@ def test_curves_are_the_values() -> None:
     assert drawn["attcat"] == [[0.0, 0.9], [50.0, 0.5], [100.0, 0.1]]
     assert [label.get_text() for label in ax.get_legend().get_texts()] == ["attcat", r"random\$"]
     assert ax.get_ylabel() == "probability, mean over examples"
+
+
+def test_what_was_written_is_a_heat_table_with_names() -> None:
+    ax = written(mixed()).plot()
+    (mesh,) = ax.collections
+    values = np.asarray(mesh.get_array()).reshape(2, 5)
+    rows, columns = ([label.get_text() for label in labels] for labels in (ax.get_yticklabels(), ax.get_xticklabels()))
+    assert [row.split()[0] for row in rows] == ["it", "?"]
+    assert columns == ["the picture", "what", "is", "it", "?"]
+    assert values[0, 0] < 0 < values[1, 0]  # against the first word, for the second
+    own = matplotlib.pyplot.subplots()[1]
+    assert written(mixed()).plot(own) is own

@@ -15,6 +15,7 @@ from rich.console import Console
 from attcat import render
 from attcat.errors import InputError
 from attcat.explanation import Explanation
+from attcat.files import encode_palette_png
 from attcat.render import colour, image, terminal, wording
 from attcat.tokens import Tokens, View
 
@@ -256,6 +257,27 @@ def test_saving_as_png_writes_the_figure_with_a_palette_that_keeps_white_and_the
     assert np.abs(shown - figure).mean() < 6
     (rows,) = np.nonzero((figure[:, 16] == image.ramp(2)[0]).all(-1))  # the legend's strongest blue
     assert np.abs(shown[rows[0], 16:-16] - figure[rows[0], 16:-16]).max() < 40
+
+
+def test_a_small_part_keeps_its_own_colour_in_the_palette():
+    """A red tail before sky and tarmac is a hundredth of the picture: a palette of its commonest colours makes it purple."""
+    rng, down = np.random.default_rng(0), np.linspace(0, 1, 288)[:, None, None]
+    sky = np.array([90, 140, 190]) * (1 - down) + np.array([190, 205, 215]) * down
+    scene = np.where(down < 0.55, sky, (150, 150, 152)) + rng.normal(0, 8, (288, 434, 1))
+    scene[120:150, 300:340] = np.array([225, 20, 25]) + rng.normal(0, 6, (30, 40, 1))
+    pixels = np.clip(scene, 0, 255).astype(np.uint8)
+    with Image.open(io.BytesIO(encode_palette_png(Image.fromarray(pixels), image.palette(), 56))) as saved:
+        shown = np.asarray(saved.convert("RGB")).astype(int)
+    assert np.abs(shown - pixels)[120:150, 300:340].mean() < 10
+
+
+def test_a_figure_is_drawn_once_for_each_size(monkeypatch):
+    sizes = []
+    drawn = image.figure
+    monkeypatch.setattr(image, "figure", lambda *given: sizes.append(given[2]) or drawn(*given))
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 480, 3), dtype=np.uint8)
+    image.png(replace(explain(noisy(), 480, 400), source=pixels))
+    assert len(sizes) == len(set(sizes)) > 1
 
 
 def test_noise_is_shrunk_until_it_fits(tmp_path):

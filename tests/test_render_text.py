@@ -14,7 +14,10 @@ from importlib import metadata
 import pytest
 import torch
 from rich.console import Console
+from tokenizers_small import wordpiece
+from zoo import FAMILIES
 
+import attcat
 from attcat import render
 from attcat.errors import InputError
 from attcat.explanation import Explanation
@@ -446,6 +449,63 @@ def test_show_in_a_notebook_displays_html_and_prints_nothing(notebook, capsys):
     made.show()
     assert [one._repr_html_() for one in notebook] == [render.fragment(made)]
     assert capsys.readouterr().out == ""
+
+
+def test_the_gist_keeps_its_order_around_words_from_right_to_left():
+    made = film()
+    spans = ((0, 4), (5, 9))
+    arabic = "فيلم جيدا"
+    tokens = Tokens(("x", "y"), (False, False), spans=spans)
+    told = wording.gist(replace(made, source=arabic, tokens=tokens, layers=torch.tensor([[2.0, 1.0]])))
+    assert told.count("\N{FIRST STRONG ISOLATE}“") == told.count("”\N{POP DIRECTIONAL ISOLATE}") == 2
+    assert "\N{FIRST STRONG ISOLATE}" not in wording.gist(made)
+
+
+@pytest.fixture
+def bars(notebook, monkeypatch):
+    """What a notebook's output shows of a bar, state after state."""
+    states = []
+    handle = types.SimpleNamespace(update=lambda data, raw: states.append(data))
+
+    def display(data, raw, display_id):
+        states.append(data)
+        return handle
+
+    monkeypatch.setattr(sys.modules["IPython.display"], "display", display)
+    monkeypatch.setattr(render.notebook, "SOON", 0.0)
+    monkeypatch.setattr(render.notebook, "EVERY", 0.0)
+    return states
+
+
+def test_many_inputs_have_a_bar_in_a_notebook_which_goes_when_they_are_done(bars, capsys):
+    explainer = attcat.Explainer(FAMILIES["bert"].model(), wordpiece(), batch_size=1)
+    explainer(["a film", "a dull film", "it"])
+    assert [state["text/plain"] for state in bars] == ["explained 1 of 3", "explained 2 of 3", ""]
+    assert bars[0]["text/html"].startswith('<progress max="3" value="1"></progress>')
+    assert bars[-1]["text/html"] == ""
+    bars.clear()
+    explainer("a film")
+    assert bars == []
+    with pytest.raises(attcat.InputError):
+        explainer(["a film", "it", ""])
+    assert bars == [] or bars[-1]["text/html"] == ""
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_call_that_is_soon_done_shows_no_bar(bars, monkeypatch):
+    monkeypatch.setattr(render.notebook, "SOON", 60.0)
+    with render.progress(3) as tick:
+        for _ in range(3):
+            tick(1)
+    assert bars == []
+
+
+def test_elsewhere_a_call_with_many_inputs_shows_nothing(bars, monkeypatch, capsys):
+    sys.modules["IPython"].get_ipython = lambda: None
+    with render.progress(3) as tick:
+        tick(1)
+    assert bars == []
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("shell", [None, types.SimpleNamespace()])

@@ -17,12 +17,14 @@ from urllib import error, request
 import numpy as np
 import pytest
 import saved
+import test_image_text
 import torch
 from PIL import Image
 from test_browser import CHROMIUM
 
 import attcat
 from attcat.adapters import hub
+from attcat.demos import embedded
 
 uvicorn = pytest.importorskip("uvicorn", reason="the local page needs uvicorn: pip install 'attcat[serve]'")
 serving = pytest.importorskip(
@@ -115,6 +117,40 @@ def test_a_picture_is_explained(pictures: Site) -> None:
     status, page = pictures.post(picture=png())
     assert status == 200, re.findall(r'role="alert">(.*?)</p>', page)
     assert "data:image/jpeg" in report(page)
+
+
+def test_a_question_about_a_picture_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a model that reads both; the report has the map and the words, as of the call."""
+    model, processor = embedded.shapes()
+    monkeypatch.setattr(serving, "load_model", lambda *named: (model, processor))
+    service = serving.Service("shapes", "oddscat", torch.device("cpu"))
+    picture, question = png(64, 64), "what colour is the circle ?"
+    site = Site(service)
+    try:
+        status, page = site.post(picture=picture, text=question)
+        assert status == 200
+        told = report(page)
+        assert "A question about it" in page
+        assert "A second text" not in page
+        assert f"{html.escape(question)}</textarea>" in page  # to be asked again
+        alone = attcat.Explainer(model, processor)((Image.open(io.BytesIO(picture)), question))
+        assert str(alone.shares()) in html.unescape(told).replace("\N{NO-BREAK SPACE}", " ")
+        assert 'class="overlay"' in told
+        status, page = site.post(picture=picture)
+        assert status == 400
+        assert "ask something about the picture" in page
+        status, page = site.post(text=" ")
+        assert status == 400
+    finally:
+        site.close()
+
+
+def test_a_picture_and_a_text_that_are_compared_are_both_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = test_image_text.make("clip"), test_image_text.processor("clip")
+    monkeypatch.setattr(serving, "load_model", lambda *named: (model, processor))
+    service = serving.Service("clip", "attcat", torch.device("cpu"))
+    found = service.explain(serving.blank(service) | {"picture": png(), "text": "a ship"})
+    assert [one.is_image for one in found] == [True, False]
 
 
 def test_the_form_shows_only_what_the_model_reads(site: Site, pictures: Site) -> None:

@@ -100,7 +100,7 @@ def _print(comparison: Comparison) -> None:
 
     console = console_for_results()
     if console.is_terminal:
-        show(comparison.timed, console)
+        show(comparison.timed, console, comparison.note)
         return
     for row in lines(comparison.timed, colour=False):
         print("\t".join(cell.plain for cell in row))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..evaluation import Dataset, Plan, Results
     from ..evaluation.runner import Make
 
-METHODS = "attcat+libra,attcat+plain,attention,rollout,genatt"
+METHODS = "oddscat,attcat+libra,attcat+plain,attention,rollout,genatt"
 METRICS = "aopc,lodds,comprehensiveness,sufficiency,abpc"
 SEEDS = 2**32 - 1
 """The largest seed that every generator takes."""

@@ -51,6 +51,9 @@ SKIPPED = 3
 PREFIX = "attcat_"
 """Before the columns of a result, where the data has such names itself."""
 
+NAMED = 12
+"""Files that are named one by one when they are written."""
+
 TOGETHER = 64
 """How many inputs are sorted into batches of similar length at a time; their results are printed before more are read."""
 
@@ -423,6 +426,9 @@ def _print_and_write(
     if kept:
         _write_together(paths[0], kept)
         written.append(paths[0])
+    if len(written) > NAMED:
+        print(f"wrote {len(written)} files into {visible(str(written[0].parent))}{os.sep}")
+        return len(failed)
     for path in written:
         print(f"wrote {visible(str(path))}")
     return len(failed)

@@ -98,7 +98,7 @@ def is_table(value: str) -> bool:
 
 
 def _read(value: str, asked: Asked, place: str) -> Item | Bad:
-    place = one_line(place)[:80]
+    place = one_line(place)[:80] if place.strip() else repr(one_line(place)[:80])
     try:
         return replace(read(value, asked.pair, asked.choices, asked.question), place=place)
     except InputError as error:

@@ -195,6 +195,11 @@ def check_kind(explainer: Explainer, item: Item) -> None:
     """
     adapter = explainer.adapter
     kind = type(adapter.model).__name__
+    if isinstance(adapter, VisionAdapter) and reads_both(explainer):
+        raise InputError(
+            f"{kind} compares a picture with a text, which makes two explanations: in Python, explainer((picture, text)) gives "
+            "both; so does attcat serve"
+        )
     if item.has_question and not reads_both(explainer):
         what = "sees pictures" if isinstance(adapter, VisionAdapter) else "reads text"
         raise InputError(

@@ -32,7 +32,7 @@ from ..model import TextAdapter, VisionAdapter
 from ..model.picture import read_picture
 from ..render import html, page, report
 from ..render.html import escape
-from .inputs import load_model, named_class
+from .inputs import load_model, named_class, reads_both
 from .listing import METHODS
 from .wording import in_shell, unexpected
 
@@ -72,10 +72,15 @@ class Service:
     @property
     def kinds(self) -> tuple[bool, ...]:
         """For texts (False), for pictures (True)."""
-        if self.model is None:
+        if self.model is None or self.asks:
             return (False, True)
         adapter = self.explainer(False).adapter
         return tuple(kind for kind, of in ((False, VisionAdapter), (True, TextAdapter)) if not isinstance(adapter, of))
+
+    @property
+    def asks(self) -> bool:
+        """Whether the model takes a picture with a text: a question about it."""
+        return self.model is not None and reads_both(self.explainer(False))
 
     def explainer(self, picture: bool) -> Explainer:
         """The one for this kind of input; the same for both if a model was named."""
@@ -86,14 +91,16 @@ class Service:
                 self._explainers[key] = Explainer(network.to(self.device), processor)
             return self._explainers[key]
 
-    def explain(self, given: MutableMapping[str, Any]) -> Explanation:
-        """What the form asks for.
+    def explain(self, given: MutableMapping[str, Any]) -> list[Explanation]:
+        """What the form asks for: one, or of a picture and a text that are compared two.
 
         Raises:
             AttCATError: if it cannot be done.
         """
         picture, text, pair = given["picture"], given["text"], given["pair"]
-        if bool(picture) == bool(text.strip()):
+        if self.asks and picture and not text.strip():
+            raise InputError("this model reads a text with its pictures: ask something about the picture")
+        if not self.asks and bool(picture) == bool(text.strip()):
             raise InputError("give a text or a picture, and not both")
         if max(len(text), len(pair)) > LONGEST:
             raise InputError(f"a text has at most {LONGEST:,} characters here, got {max(len(text), len(pair)):,}")
@@ -101,9 +108,11 @@ class Service:
         if bool(picture) not in self.kinds:
             what = ("a picture", "reads text") if picture else ("a text", "sees pictures")
             raise InputError(f"{what[0]} was given, but {type(explainer.adapter.model).__name__} {what[1]}")
-        value = read_picture(io.BytesIO(picture)) if picture else (text, pair) if pair.strip() else text
-        found: Explanation = explainer(value, named_class(given["target"].strip() or None, explainer), truncation=True)
-        return found
+        seen = read_picture(io.BytesIO(picture)) if picture else None
+        value = (text, pair) if pair.strip() else text
+        asked: Any = value if seen is None else (seen, text) if self.asks else seen
+        found = explainer(asked, named_class(given["target"].strip() or None, explainer), truncation=True)
+        return [found] if isinstance(found, Explanation) else list(found)
 
     def labels(self) -> list[str]:
         """Of the classes, if they are few enough to be offered."""
@@ -127,7 +136,7 @@ def application(service: Service, host: str) -> Starlette:
         given = await read(request, service)
         try:
             found = await run_sync(service.explain, given, limiter=limiter)
-            body, status = await run_sync(lambda: page([found], "Why?")), 200
+            body, status = await run_sync(lambda: page(found, "Why?")), 200
         except AttCATError as error:
             body, status = _failed(in_shell(error)), 400
         except Exception as error:  # whatever a model raises on this input is this request's own
@@ -241,12 +250,15 @@ FORM = """<!DOCTYPE html>
 TEXT = """<label>A text<textarea name="text" rows="3" maxlength="{longest}" dir="auto">{text}</textarea></label>
 <label>A second text, for models that read pairs<input name="pair" value="{pair}" dir="auto"></label>
 """
+QUESTION = """<label>A question about it<textarea name="text" rows="3" maxlength="{longest}" dir="auto">{text}</textarea></label>
+"""
 PICTURE = """<label>A picture<input type="file" name="picture" accept="image/*"></label>
 """
 
 
 def _page(service: Service, given: MutableMapping[str, Any], body: str | None) -> str:
-    inputs = (PICTURE if kind else TEXT for kind in service.kinds)
+    inputs = [PICTURE if kind else TEXT for kind in service.kinds]
+    inputs = [PICTURE, QUESTION] if service.asks else inputs
     texts = {name: escape(given[name]) for name in ("text", "pair", "target")}
     names = dict.fromkeys([given["method"], *(name for name, *_ in METHODS)])
     return FORM.format(

@@ -138,8 +138,7 @@ def page(results: Results, sanity: Mapping[str, Mapping[str, str]] | None = None
         f"<b>{escape(str(settings['removal']))}</b>, watching the {_watched(results)}; means with 95 % bootstrap intervals, "
         f"the best in bold.{accuracy} A forward is the time of one plain forward pass.</p>",
         _table(names, rows, bold),
-        _chart(results, "morf", "most relevant first: the lower the better"),
-        _chart(results, "lerf", "least relevant first: the higher the better"),
+        *_charts(results),
         "<h2>The best against the others</h2>",
         "<p>Difference of means on the same examples, 95 % bootstrap interval, and p-value (two-sided, not corrected for "
         "the number of comparisons).</p>",
@@ -203,6 +202,16 @@ def _ticks(results: Results) -> list[float]:
     low, high = min(points), max(points)
     high = high if high > low else low + 1
     return [low + share * (high - low) for share in (0, 0.25, 0.5, 0.75, 1)]
+
+
+def _charts(results: Results) -> list[str]:
+    """The curves both ways, where a metric of the run read them."""
+    if not all(results.curves.values()):
+        return []
+    return [
+        _chart(results, "morf", "most relevant first: the lower the better"),
+        _chart(results, "lerf", "least relevant first: the higher the better"),
+    ]
 
 
 def _chart(results: Results, side: str, caption: str) -> str:

@@ -96,7 +96,8 @@ class Results:
         settings: everything that the numbers depend on.
         accuracy: share of the examples whose gold label the model predicts; None without labels.
         values: method, metric, value per example (NaN where a metric is not defined).
-        curves: method, `morf` or `lerf`, mean probability (of a regression: value) at `STEPS`.
+        curves: method, `morf` or `lerf`, mean probability (of a regression: value) at `STEPS`; of a method nothing where no
+            metric of the plan reads the curves.
         seconds: method, seconds per example.
         forward: seconds of a plain forward pass per example, in the same batches.
         records: method, the records of its examples.
@@ -204,7 +205,7 @@ class Part:
         start = time.perf_counter()
         explanations = explainer(self.inputs, self.predicted.tolist(), truncation=self.plan.truncation)
         seconds = (time.perf_counter() - start) / len(self.inputs)
-        curves = perturbation_curves(self.ablation, explanations, self.predicted, STEPS)
+        curves = self._curves(explanations)
         values = self._faithfulness(explainer, explanations)
         values.update(self._classes(explainer))
         values.update(self._spans(explanations))
@@ -216,11 +217,17 @@ class Part:
                 "predicted": int(self.predicted[row]),
                 "label": self.labels[row],
                 "values": {name: _plain(column[row]) for name, column in values.items()},
-                "morf": curves.morf.level[row].tolist(),
-                "lerf": curves.lerf.level[row].tolist(),
+                **{side: levels[row] for side, levels in curves.items()},
             }
             for row in range(len(self.inputs))
         ]
+
+    def _curves(self, explanations: list[Explanation]) -> dict[str, list[list[float]]]:
+        """The prediction of each example at `STEPS` while tokens are removed; nothing where no metric reads such curves."""
+        if not self.plan.of("curves"):
+            return {}
+        curves = perturbation_curves(self.ablation, explanations, self.predicted, STEPS)
+        return {"morf": curves.morf.level.tolist(), "lerf": curves.lerf.level.tolist()}
 
     def _faithfulness(self, explainer: Explainer, explanations: list[Explanation]) -> dict[str, Sequence[float]]:
         names = [metric.name for metric in (*self.plan.of("curves"), *self.plan.of("passes"))]
@@ -449,7 +456,11 @@ def _results(plan: Plan, settings: Mapping[str, Any], log: Log, chosen: list[int
         accuracy=sum(line["label"] == line["predicted"] for line in labelled) / len(labelled) if labelled else None,
         values=values,
         curves={
-            method: {side: torch.tensor([line[side] for line in lines]).mean(0).tolist() for side in ("morf", "lerf")}
+            method: {
+                side: torch.tensor([line[side] for line in lines]).mean(0).tolist()
+                for side in ("morf", "lerf")
+                if side in lines[0]
+            }
             for method, lines in records.items()
         },
         seconds={method: sum(line["seconds"] for line in lines) / len(lines) for method, lines in records.items()},

@@ -17,6 +17,7 @@ from ..methods import DEFAULT, Quantity
 from ..model import Adapter, Encoding, TextAdapter
 from ..model.discovered import adapter_of
 from ..model.writing import is_chat, read_chat
+from ..render import progress
 from ..targets import Target, count
 from ..trace import Hidden, Queries
 from . import windows, writing, zero_shot
@@ -308,11 +309,13 @@ def _explain(
     if len(tokens) != rows:
         raise InputError(f"{len(tokens)} tokens for {rows} inputs: give one, or one per input")
     found: list[list[Explanation]] = [[] for _ in range(rows)]
-    for positions, encoding in encodings:
-        pointed = side.adapter.head.point(encoding, [tokens[i] for i in positions])
-        explained = side.explain(pointed, [targets[i] for i in positions])
-        for row, explanations in zip(positions, explained, strict=True):
-            found[row] = explanations
+    with progress(rows) as tick:
+        for positions, encoding in encodings:
+            pointed = side.adapter.head.point(encoding, [tokens[i] for i in positions])
+            explained = side.explain(pointed, [targets[i] for i in positions])
+            for row, explanations in zip(positions, explained, strict=True):
+                found[row] = explanations
+            tick(len(positions))
     return shaped(found, several, many)
 
 
@@ -335,7 +338,11 @@ def _windowed(
     """Each text on its own, in windows."""
     windows.check(side.adapter, inputs, token, truncation)
     targets, several = targets_by_row(target, len(inputs), many, top_k)
-    found = [windows.explain(side, value, wanted, size) for value, wanted in zip(inputs, targets, strict=True)]
+    found = []
+    with progress(len(inputs)) as tick:
+        for value, wanted in zip(inputs, targets, strict=True):
+            found.append(windows.explain(side, value, wanted, size))
+            tick(1)
     return shaped(found, several, many)
 
 

@@ -20,6 +20,7 @@ from ..tokens import Tokens, overlapping
 from .explanation import Explanation
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from PIL import Image
 
 Part = str | int | slice
@@ -157,6 +158,17 @@ class Generation:
             InputError: if there are more words than fit.
         """
         return render.generation.figure(*self._drawn)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the heat table with matplotlib, for a paper: a row for each written word, a column for each word before it.
+
+        Args:
+            ax: where to; by default a new figure of pyplot.
+
+        Raises:
+            InputError: if matplotlib is not installed.
+        """
+        return render.generation.plot(*self._drawn, ax)
 
     @property
     def _drawn(self) -> tuple[tuple[Explanation, ...], Tokens, int, str | None]:

@@ -4,7 +4,7 @@ from . import comparison, generation, summary, terminal
 from .html import fragment
 from .image import Look
 from .media import figure, png
-from .notebook import show
+from .notebook import progress, show
 from .plot import curves, pdf, plot, side_by_side
 from .report import page
 from .svg import svg
@@ -22,6 +22,7 @@ __all__ = [
     "pdf",
     "plot",
     "png",
+    "progress",
     "show",
     "side_by_side",
     "summary",

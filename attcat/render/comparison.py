@@ -54,8 +54,8 @@ def lines(timed: Timed, colour: bool) -> Iterator[tuple[Text, Text, Text]]:
         yield Text(name(explanation)), Text(duration(seconds)), told
 
 
-def show(timed: Timed, console: Console | None = None) -> None:
-    """Print what is explained, then a row for each method."""
+def show(timed: Timed, console: Console | None = None, note: str = OWN_SCALE) -> None:
+    """Print what is explained, then a row for each method, and what the colours cannot say."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -70,26 +70,26 @@ def show(timed: Timed, console: Console | None = None) -> None:
     for row in lines(timed, colour):
         table.add_row(*row)
     console.print(table)
-    console.print(Text(OWN_SCALE, "dim"))
+    console.print(Text(note, "dim"))
 
 
 # -- pages -----------------------------------------------------------------------------------------------------------
 
 
-def page(timed: Timed, title: str = "AttCAT: methods compared") -> str:
+def page(timed: Timed, note: str = OWN_SCALE, title: str = "AttCAT: methods compared") -> str:
     """A self-contained page: no network, no script."""
-    return html.framed(_body(timed), title)
+    return html.framed(_body(timed, note), title)
 
 
-def fragment(timed: Timed) -> str:
+def fragment(timed: Timed, note: str = OWN_SCALE) -> str:
     """What a notebook shows."""
-    return f"<style>{html.STYLE}</style>{_body(timed)}"
+    return f"<style>{html.STYLE}</style>{_body(timed, note)}"
 
 
-def _body(timed: Timed) -> str:
+def _body(timed: Timed, note: str) -> str:
     cells = _pictures(timed) if timed[0][0].is_image else _rows(timed)
-    note = f'<p class="origin">{OWN_SCALE}</p>'
-    return f'<div class="attcat">{html.header(timed[0][0], timed[0][0].model)}{cells}{note}</div>'
+    last = f'<p class="origin">{html.escape(note)}</p>'
+    return f'<div class="attcat">{html.header(timed[0][0], timed[0][0].model)}{cells}{last}</div>'
 
 
 def _rows(timed: Timed) -> str:
@@ -110,7 +110,7 @@ def _pictures(timed: Timed) -> str:
 # -- figure ----------------------------------------------------------------------------------------------------------
 
 
-def figure(timed: Timed) -> Image.Image:
+def figure(timed: Timed, note: str = OWN_SCALE) -> Image.Image:
     """The picture, then a heatmap for each method under which its name and its time stand.
 
     Raises:
@@ -123,10 +123,10 @@ def figure(timed: Timed) -> Image.Image:
     rows = [image.beside(panels[start : start + ACROSS], gap=16) for start in range(0, len(panels), ACROSS)]
     pictures = image.stack(rows, gap=10)
     width = max(pictures.width, 480)
-    note = [image.line(text, width, size=14, ink=image.PALE) for text in image.wrap(OWN_SCALE, width)]
+    last = [image.line(text, width, size=14, ink=image.PALE) for text in image.wrap(note, width)]
     head = image.heading(first, width, first.model)
     return image.framed(
-        image.stack([head, pictures, image.bar(first, width), *image.unseen(first, width), *note], gap=10)
+        image.stack([head, pictures, image.bar(first, width), *image.unseen(first, width), *last], gap=10)
     )
 
 

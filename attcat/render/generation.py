@@ -23,8 +23,10 @@ from ..files import encode_jpeg, encode_png
 from ..tokens import Tokens, group_times, group_words
 from . import html, image, mixed, terminal, wording
 from .colour import AGAINST, DARK, FOR, LIGHT, css, largest, tint
+from .plot import table as heat_table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from PIL import Image
     from rich.console import Console
 
@@ -284,13 +286,14 @@ for _name, _value in {
 }.items():
     SCRIPT = SCRIPT.replace(f"@{_name}", str(_value))
 
-WHOLE = "the whole answer: each source's mean over the written words; hover over a written word to see its own"
+WHOLE = "the whole answer"
+HOVER = "Each source's mean over the written words. Hover over a written word, or reach it with Tab, to see its own."
 
 
 def page(explanations: Sequence[Attribution], tokens: Tokens, start: int, source: str | None) -> str:
     """A self-contained page: no network; a few lines of script colour what a word came from when it is hovered over."""
     body = _body(Sheet(explanations, tokens, start, source))
-    return html.framed(body, "AttCAT", html.STYLE + STYLE, SCRIPT)
+    return html.framed(body, "AttCAT: why this was written", html.STYLE + STYLE, SCRIPT)
 
 
 def fragment(explanations: Sequence[Attribution], tokens: Tokens, start: int, source: str | None) -> str:
@@ -310,6 +313,7 @@ def _body(sheet: Sheet) -> str:
     parts = [
         f'<p class="origin">{origin}</p>',
         f'<p><span class="label what" data-s="{_hundredths(whole)}">{WHOLE}</span></p>',
+        f'<p class="origin">{HOVER}</p>',
         *(_picture(sheet, number, cells[0]) for number, cells in together.items()),
         f'<div class="text" dir="auto">{_text(sheet, units, rows, signed, whole, maps)}</div>',
         f'<p class="key">{html.mark("speaks against it", -1.0)}{html.mark("speaks for it", 1.0)}</p>',
@@ -434,6 +438,22 @@ def figure(explanations: Sequence[Attribution], tokens: Tokens, start: int, sour
     ]
     origin = image.line(wording.origin(explanations[0]), width, size=14, ink=image.PALE)
     return image.framed(image.stack([origin, table, *told_below], gap=8))
+
+
+def plot(
+    explanations: Sequence[Attribution], tokens: Tokens, start: int, source: str | None, ax: Axes | None = None
+) -> Axes:
+    """The heat table with matplotlib: a row for each written word, a column for each word before it.
+
+    Raises:
+        InputError: if matplotlib is not installed.
+    """
+    sheet = Sheet(explanations, tokens, start, source)
+    every = sheet.units()
+    rows = [unit for unit in every if unit.positions[0] >= start]
+    units = [unit for unit in every if not unit.special]
+    strengths = sheet.strengths(units, sheet.scores(units, rows), sheet.maps(rows))[0].numpy()
+    return heat_table(strengths, [told(sheet, unit) for unit in rows], [shown(unit) for unit in units], ax)
 
 
 def _upright(text: str, height: int) -> Image.Image:

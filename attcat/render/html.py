@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -55,6 +56,7 @@ background:repeating-linear-gradient(135deg,#7d7d7d 0 2px,#444 2px 8px)}
 .attcat td:last-child{text-align:right;font-variant-numeric:tabular-nums}
 .attcat .methods td{vertical-align:top;border-top:1px solid rgba(128,128,128,.3)}
 .attcat .methods td:last-child{text-align:left}
+.attcat .methods td:first-child{white-space:nowrap}
 .attcat .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:0 2em}
 """.replace("AGAINST", css(AGAINST)).replace("FOR", css(FOR))
 """Of a fragment. The strength of a word, 0 to 1, is its `--s`."""
@@ -76,6 +78,7 @@ PAGE = (
     + """:root{{color-scheme:light dark;background:#fff;color:#111}}
 @media (prefers-color-scheme:dark){{:root{{background:#111;color:#f4f4f4}}}}
 body{{margin:0 auto;max-width:72rem;padding:1rem 1.5rem;font-family:system-ui,sans-serif}}
+h1{{font-size:1.4rem;margin:.4em 0}}
 article+article{{border-top:1px solid rgba(128,128,128,.4);padding-top:.5em}}
 {style}</style>
 </head>
@@ -120,13 +123,18 @@ def escape(text: str) -> str:
     return html.escape(text).replace("\r", "&#13;")  # a parser would turn a bare carriage return into a line end
 
 
+def unbroken(text: str) -> str:
+    """Escaped text whose percentages stay on one line."""
+    return re.sub(r"(?<=\d) %", "&nbsp;%", text)
+
+
 # -- the parts, in reading order -------------------------------------------------------------------------------------
 
 
 def _body(explanation: Attribution) -> str:
     parts = [
         header(explanation),
-        f"<p>{escape(wording.shares(explanation))}</p>" if explanation.is_mixed else "",
+        f"<p>{unbroken(escape(wording.shares(explanation)))}</p>" if explanation.is_mixed else "",
         middle(explanation),
         key(explanation),
         _apart(explanation),

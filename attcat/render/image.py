@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -115,7 +115,7 @@ def overlay(explanation: Attribution, full: float | None = None, look: Look = PL
     drawn = tinted(ground, signed)
     if look.contour:
         drawn = _outlined(drawn, heat, ~unseen)
-    return np.where(unseen[..., None], _hatched(ground), drawn)
+    return np.where(unseen[..., None], _hatched(ground), drawn) if unseen.any() else drawn
 
 
 def tinted(ground: np.ndarray, signed: np.ndarray) -> np.ndarray:
@@ -131,6 +131,7 @@ def ramp(steps: int) -> list[tuple[int, int, int]]:
     return [(red, green, blue) for red, green, blue in colours.tolist()]
 
 
+@cache
 def palette() -> np.ndarray:
     """The colours of a legend and of a grey picture, which a palette must have, uint8 `[N, 3]`."""
     ramp = tinted(np.full((2, 33, 3), BLANK, dtype=np.uint8), np.tile(np.linspace(-1, 1, 33), (2, 1)))
@@ -245,7 +246,8 @@ def legend(explanation: Attribution, width: int, look: Look = PLAIN) -> Image.Im
         line(f"{wording.number(full)}{beyond}" if full else "0", third, size=14, right=True),
     ]
     parts = [bar(explanation, width), beside(values, gap=0), *unseen(explanation, width)]
-    told = [*looks(look), *wording.notes(explanation)]
+    shares = [wording.shares(explanation)] if explanation.is_mixed else []
+    told = [*shares, *looks(look), *wording.notes(explanation)]
     parts += [line(text, width, size=14, ink=PALE) for note in told for text in wrap(note, width)]
     return stack(parts, gap=4)
 
@@ -263,8 +265,13 @@ def bar(explanation: Attribution, width: int) -> Image.Image:
     against, supports = wording.sides(explanation)
     half = (width - 16) // 2
     ends = beside([line(against, half, size=15), line(supports, half, size=15, right=True)], gap=width - 2 * half)
-    colours = tinted(np.full((18, width, 3), BLANK), np.tile(np.linspace(-1, 1, width), (18, 1)))
-    return stack([ends, Image.fromarray(colours)], gap=4)
+    return stack([ends, Image.fromarray(_gradient(width))], gap=4)
+
+
+@cache
+def _gradient(width: int) -> np.ndarray:
+    """The colours from against to for, uint8 `[18, width, 3]`."""
+    return tinted(np.full((18, width, 3), BLANK), np.tile(np.linspace(-1, 1, width), (18, 1)))
 
 
 def unseen(explanation: Attribution, width: int) -> list[Image.Image]:
@@ -339,10 +346,12 @@ def png(explanation: Attribution, look: Look = PLAIN) -> bytes:
         InputError: as `figure`.
     """
     kept, data = palette(), b""
-    for longest, colours in ((LONGEST, 256 - len(kept)), (LONGEST, 56), (400, 80), (280, 48)):
-        data = encode_palette_png(figure(explanation, look, longest), kept, colours)
-        if len(data) <= PNG_LIMIT:
-            break
+    for longest, several in ((LONGEST, (256 - len(kept), 56)), (400, (80,)), (280, (48,))):
+        drawn = figure(explanation, look, longest)
+        for colours in several:
+            data = encode_palette_png(drawn, kept, colours)
+            if len(data) <= PNG_LIMIT:
+                return data
     return data
 
 
@@ -391,6 +400,7 @@ def framed(picture: Image.Image, margin: int = 16) -> Image.Image:
     return ImageOps.expand(picture, margin, PAPER)
 
 
+@lru_cache(128)  # captions and legends say the same under every picture
 def line(text: str, width: int, *, size: int, ink: RGB = INK, right: bool = False, middle: bool = False) -> Image.Image:
     """One line of text on a strip of `width` pixels, cut with an ellipsis where it does not fit."""
     from PIL import Image, ImageDraw

@@ -11,7 +11,7 @@ from ..attribution import Attribution
 from ..errors import InputError
 from . import image, wording
 from .colour import FAINT, FULL, WHITE, hue, mix
-from .image import INK, LONGEST, PALE, PLAIN, Look
+from .image import INK, LONGEST, PLAIN, Look
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,7 +44,7 @@ def figure(explanation: Attribution, look: Look = PLAIN, longest: int = LONGEST)
         rows.append(image.stack(panels, gap=10) if wide else image.beside(panels, gap=16))
     width = max([480, *(row.width for row in rows)])
     words = _words(explanation, full, width, look)
-    parts = [image.heading(explanation, width), *rows, *words, _legend(explanation, width, look)]
+    parts = [image.heading(explanation, width), *rows, *words, image.legend(explanation, width, look)]
     return image.framed(image.stack(parts, gap=14))
 
 
@@ -77,21 +77,6 @@ def _words(explanation: Attribution, full: float, width: int, look: Look) -> lis
             draw.text((x, y), text, font=font, fill=INK)
             x += wide
     return [sheet.crop((0, 0, width, y + height + GAP))]
-
-
-def _legend(explanation: Attribution, width: int, look: Look) -> Image.Image:
-    """The colour bar with its numbers, the shares, and the notes."""
-    full = wording.scale(explanation)
-    third = width // 3
-    values = [
-        image.line(wording.number(-full) if full else "0", third, size=14),
-        image.line("0", width - 2 * third, size=14, middle=True),
-        image.line(wording.number(full) if full else "0", third, size=14, right=True),
-    ]
-    unseen = [one for _, part in wording.maps(explanation) for one in image.unseen(part, width)][:1]
-    told = [wording.shares(explanation), *image.looks(look), *wording.notes(explanation)]
-    lines = [image.line(text, width, size=14, ink=PALE) for note in told for text in image.wrap(note, width)]
-    return image.stack([image.bar(explanation, width), image.beside(values, gap=0), *unseen, *lines], gap=4)
 
 
 def veil(signed: np.ndarray) -> np.ndarray:

@@ -1,5 +1,5 @@
 """Figures for papers, with matplotlib (extra `plot`): words in place, a picture under its heatmap, contributions by block,
-methods side by side, curves of an evaluation.
+methods side by side, curves of an evaluation, what the words of an answer came from.
 
 Everything that can be is drawn as vectors; the heatmap of a picture has the picture's own pixels.
 """
@@ -120,6 +120,38 @@ def curves(lines: Mapping[str, Sequence[float]], steps: Sequence[float], watched
     return ax
 
 
+def table(strengths: np.ndarray, rows: Sequence[str], columns: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Strengths in [-1, 1] as a heat table with names, `[rows, columns]`.
+
+    Args:
+        strengths: one for each row and column.
+        rows: what stands on the left.
+        columns: what stands above, upright.
+        ax: where to; by default a new figure of pyplot.
+
+    Raises:
+        InputError: if matplotlib is not installed.
+    """
+    if ax is None:
+        size = 1.6 + 0.22 * len(columns), 0.9 + 0.22 * len(rows)
+        _, ax = _pyplot().subplots(figsize=size, layout="constrained")
+    mesh = ax.pcolormesh(strengths, cmap=_diverging(), vmin=-1, vmax=1, edgecolors="white", linewidth=0.4)
+    ax.invert_yaxis()
+    ax.set_yticks(np.arange(len(rows)) + 0.5, [_plain(name) for name in rows], fontsize="small")
+    ax.set_xticks(np.arange(len(columns)) + 0.5, [_plain(name) for name in columns], fontsize="small", rotation=90)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.figure.colorbar(mesh, ax=ax, label="against / for, of the row's strongest")
+    return ax
+
+
+def _diverging() -> Any:
+    """From against through white to for."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("attcat", [_unit(AGAINST), (1.0, 1.0, 1.0), _unit(FOR)])
+
+
 def pdf(explanation: Attribution, look: Look = PLAIN) -> bytes:
     """The plot as the content of a PDF file with its fonts embedded.
 
@@ -217,16 +249,13 @@ def _ground(piece: Piece) -> dict[str, Any]:
 
 def _heat_table(explanation: Attribution, ax: Axes) -> None:
     """Tokens by blocks."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    colours = LinearSegmentedColormap.from_list("attcat", [_unit(AGAINST), (1.0, 1.0, 1.0), _unit(FOR)])
-    table = explanation.layers.T.numpy()
-    full = float(np.abs(table).max()) or 1.0
-    mesh = ax.pcolormesh(table, cmap=colours, vmin=-full, vmax=full, edgecolors="white", linewidth=0.4)
+    values = explanation.layers.T.numpy()
+    full = float(np.abs(values).max()) or 1.0
+    mesh = ax.pcolormesh(values, cmap=_diverging(), vmin=-full, vmax=full, edgecolors="white", linewidth=0.4)
     ax.invert_yaxis()
     labels = [_plain(label) for label in explanation.tokens.labels]
     ax.set_yticks(np.arange(len(labels)) + 0.5, labels, fontsize="small")
-    ax.set_xticks(np.arange(table.shape[1]) + 0.5, [str(at + 1) for at in range(table.shape[1])], fontsize="small")
+    ax.set_xticks(np.arange(values.shape[1]) + 0.5, [str(at + 1) for at in range(values.shape[1])], fontsize="small")
     ax.set_xlabel("block")
     ax.tick_params(length=0)
     ax.figure.colorbar(mesh, ax=ax, label=_plain(" / ".join(wording.sides(explanation))))

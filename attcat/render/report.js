@@ -90,8 +90,9 @@
 
   function strongest(ranked, list) {
     const top = Math.abs(ranked[0]?.score) || 1;
+    const some = ranked.filter((part) => part.score).slice(0, 10);
     list.replaceChildren(
-      ...ranked.slice(0, 10).map((part) => {
+      ...some.map((part) => {
         const bar = make("i", { className: part.score > 0 ? "for" : "against" });
         bar.style.width = percent(Math.abs(part.score) / top);
         const row = make("li", {}, [

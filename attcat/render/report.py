@@ -208,7 +208,7 @@ def _article(at: int, explanation: Attribution, full: float, legend: bool) -> st
     parts = [
         head,
         f"<p>{escape(correction)}</p>" if correction else "",
-        f'<p class="gist">{escape(gist)}</p>' if gist else "",
+        f'<p class="gist">{html.unbroken(escape(gist))}</p>' if gist else "",
         html.middle(explanation, full),
         key,
         _chances(explanation),

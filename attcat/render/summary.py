@@ -183,6 +183,8 @@ STYLE = (
     + """
 .attcat .words td{vertical-align:top;border-top:1px solid rgba(128,128,128,.3);text-align:right;white-space:normal}
 .attcat .words td:first-child,.attcat .words td:last-child{text-align:left}
+.attcat .words th,.attcat .words td:nth-child(n+2):not(.where){overflow-wrap:normal;white-space:nowrap}
+.attcat .words td:first-child{min-width:4em}
 .attcat .words .where{opacity:.8;max-width:34rem}
 .attcat .words .span{display:block;position:relative;width:9rem;height:1.1em;background:rgba(128,128,128,.15)}
 .attcat .words .span i{position:absolute;top:.45em;height:.2em;background:currentColor;opacity:.7}
@@ -190,7 +192,7 @@ STYLE = (
 .attcat .words .span u{position:absolute;top:0;bottom:0;width:1px;background:rgba(128,128,128,.8);left:50%}
 .attcat .crops{display:flex;flex-wrap:wrap;gap:.6em}
 .attcat .crops figure{margin:0;max-width:7rem;font-size:.85em}
-@media (max-width:640px){.attcat .words .span,.attcat .words th:nth-child(4){display:none}}
+@media (max-width:640px){.attcat .words td:nth-child(4),.attcat .words th:nth-child(4){display:none}}
 """
 )
 

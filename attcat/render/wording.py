@@ -6,6 +6,7 @@ Everything here is plain text. Whoever draws it escapes it.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -123,6 +124,19 @@ def scale(*explanations: Attribution) -> float:
 
     The 99th percentile of the magnitudes, so that one outlier does not hide everything else; in a short text, the strongest.
     """
+    if len(explanations) == 1:
+        (only,) = explanations
+        if only not in _SCALES:
+            _SCALES[only] = _scale(only)
+        return _SCALES[only]
+    return _scale(*explanations)
+
+
+_SCALES: WeakKeyDictionary[Attribution, float] = WeakKeyDictionary()
+"""Of single explanations: every part of a drawing asks for it."""
+
+
+def _scale(*explanations: Attribution) -> float:
     pooled = [score for explanation in explanations for score in values(explanation)]
     first = explanations[0] if explanations else None
     words = first is None or not (first.is_image or first.is_video or first.is_sound or first.is_mixed)
@@ -349,6 +363,7 @@ def gist(explanation: Attribution) -> str:
         strong = [w for w in words if w.score * sign >= top / 6 > 0 and any(map(str.isalnum, w.text))]
         strong.sort(key=lambda word: -abs(word.score))
         names = list(dict.fromkeys(f"“{word.text[:40]}”" for word in strong))[:GIST]
+        names = list(map(_isolated, names))
         if names:
             told.append(f"{_and(names)} {one if len(names) == 1 else several}")
     return "; ".join(told) + "." if told else ""
@@ -375,6 +390,12 @@ def _place(explanation: Attribution) -> str:
 
 GIST = 3
 """Words on each side that the sentence names."""
+
+
+def _isolated(name: str) -> str:
+    """A name that is written from right to left, so that the sentence around it keeps its order."""
+    turned = any(unicodedata.bidirectional(character) in ("R", "AL") for character in name)
+    return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}" if turned else name
 
 
 def _and(names: list[str]) -> str:

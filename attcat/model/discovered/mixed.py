@@ -9,7 +9,7 @@ has), and believed if single cells of the picture, painted over, move just the t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cached_property, partial
@@ -649,45 +649,51 @@ class DiscoveredMixed(DiscoveredText):
         pixels = encoding.arguments[name]
         plain = self._states(encoding)
         self._check_length(plain, encoding)
-        frames = pixels.flatten(0, 1) if pixels.dim() == 5 else pixels
-        several = frames.dim() == 4 and len(frames) > 1 and pixels.dim() == 4
 
         def other(part: Tensor) -> Tensor:
             return self._states(replace(encoding, arguments={**encoding.arguments, name: part}))
 
-        changed = [self._changed(plain, other(pixels.flip(-1) + 1))]
-        if several:  # a picture each, if each changes tokens of its own
-            each = []
-            for number in range(len(pixels)):
-                moved = pixels.clone()
-                moved[number] += 1
-                each.append(self._changed(plain, other(moved)))
-            if all(each) and sum(map(len, each)) == len(changed[0]):
-                changed = each
+        changed = self._changed_by_each(plain, pixels, other)
         stretches = self._stretches(encoding, changed)
+        frames = pixels.flatten(0, 1) if pixels.dim() == 5 else pixels
+        placed = frames.dim() == 4 and (len(frames) == 1 or pixels.dim() == 4)
         found = []
         for number, (mine, stretch) in enumerate(zip(changed, stretches, strict=True)):
-            guess = None
-            if frames.dim() == 4 and (several or len(frames) == 1):
-                height, width = frames.shape[-2:]
-                guesses = list(possible(mine, [Frame((0.0, 0.0, width, height), (height, width))], (width, height)))
-
-                def painted(box: tuple[float, float, float, float], number: int = number) -> Tensor:
-                    left, top, right, bottom = (round(edge) for edge in box)
-                    moved = pixels.clone()
-                    part = moved if pixels.dim() == 4 else moved.flatten(0, 1)
-                    part[number if several else 0, :, top:bottom, left:right] += 1
-                    return other(moved)
-
-                guess = self._best(guesses, mine, plain, painted)
-            elif (grids := encoding.arguments.get("image_grid_thw")) is not None and len(grids) == 1:
-                frames_of, rows, columns = grids[0].tolist()
-                merged = frames_of * rows * columns / max(1, len(mine))
-                side = round(merged**0.5)
-                if side * side == merged and not rows % side and not columns % side and frames_of == 1:
-                    guess = Guess((((rows // side, columns // side), (0.0, 0.0, 1.0, 1.0)),))
+            guess = (
+                self._guess_of_pixels(plain, pixels, number, mine, other)
+                if placed
+                else _guess_of_counts(encoding, len(mine))
+            )
             found.append(run_of(mine, stretch, guess))
         return tuple(found)
+
+    def _changed_by_each(self, plain: Tensor, pixels: Tensor, other: Callable[[Tensor], Tensor]) -> list[list[int]]:
+        """Which tokens change with the pixels: of several pictures for each, if each changes tokens of its own."""
+        every = self._changed(plain, other(pixels.flip(-1) + 1))
+        if pixels.dim() != 4 or len(pixels) == 1:
+            return [every]
+        each = []
+        for number in range(len(pixels)):
+            moved = pixels.clone()
+            moved[number] += 1
+            each.append(self._changed(plain, other(moved)))
+        return each if all(each) and sum(map(len, each)) == len(every) else [every]
+
+    def _guess_of_pixels(
+        self, plain: Tensor, pixels: Tensor, number: int, mine: list[int], other: Callable[[Tensor], Tensor]
+    ) -> Guess | None:
+        """Where a picture's tokens lie on its pixels, as painting parts of them shows."""
+        height, width = pixels.shape[-2:]
+
+        def painted(box: tuple[float, float, float, float]) -> Tensor:
+            left, top, right, bottom = (round(edge) for edge in box)
+            moved = pixels.clone()
+            part = moved if pixels.dim() == 4 else moved.flatten(0, 1)
+            part[number, :, top:bottom, left:right] += 1
+            return other(moved)
+
+        guesses = list(possible(mine, [Frame((0.0, 0.0, width, height), (height, width))], (width, height)))
+        return self._best(guesses, mine, plain, painted)
 
     def _past(self, encoding: Encoding) -> str:
         """What of a picture reaches the prediction when the first block's input is held."""
@@ -905,6 +911,19 @@ def _parts(content: Any, pictures: list[Image.Image]) -> list[dict[str, Any]]:
                 "a message's content is a text, or a list of {'type': 'text', 'text': ...} and {'type': 'image', 'image': ...}"
             )
     return found
+
+
+def _guess_of_counts(encoding: Encoding, count: int) -> Guess | None:
+    """The grid of a picture whose `count` tokens each hold a square of the patches that the arguments count, as Qwen-VL's do."""
+    grids = encoding.arguments.get("image_grid_thw")
+    if grids is None or len(grids) != 1:
+        return None
+    frames, rows, columns = grids[0].tolist()
+    merged = frames * rows * columns / max(1, count)
+    side = round(merged**0.5)
+    if side * side != merged or rows % side or columns % side or frames != 1:
+        return None
+    return Guess((((rows // side, columns // side), (0.0, 0.0, 1.0, 1.0)),))
 
 
 def _extended(tokens: Tokens, count: int) -> Tokens:
