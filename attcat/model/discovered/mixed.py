@@ -27,6 +27,7 @@ from ..bound import borrowed
 from ..encoding import Encoding, content_of
 from ..heads import Head, MaskedTokenHead, NextTokenHead
 from ..picture import read_picture, to_pixels
+from ..tower import Tower
 from ..writing import Prompt, contents, is_chat
 from .base import log
 from .experiments import (
@@ -41,6 +42,7 @@ from .experiments import (
 )
 from .guesses import Frame, Guess, Run, cell_box, inverse, mosaic, painted_over, possible, run_of, seen_frames
 from .text import LENGTH, DiscoveredText, surrounded
+from .tower import find_tower
 
 PIXELS = "pixel_values"
 """How the arguments that hold pictures begin."""
@@ -83,6 +85,7 @@ class DiscoveredMixed(DiscoveredText):
         self.whole = processor if hasattr(processor, "tokenizer") else None
         self.marks: set[int] = set()  # the token numbers that stand where a picture's tokens are
         self._runs: dict[Any, tuple[Run, ...]] = {}
+        self._patches_of: dict[tuple[tuple[int, int], ...], Tower] = {}
         self._behinds: dict[tuple[str, ...], int] = {}  # what is said of a written token, by the names of the arguments
         self.tried = _picture_for(model)
         super().__init__(model, getattr(processor, "tokenizer", processor))
@@ -545,6 +548,32 @@ class DiscoveredMixed(DiscoveredText):
         return (
             "; what its tower hands to later blocks counts for the prediction, and not in the scores of the first block"
         )
+
+    def tower(self, encoding: Encoding) -> Tower:
+        """Where the tower's own patches lie, found when pictures of such sizes come for the first time.
+
+        Raises:
+            OptionError: if there is no tower, its patches form no grid, or there is no picture to try it with.
+        """
+        source = encoding.sources[0]
+        if encoding.tokens[0].places is None:
+            return super().tower(encoding)
+        if not isinstance(source, Interleaved):
+            raise OptionError("through_tower=True tries pictures, but these are model arguments: give (picture, text)")
+        text, sizes = source.text, tuple((picture.shape[1], picture.shape[0]) for picture in source.pictures)
+
+        def encoding_of(pictures: Sequence[Image.Image]) -> Encoding:
+            return replace(encoding, arguments=self._arguments(text, pictures))
+
+        def shown(pictures: Sequence[Image.Image], number: int) -> list[Frame]:
+            return self._shown(Read(text, tuple(pictures)), pictures, number)
+
+        if sizes not in self._patches_of:
+            found = find_tower(self, sizes, encoding_of, shown)
+            for oldest in list(self._patches_of)[: max(0, len(self._patches_of) - KEPT + 1)]:
+                self._patches_of.pop(oldest, None)
+            self._patches_of[sizes] = found
+        return self._patches_of[sizes]
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
