@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ...capture.randomness import OwnRandomness
 from ...errors import InputError, OptionError, ProcessorError, UnsupportedModelError
-from ...tokens import Interleaved, Patches, Place, Span, Tokens, View
+from ...tokens import Interleaved, Patches, Place, Span, Tokens, View, cell_of
 from ..bound import borrowed
 from ..encoding import Encoding, content_of
 from ..heads import Head, MaskedTokenHead, NextTokenHead
@@ -40,7 +40,7 @@ from .experiments import (
     stopped_before,
     until_stopped,
 )
-from .guesses import Frame, Guess, Run, cell_box, inverse, mosaic, painted_over, possible, run_of, seen_frames
+from .guesses import Frame, Guess, Run, inverse, mosaic, painted_over, possible, run_of, seen_frames
 from .text import LENGTH, DiscoveredText, surrounded
 from .tower import find_tower
 
@@ -460,7 +460,7 @@ class DiscoveredMixed(DiscoveredText):
         if not 1 < grid[0] * grid[1] <= MOST:
             return None
         cells = range(grid[0] * grid[1])
-        change = torch.stack([(painted(cell_box(box, grid, cell)) - plain)[list(mine)].norm(dim=-1) for cell in cells])
+        change = torch.stack([(painted(cell_of(box, grid, cell)) - plain)[list(mine)].norm(dim=-1) for cell in cells])
         order = tuple(change.argmax(0).tolist())
         return replace(guess, order=order) if sorted(order) == list(cells) else None
 
