@@ -86,7 +86,7 @@ class Comparison:
         return render.comparison.page(self.timed, self.note)
 
     def to_image(self) -> Image.Image:
-        """One figure with the picture and one heatmap per method.
+        """One figure with the picture and one heatmap per method; below them the words, if a text was read with it.
 
         Raises:
             InputError: if the input was not a picture, or its pixels are not known.
@@ -132,7 +132,7 @@ def compare(
     Args:
         model: a classifier, as for `Explainer`.
         processor: its tokenizer, image processor or transform, likewise.
-        value: a text, a pair of texts, or a picture.
+        value: a text, a pair of texts, a picture, or a picture and a text.
         methods: names, as for `Explainer`; `name+rule` names the gradient rule as well.
         target: the class that all of them explain; by default the predicted one.
         references: inputs of other classes, for methods that need them (`contrast_cat`).

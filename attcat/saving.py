@@ -313,21 +313,13 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
 
 def _patches(explanation: Attribution) -> list[dict[str, Any]]:
     """Row and column from 0, and the edges in pixels of the picture."""
-    grid, (left, top, right, bottom) = explanation.grid, explanation.view.box
-    down, across = (bottom - top) / grid.shape[0], (right - left) / grid.shape[1]
-    return [
-        {
-            "row": row,
-            "column": column,
-            "left": left + column * across,
-            "top": top + row * down,
-            "right": left + (column + 1) * across,
-            "bottom": top + (row + 1) * down,
-            "score": float(grid[row, column]),
-        }
-        for row in range(grid.shape[0])
-        for column in range(grid.shape[1])
-    ]
+    grid, view, rows = explanation.grid, explanation.view, []
+    shape = (grid.shape[0], grid.shape[1])
+    for number, score in enumerate(grid.flatten().tolist()):
+        row, column = divmod(number, shape[1])
+        edges = dict(zip(("left", "top", "right", "bottom"), view.cell(shape, number), strict=True))
+        rows.append({"row": row, "column": column, **edges, "score": score})
+    return rows
 
 
 def _mixed(explanation: Attribution) -> list[dict[str, Any]]:

@@ -39,6 +39,8 @@ from .model.discovered.experiments import (
     stopped_before,
     until_stopped,
 )
+from .model.discovered.mixed import DiscoveredMixed
+from .model.discovered.painted import painted_off
 from .model.heads import Head, Token
 from .trace import (
     Recording,
@@ -388,6 +390,11 @@ def _placed(bench: _Bench) -> Measured:
     adapter = bench.adapter
     if isinstance(adapter, SignalAdapter):
         return _off(bench.row(0), adapter), 1
+    if isinstance(adapter, DiscoveredMixed):
+        found_off = painted_off(adapter, bench.encoding)
+        if found_off is None:
+            raise _NotAsked("there is no picture among the inputs whose tokens lie in places on it")
+        return found_off
     height, width = _size(bench)
     assert isinstance(adapter, VisionAdapter)
 

@@ -31,6 +31,7 @@ from .shapes import BEFORE, Question, Scene, prompt, scenes
 
 METHODS = (
     "oddscat",
+    "oddscat:quantity=logit",
     "attcat",
     "attcat+plain",
     "attnlrp",

@@ -670,6 +670,22 @@ def test_a_question_about_a_picture_is_for_models_that_read_both(
     fails(run("explain", str(tmp_path / "texts.csv"), "--model", str(text), *asked), "give paths or a folder of them")
 
 
+def test_methods_are_compared_on_a_question_about_a_picture(run: Run, photo: Path, tmp_path: Path) -> None:
+    asked = (
+        "compare",
+        str(photo),
+        "--question",
+        "<image> what colour is the star ? answer :",
+        "--methods",
+        "cat,rollout",
+    )
+    done = run(*asked, "--model", "embedded.shapes", "--output", str(tmp_path / "two.png"))
+    assert done.code == 0, done.err
+    assert [row[0] for row in done.rows[:2]] == ["cat+libra", "rollout"]
+    assert (tmp_path / "two.png").read_bytes().startswith(b"\x89PNG")
+    fails(run(*asked, "--model", "embedded.shape"), "the embedded models are embedded.sentiment, embedded.objects")
+
+
 def test_a_question_and_its_picture_are_one_input(photo: Path) -> None:
     item, other = read(str(photo), None, question="What is this?"), read(str(photo), None, question="Where is it?")
     assert item.value == (photo, "What is this?")

@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import drawn
 import numpy as np
@@ -283,12 +284,58 @@ def test_the_terminal_shows_pictures_and_words(capsys: pytest.CaptureFixture[str
     assert highlight(one, colour=False).plain == "<image> what is(+0.5) it ?"
 
 
-def test_what_draws_one_kind_says_how_to_draw_both(tmp_path: Path) -> None:
+def test_a_vector_figure_has_the_pictures_the_words_and_one_scale(tmp_path: Path) -> None:
     one = drawn.mixed()
-    with pytest.raises(InputError, match="of_image"):
-        one.save(tmp_path / "mixed.svg")
-    with pytest.raises(InputError, match="of_image"):
-        one.plot()
+    root = ElementTree.parse(one.save(tmp_path / "mixed.svg")).getroot()
+    kinds = [child.tag.rpartition("}")[2] for child in root]
+    assert kinds.count("image") == 2 * one.pictures
+    told = [child.text for child in root if child.tag.endswith("text")]
+    assert [text for text in told if text in ("what", "is", "it", "?")] == ["what", "is", "it", "?"]
+    assert told.count("0") == 1  # one legend
+    assert any("73 % picture" in (text or "") for text in told)
+    coloured = [child for child in root if child.tag.endswith("rect")]
+    assert len(coloured) == 2 + sum(word.score != 0 for word in one.words()) + sum(w.score < 0 for w in one.words())
+
+
+def test_a_vector_figure_of_words_that_speak_for_the_class_alone(tmp_path: Path) -> None:
+    one = drawn.mixed()
+    both, positive = (
+        ElementTree.parse(one.save(tmp_path / f"{flag}.svg", positive=flag)).getroot() for flag in (False, True)
+    )
+    rectangles = [sum(child.tag.endswith("rect") for child in root) for root in (both, positive)]
+    assert rectangles[0] - rectangles[1] == 2 * sum(word.score < 0 for word in one.words()) > 0
+
+
+def test_axes_of_both(tmp_path: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    one = drawn.mixed()
+    ax = one.plot()
+    pictures = [inner for inner in ax.child_axes if inner.images]
+    assert len(pictures) == one.pictures
+    written = [text.get_text() for inner in ax.child_axes for text in inner.texts]
+    assert [text for text in written if text in ("what", "is", "it", "?")] == ["what", "is", "it", "?"]
+    (bar,) = [inner for inner in ax.child_axes if inner.get_xlabel()]
+    assert bar.get_xlim()[1] == pytest.approx(wording.scale(one))
+    assert one.save(tmp_path / "mixed.pdf").read_bytes().startswith(b"%PDF")
+    with pytest.raises(InputError, match="by block are of words or of a picture"):
+        one.plot(layers=True)
+    matplotlib.pyplot.close("all")
+
+
+def test_methods_side_by_side_show_pictures_and_words(tmp_path: Path) -> None:
+    one = drawn.mixed()
+    compared = attcat.Comparison((one, replace(one, method="other", layers=-one.layers)), (0.1, 0.2))
+    page = compared.to_html()
+    assert page.count("<img") == 3 * one.pictures
+    assert page.count('<table class="methods">') == 1
+    taller, shorter = compared.to_image(), attcat.Comparison((one,), (0.1,)).to_image()
+    assert taller.height > shorter.height  # the words of each method
+    assert compared.save(tmp_path / "two.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_holds_so_many_lines_of_words(tmp_path: Path) -> None:
+    one = drawn.mixed()
     many = replace(one, source=Interleaved(f"<image> what is it {'word ' * 9000}", (np.zeros((40, 90, 3), np.uint8),)))
     with pytest.raises(InputError, match="40 lines of words"):
         many.to_image()

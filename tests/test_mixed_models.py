@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -33,6 +34,7 @@ from attcat.tokens import Interleaved, Tokens
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
 QUESTION = "a gripping film?"
 SIDE = 32
+PLACED = "a patch is seen at its own token"
 CHAT = (
     "{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}{% if c['type'] == 'image' %}MARK"
     "{% else %}{{ c['text'] }}{% endif %}{% endfor %}\n{% endfor %}{% if add_generation_prompt %}film: {% endif %}"
@@ -377,6 +379,23 @@ def test_every_family_keeps_what_adapters_promise(name: str) -> None:
     failed = [str(check) for check in check_adapter(model, processor) if check.passed is False]
     allowed = ("every path leads", "complete under", "gradients agree") if name == "qwen3-vl" else ()
     assert [check for check in failed if not any(part in check for part in allowed)] == []
+
+
+def test_the_check_sees_tokens_in_wrong_places() -> None:
+    model, processor, explainer = made("llava")
+    adapter = explainer.adapter
+    encoding = adapter.encode([(PICTURE, QUESTION)])
+    tokens = encoding.tokens[0]
+    assert tokens.places is not None
+    mirrored = tuple(None if place is None else (place[0], 15 - place[1]) for place in tokens.places)
+
+    def figure(given: Any) -> float:
+        (found,) = [check for check in check_adapter(model, processor, given) if check.name == PLACED]
+        assert found.passed is (found.measured <= found.limit)
+        return found.measured
+
+    assert figure([(PICTURE, QUESTION)]) <= 1
+    assert figure(replace(encoding, tokens=(replace(tokens, places=mirrored),))) == 3
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -17,6 +17,7 @@ from attcat.demos.shapes import BEFORE, COLOURS, NUMBERS, SHAPES, SIDE, Scene, p
 from attcat.errors import InputError, OptionError
 from attcat.evaluation import Plan, read_dataset, run
 from attcat.evaluation.tables import Columns
+from attcat.metrics.agreement import larger_share_falls_more
 from attcat.metrics.localisation import covered
 
 
@@ -183,6 +184,37 @@ def test_a_table_of_questions_about_pictures_is_evaluated(tmp_path: Path) -> Non
         shift = explanation.texts[0].index(asked.value[1])
         hits = sum((word.start - shift, word.end - shift) in asked.spans for word in best)
         assert found.values["oddscat"]["precision_at_k"][row] == pytest.approx(hits / len(gold))
+
+
+def test_the_two_controls_of_a_question_about_a_picture(tmp_path: Path) -> None:
+    data = read_dataset(str(table(tmp_path)))
+    explain = attcat.Explainer(*embedded.shapes())
+    plan = Plan("shapes", ("oddscat",), ("other_picture", "larger_share_falls_more"))
+    found = run(plan, data, lambda name: attcat.Explainer(explain.adapter, method=name), tmp_path / "run")
+    values = found.values["oddscat"]
+    numbers = [record["example"] for record in found.records["oddscat"]]
+    for row, number in enumerate(numbers):
+        picture, question = data.examples[number].value
+        one = explain((picture, question))
+        other = data.examples[numbers[(row + 1) % len(numbers)]].value[0]
+        moved = explain((other, question), one.again)
+        ranks = [each.of_image(0).scores.argsort().argsort().double() for each in (one, moved)]
+        assert values["other_picture"][row] == pytest.approx(float(torch.corrcoef(torch.stack(ranks))[0, 1]), abs=1e-3)
+        falls = shapes_page.falls(explain, (picture, question), int(one.again))
+        shares = one.shares()
+        expected = (shares.picture > shares.text) == (falls[0] > falls[1])
+        assert values["larger_share_falls_more"][row] == float(expected)
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "a film"}')
+    with pytest.raises(OptionError, match="other_picture needs questions about pictures"):
+        run(
+            Plan("s", ("random",), ("other_picture",)),
+            read_dataset(str(texts)),
+            lambda name: attcat.Explainer(explain.adapter, method=name),
+            tmp_path / "other",
+        )
+    assert larger_share_falls_more((0.6, 0.4), (1.0, 3.0)) == 0
+    assert larger_share_falls_more((0.6, 0.4), (2.0, 2.0)) == 0.5
 
 
 def test_bad_rows_are_refused(tmp_path: Path) -> None:

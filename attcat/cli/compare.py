@@ -14,7 +14,7 @@ from ..explainer import Explainer
 from ..render.terminal import visible
 from .gather import Asked, Bad, gather
 from .inputs import Item, check_kind, device_named, listed_methods, load_model, named_class, read
-from .options import Classifier, Device, Pair, PairColumn, Revision, Target, TextColumn, Truncation
+from .options import Classifier, Device, Pair, PairColumn, Question, Revision, Target, TextColumn, Truncation
 from .output import check_name, console_for_results, write_file
 
 
@@ -35,6 +35,7 @@ def compare(
     pair_column: PairColumn = None,
     target: Target = None,
     pair: Pair = None,
+    question: Question = None,
     reference: Annotated[
         list[str] | None,
         typer.Option(metavar="INPUT", help="An input of another class, for contrast_cat; may be given several times."),
@@ -46,10 +47,10 @@ def compare(
     ] = None,
 ) -> None:
     """Compare methods: show how each explains the same prediction, and how long it takes."""
-    item = _one(value, Asked(pair, None, text_column, pair_column), row)
+    item = _one(value, Asked(pair, None, text_column, pair_column, question=question), row)
     references = [read(one, None) for one in reference or ()]
     names = listed_methods(methods)
-    _check_output(output, item.is_picture)
+    _check_output(output, item.is_picture or item.has_question)
     network, processor = load_model(model, item.is_picture, revision)
     explainer = Explainer(network.to(device_named(device)), processor)
     for one in (item, *references):

@@ -26,7 +26,7 @@ from ..render.terminal import visible
 from .gather import KINDS, Asked, Bad, gather
 from .inputs import Item, check_kind, device_named, drawn, load_model, named_class
 from .journal import Journal, settings_of
-from .options import Device, Pair, PairColumn, Revision, Target, TextColumn, Truncation
+from .options import Device, Pair, PairColumn, Question, Revision, Target, TextColumn, Truncation
 from .output import Writer, check_name, console_for_results, one_line, progress, write_file
 from .scale import ENGINES
 from .scale import run as run_parts
@@ -92,13 +92,7 @@ def explain(
         list[str] | None,
         typer.Option(metavar="TEXT", help="A choice, for models that choose between texts; given at least twice."),
     ] = None,
-    question: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="A question about the picture, for models that read words and pictures in one sequence.",
-        ),
-    ] = None,
+    question: Question = None,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
     stdin: Annotated[
@@ -500,7 +494,7 @@ def _plan(output: str | None, items: Sequence[Item]) -> list[Path]:
         raise OptionError(
             f"a {suffix} file holds one explanation, but there are {len(items)} inputs: give a folder or an .html file"
         )
-    if suffix in FIGURES and not items[0].is_picture:
+    if suffix in FIGURES and not (items[0].is_picture or items[0].has_question):
         raise OptionError(f"a text is not drawn as {suffix}: use --output with .html, .json or .safetensors")
     return [path]
 

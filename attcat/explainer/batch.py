@@ -18,6 +18,7 @@ from ..model import Adapter, Encoding
 from ..model.bound import resolved
 from ..targets import Goal, Rank, Target
 from ..trace import Hidden, Passes, Recording, Trace, record
+from . import tower
 from .proof import settle
 from .rows import ALL
 from .settings import Settings
@@ -30,10 +31,12 @@ class BatchExplainer:
     Args:
         adapter: the adapter of the model, or of the side.
         settings: how to explain.
+        through_tower: carry the scores of pictures' tokens on to the patches of the vision tower.
     """
 
     adapter: Adapter
     settings: Settings
+    through_tower: bool = False
 
     def explain(self, encoding: Encoding, targets: Sequence[Sequence[Target]]) -> list[list[Explanation]]:
         """One forward pass; one backward pass and one Explanation per target of an input."""
@@ -91,7 +94,7 @@ class BatchExplainer:
             Chosen.of(logits, [classes[row], against[row]], head.kept)
             for row, logits in enumerate(trace.logits.float().cpu())
         ]
-        return [
+        found = [
             Explanation(
                 layers=contributions[:, row, mask[row]],
                 tokens=tokens,
@@ -121,6 +124,9 @@ class BatchExplainer:
             )
             for row, tokens in enumerate(encoding.tokens)
         ]
+        if not self.through_tower:
+            return found
+        return [tower.carried(self.adapter, self.settings, encoding, trace, contributions, one) for one in found]
 
     def options_of(self, target: int, against: int) -> dict[str, Any]:
         """What a row was explained with: a function and a contrast are explained as they are, whatever the quantity."""

@@ -33,6 +33,7 @@ class CallOptions(TypedDict, total=False):
     token: Any
     truncation: bool
     window: bool | int
+    through_tower: bool
 
 
 class Explainer:
@@ -181,6 +182,7 @@ class Explainer:
         contrast: bool = False,
         labels: Sequence[str] | None = None,
         template: str = zero_shot.TEMPLATE,
+        through_tower: bool = False,
     ) -> Any:
         """Explain one input, or a list of them.
 
@@ -209,6 +211,8 @@ class Explainer:
             labels: for a model of natural language inference, classes of your own, as in transformers' zero-shot pipeline. For
                 each it is explained why the text entails the hypothesis, which is the second text of a pair.
             template: the hypothesis, with `{}` where a label goes.
+            through_tower: of a picture and a text in one sequence, carry the scores of the picture's tokens on through the vision
+                tower to its own patches, which may be finer, see `attcat.explainer.tower`. Scores are then not by block.
 
         Returns:
             With an answer a `Generation`; with labels a list, one Explanation for each.
@@ -219,6 +223,7 @@ class Explainer:
             InputError: if an input cannot be explained (empty, too long, not a picture, ...).
             ProcessorError: if the processor does not fit the model.
             TargetError: if the target does not exist.
+            OptionError: if there is no tower to carry scores through.
             CaptureError: if the forward pass did not show what the method needs.
             UnsupportedModelError: if a model without an adapter fails the checks of its first use, see `attcat.explainer.proof`.
         """
@@ -227,14 +232,19 @@ class Explainer:
             if target is not None or answer is not None or top_k is not None:
                 raise InputError("labels= explains the entailment of each label: leave out target, top_k and answer")
             entailed = zero_shot.entailment(self.adapter)
-            options: CallOptions = {"token": token, "truncation": truncation, "window": window}
+            options: CallOptions = {
+                "token": token,
+                "truncation": truncation,
+                "window": window,
+                "through_tower": through_tower,
+            }
             texts = inputs if isinstance(inputs, list) else [inputs]
             each = [self(zero_shot.hypotheses(text, labels, template), entailed, **options) for text in texts]
             return each if isinstance(inputs, list) else each[0]
         for tower in self._towers:
             prove(tower, self.settings)
         if answer is not None:
-            _check_written(token, top_k, truncation, window)
+            _check_written(token, top_k, truncation, window, through_tower)
             side = BatchExplainer(self.adapter, self.settings)
             pairs = writing.many(inputs, answer)
             if pairs is None:
@@ -242,7 +252,7 @@ class Explainer:
             return [writing.generation(side, *pair, target, contrast) for pair in pairs]
         if contrast:
             raise InputError("contrast=True holds an answer's tokens against the runners-up: give answer=")
-        sides = [BatchExplainer(tower, self.settings) for tower in self._towers]
+        sides = [BatchExplainer(tower, self.settings, through_tower) for tower in self._towers]
         found = [unwound(partial(_explain, side, inputs, target, token, top_k, truncation, window)) for side in sides]
         return found[0] if len(found) == 1 else side_by_side(*found)
 
@@ -269,8 +279,16 @@ class Explainer:
         return writing.generate(side, prompt, max_new_tokens, target, contrast, options)
 
 
-def _check_written(token: Any, top_k: int | None, truncation: bool, window: bool | int) -> None:
-    given = {"token": token, "top_k": top_k, "truncation": truncation or None, "window": window or None}
+def _check_written(
+    token: Any, top_k: int | None, truncation: bool, window: bool | int, through_tower: bool = False
+) -> None:
+    given = {
+        "token": token,
+        "top_k": top_k,
+        "truncation": truncation or None,
+        "window": window or None,
+        "through_tower": through_tower or None,
+    }
     wrong = [f"{name}=" for name, value in given.items() if value is not None]
     if wrong:
         raise InputError(f"with an answer every written token is explained: leave out {', '.join(wrong)}")
@@ -348,7 +366,7 @@ def _windowed(
 
 def _batches(side: BatchExplainer, inputs: list[Any], truncation: bool) -> Iterator[tuple[list[int], Encoding]]:
     """Batches, and which rows of the result they hold: inputs of similar length together."""
-    size = 1 if not side.adapter.can_batch else side.settings.batch_size
+    size = 1 if side.through_tower or not side.adapter.can_batch else side.settings.batch_size
     for batch in batches([side.adapter.cost(value) for value in inputs], size):
         yield batch, side.adapter.encode([inputs[i] for i in batch], truncation=truncation)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import InputError, OptionError
 from .ablation import Ablation, Scores, content_scores
-from .agreement import kendall_tau, kendall_tau_of_argsort
+from .agreement import kendall_tau, kendall_tau_of_argsort, larger_share_falls_more, other_picture
 from .bounds import aopc_bounds, naopc, saco
 from .localisation import grid_pointing, points_at, relevance_in_boxes
 from .perturbation import (
@@ -57,7 +57,7 @@ __all__ = [
     "register_metric",
 ]
 
-Reads = Literal["curves", "published", "passes", "two classes", "spans", "mosaics", "boxes"]
+Reads = Literal["curves", "published", "passes", "two classes", "spans", "mosaics", "boxes", "other picture", "shares"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ class Metric:
         function: from what it reads to one value per example.
         reads: `curves` (MoRF and LeRF), `published` (the authors' curve, with gold labels), `passes` (the model again, with
             the scores), `two classes` (the explanations of two classes), `spans` (scores and gold tokens), `mosaics`,
-            `boxes` (the explanation of a picture, and where its evidence lies).
+            `boxes` (the explanation of a picture, and where its evidence lies), `other picture` (the scores of a picture's
+            patches and those of another one's, under the same question), `shares` (of the picture and of the question: their
+            shares, and how far the log-odds fall without them).
         paper: where it is defined.
         better: `higher` or `lower`.
         fractions: the shares at which it reads the curves.
@@ -127,6 +129,8 @@ METRICS: dict[str, Metric] = {
         Metric("auprc", auprc, "spans", _ERASER),
         Metric("relevance_in_boxes", relevance_in_boxes, "boxes", "Boehle et al., CVPR 2021"),
         Metric("points_at", points_at, "boxes", "Zhang et al., ECCV 2016"),
+        Metric("other_picture", other_picture, "other picture", "after Adebayo et al., NeurIPS 2018", "lower"),
+        Metric("larger_share_falls_more", larger_share_falls_more, "shares", "docs/metrics.md", classes_only=True),
         Metric("grid_2x2", grid_pointing, "mosaics", "Boehle et al., CVPR 2021", side=2, classes_only=True),
         Metric("grid_3x3", grid_pointing, "mosaics", "Boehle et al., CVPR 2021", side=3, classes_only=True),
     )

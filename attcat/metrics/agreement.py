@@ -80,6 +80,34 @@ def shares_and_falls(shares: Sequence[float], falls: Sequence[float]) -> float:
     return float(rank_correlation([np.asarray(shares)], [np.asarray(falls)])[0])
 
 
+def other_picture(scores: Scores, others: Scores) -> float:
+    """Spearman's rank correlation between the map of a picture and that of another one, under the same question and for the same
+    class. A map that does not move has 1, and has not explained the answer.
+
+    Args:
+        scores: of the picture's patches.
+        others: of as many patches of the other picture.
+
+    Raises:
+        InputError: if the numbers differ, or there are fewer than two patches.
+    """
+    return float(rank_correlation([scores], [others])[0])
+
+
+def larger_share_falls_more(shares: tuple[float, float], falls: tuple[float, float]) -> float:
+    """Whether of the picture and the question the one that has the larger share is also missed more.
+
+    Args:
+        shares: of the relevance that lies on the picture, and on the question.
+        falls: how far the class's log-odds fall when all tokens of the picture, or of the question, are removed.
+
+    Returns:
+        1 if it is, 0 if the other one is missed more, 0.5 if the shares or the falls are equal.
+    """
+    order = (shares[0] - shares[1]) * (falls[0] - falls[1])
+    return 0.5 if order == 0 else float(order > 0)
+
+
 def _correlate(
     first: Sequence[Scores],
     second: Sequence[Scores],

@@ -16,6 +16,7 @@ from ..capture.streams import Streams
 from ..errors import OptionError, UnsupportedModelError
 from .encoding import Encoding
 from .heads import Head, head_of
+from .tower import Tower
 from .wrappers import main_device
 
 GUIDE = "https://github.com/attcat/attcat/blob/main/README.md#write-an-adapter"
@@ -174,6 +175,16 @@ class Adapter(ABC):
     def describe(self) -> str:
         """What is known about the model, in one line."""
         return f"{type(self.model).__name__}: {self.family} ({type(self).__name__}), {len(self.blocks)} blocks"
+
+    def tower(self, encoding: Encoding) -> Tower:
+        """Where the vision tower in front of a language model sees its own patches, of one input.
+
+        Raises:
+            OptionError: if there is none, or it is not known where they lie.
+        """
+        raise OptionError(
+            f"through_tower=True is for a picture and a text in one sequence, and {type(self.model).__name__} was not given one"
+        )
 
     removals: ClassVar[tuple[str, ...]] = ()
     """The ways in which `remove` removes tokens; the first is the default."""

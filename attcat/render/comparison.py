@@ -13,7 +13,7 @@ import numpy as np
 
 from ..attribution import Attribution
 from ..errors import InputError
-from . import html, image, terminal, wording
+from . import html, image, mixed, terminal, wording
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,9 +87,12 @@ def fragment(timed: Timed, note: str = OWN_SCALE) -> str:
 
 
 def _body(timed: Timed, note: str) -> str:
-    cells = _pictures(timed) if timed[0][0].is_image else _rows(timed)
+    first, _ = timed[0]
+    cells = _pictures(timed) if first.is_image or first.is_mixed else ""
+    cells += "" if first.is_image else _rows(timed)
+    cells += html.key(first, scale=False)
     last = f'<p class="origin">{html.escape(note)}</p>'
-    return f'<div class="attcat">{html.header(timed[0][0], timed[0][0].model)}{cells}{last}</div>'
+    return f'<div class="attcat">{html.header(first, first.model)}{cells}{last}</div>'
 
 
 def _rows(timed: Timed) -> str:
@@ -98,26 +101,25 @@ def _rows(timed: Timed) -> str:
         told = f"<b>{html.escape(name(explanation))}</b><br>{duration(seconds)}"
         apart = f"special tokens {explanation.special_share:.0%}" if explanation.special.any() else ""
         rows.append(f"<tr><td>{told}<br>{apart}</td><td>{html.texts(explanation)}</td></tr>")
-    return f'<table class="methods">{"".join(rows)}</table>{html.key(timed[0][0], scale=False)}'
+    return f'<table class="methods">{"".join(rows)}</table>'
 
 
 def _pictures(timed: Timed) -> str:
     panels = [html.picture(pixels, caption, caption) for pixels, caption in _panels(timed)]
-    bar = html.key(timed[0][0], scale=False)
-    return f'<div class="pictures">{"".join(panels)}</div>{bar}'
+    return f'<div class="pictures">{"".join(panels)}</div>'
 
 
 # -- figure ----------------------------------------------------------------------------------------------------------
 
 
 def figure(timed: Timed, note: str = OWN_SCALE) -> Image.Image:
-    """The picture, then a heatmap for each method under which its name and its time stand.
+    """The picture, then a heatmap for each method under which its name and its time stand; the words, if there are any, below.
 
     Raises:
         InputError: if the input was not a picture, or its pixels are not known.
     """
     first, _ = timed[0]
-    if not isinstance(first.source, np.ndarray):
+    if not any(isinstance(part.source, np.ndarray) for part in _seen(first)):
         raise InputError("one figure needs a picture: save the comparison as .html")
     panels = [image.panel(pixels, caption) for pixels, caption in _panels(timed)]
     rows = [image.beside(panels[start : start + ACROSS], gap=16) for start in range(0, len(panels), ACROSS)]
@@ -125,15 +127,29 @@ def figure(timed: Timed, note: str = OWN_SCALE) -> Image.Image:
     width = max(pictures.width, 480)
     last = [image.line(text, width, size=14, ink=image.PALE) for text in image.wrap(note, width)]
     head = image.heading(first, width, first.model)
-    return image.framed(
-        image.stack([head, pictures, image.bar(first, width), *image.unseen(first, width), *last], gap=10)
-    )
+    words = [part for explanation, _ in timed for part in _words(explanation, width)]
+    unseen = [line for part in _seen(first)[:1] for line in image.unseen(part, width)]
+    return image.framed(image.stack([head, pictures, *words, image.bar(first, width), *unseen, *last], gap=10))
+
+
+def _words(explanation: Attribution, width: int) -> list[Image.Image]:
+    """The words of a mixed sequence in one method's colours, below its name."""
+    if not explanation.is_mixed:
+        return []
+    sheet = mixed.words(explanation, wording.scale(explanation), width)
+    return [image.line(name(explanation), width, size=14, ink=image.PALE), *sheet] if sheet else []
+
+
+def _seen(explanation: Attribution) -> list[Attribution]:
+    """What lies on each picture."""
+    return [part for _, part in wording.maps(explanation)] if explanation.is_mixed else [explanation]
 
 
 def _panels(timed: Timed) -> Iterator[tuple[np.ndarray, str]]:
-    """The picture, if it is known, and the overlays, with captions."""
-    small = [image.sized(explanation, PANEL, PANEL) for explanation, _ in timed]
-    if isinstance(small[0].source, np.ndarray):
-        yield small[0].source, "input"
-    for explanation, seconds in zip(small, (seconds for _, seconds in timed), strict=True):
-        yield image.overlay(explanation), f"{name(explanation)}, {duration(seconds)}"
+    """Each picture, if it is known, and its overlays, with captions; a method's maps share the scale of all its scores."""
+    for parts in zip(*(_seen(explanation) for explanation, _ in timed), strict=True):
+        small = [image.sized(part, PANEL, PANEL) for part in parts]
+        if isinstance(small[0].source, np.ndarray):
+            yield small[0].source, "input"
+        for part, (explanation, seconds) in zip(small, timed, strict=True):
+            yield image.overlay(part, wording.scale(explanation)), f"{name(explanation)}, {duration(seconds)}"

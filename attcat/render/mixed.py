@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -43,20 +43,43 @@ def figure(explanation: Attribution, look: Look = PLAIN, longest: int = LONGEST)
         wide = shown.shape[1] > 1.6 * shown.shape[0]
         rows.append(image.stack(panels, gap=10) if wide else image.beside(panels, gap=16))
     width = max([480, *(row.width for row in rows)])
-    words = _words(explanation, full, width, look)
-    parts = [image.heading(explanation, width), *rows, *words, image.legend(explanation, width, look)]
+    text = words(explanation, full, width, look)
+    parts = [image.heading(explanation, width), *rows, *text, image.legend(explanation, width, look)]
     return image.framed(image.stack(parts, gap=14))
 
 
-def _words(explanation: Attribution, full: float, width: int, look: Look) -> list[Image.Image]:
-    """The text in lines, each word on a ground of its colour, underlined if it speaks against the class."""
-    from PIL import Image, ImageDraw
+class Placed(NamedTuple):
+    """A word in its line.
 
+    Args:
+        text: as it is drawn.
+        x: its left edge, in pixels.
+        y: its top.
+        width: of the text.
+        strong: its strength, -1 to 1; 0 if it has no score, or none that is shown.
+    """
+
+    text: str
+    x: float
+    y: int
+    width: float
+    strong: float
+
+
+HEIGHT = round(SIZE * 1.3)
+"""Of a line of words."""
+
+
+def laid_out(explanation: Attribution, full: float, width: int, look: Look) -> list[Placed]:
+    """The words in lines of this width; none if they are not known.
+
+    Raises:
+        InputError: if there are more lines than a figure holds.
+    """
     if not wording.has_words(explanation):
         return []
-    font, height = image.font_of(SIZE), round(SIZE * 1.3)
-    sheet = Image.new("RGB", (width, LINES * (height + GAP)), image.PAPER)
-    draw, x, y = ImageDraw.Draw(sheet), 0.0, 0
+    font, found = image.font_of(SIZE), []
+    x, y = 0.0, 0
     for piece in wording.passages(explanation, full)[0]:
         for part in re.findall(r"\s+|\S+", piece.text) if piece.score is None else [piece.text]:
             if part.isspace():
@@ -65,18 +88,36 @@ def _words(explanation: Attribution, full: float, width: int, look: Look) -> lis
             text = image.fitted(part, width, SIZE)
             wide = font.getlength(text)
             if x and x + wide > width:
-                x, y = 0.0, y + height + GAP
-            if y + height > sheet.height:
+                x, y = 0.0, y + HEIGHT + GAP
+            if y + HEIGHT > LINES * (HEIGHT + GAP):
                 raise InputError(f"a figure holds {LINES} lines of words, and there are more: save it as .html")
             strong = max(0.0, piece.strength) if look.positive else piece.strength
-            if abs(strong) >= FAINT:
-                box = (round(x), y, round(x + wide), y + height)
-                draw.rectangle(box, fill=mix(WHITE, hue(strong), FULL * abs(strong)))
-                if strong < 0:
-                    draw.line((box[0], box[3], box[2], box[3]), fill=hue(strong), width=2)
-            draw.text((x, y), text, font=font, fill=INK)
+            found.append(Placed(text, x, y, wide, strong if abs(strong) >= FAINT else 0.0))
             x += wide
-    return [sheet.crop((0, 0, width, y + height + GAP))]
+    return found
+
+
+def words(explanation: Attribution, full: float, width: int, look: Look = PLAIN) -> list[Image.Image]:
+    """The text in lines, each word on a ground of its colour, underlined if it speaks against the class; none if it is not known.
+
+    Raises:
+        InputError: if there are more lines than a figure holds.
+    """
+    from PIL import Image, ImageDraw
+
+    placed = laid_out(explanation, full, width, look)
+    if not placed:
+        return []
+    sheet = Image.new("RGB", (width, placed[-1].y + HEIGHT + GAP), image.PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for word in placed:
+        if word.strong:
+            box = (round(word.x), word.y, round(word.x + word.width), word.y + HEIGHT)
+            draw.rectangle(box, fill=mix(WHITE, hue(word.strong), FULL * abs(word.strong)))
+            if word.strong < 0:
+                draw.line((box[0], box[3], box[2], box[3]), fill=hue(word.strong), width=2)
+        draw.text((word.x, word.y), word.text, font=image.font_of(SIZE), fill=INK)
+    return [sheet]
 
 
 def veil(signed: np.ndarray) -> np.ndarray:

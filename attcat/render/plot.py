@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 PAPER: RGB = (255, 255, 255)
 ACROSS = 4
 """Pictures in a row."""
+WORDS, BAR = 0.42, 0.16
+"""Of axes that hold words and pictures: where the pictures begin above the words, and where the words begin above the scale."""
 DASHES = ("-", "--", ":", "-.")
 FONTS: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "path"}
 """Fonts are embedded as outlines that stay text (PDF) or as paths (SVG)."""
@@ -36,23 +38,26 @@ def plot(explanation: Attribution, ax: Axes | None = None, *, layers: bool = Fal
     """Draw an explanation on axes of matplotlib.
 
     Args:
-        explanation: of a text or a picture.
-        ax: where to; by default a new figure of pyplot.
+        explanation: of a text, a picture, or both.
+        ax: where to; by default a new figure of pyplot. Words and pictures together are drawn on axes within it.
         layers: the contributions of each block instead: a heat table of tokens, or for a picture the patches' sum.
         look: how the heatmap of a picture is drawn.
 
     Raises:
-        InputError: if matplotlib is not installed, a picture's pixels are not known, or there are words and pictures.
+        InputError: if matplotlib is not installed, a picture's pixels are not known, or the contributions of blocks are of
+            words and pictures.
     """
-    if explanation.is_mixed:
+    if explanation.is_mixed and layers:
         raise InputError(
-            "axes hold words or a picture, and this Explanation is of both: plot .of_image(0) and .of_text() on axes of their "
-            "own, or save it as .png or .html"
+            "contributions by block are of words or of a picture, and this Explanation is of both: plot those of .of_text() and "
+            ".of_image(0) one by one"
         )
     if ax is None:
         _, ax = _pyplot().subplots(figsize=_size(explanation, layers), layout=_layout(explanation, layers))
     if layers:
         (_block_sums if explanation.is_image or is_media(explanation) else _heat_table)(explanation, ax)
+    elif explanation.is_mixed:
+        _mixed(explanation, ax, look)
     elif explanation.is_image or is_media(explanation):
         _picture(explanation, ax, look)
     else:
@@ -180,6 +185,8 @@ def _size(explanation: Attribution, layers: bool) -> tuple[float, float]:
     """Inches: a column's width for pictures, a page's for texts."""
     if explanation.is_image:
         return 4.0, 3.4
+    if explanation.is_mixed:
+        return 6.5, 5.2
     if is_media(explanation):
         return 6.5, 2.4 if explanation.is_sound else 6.0
     return (6.5, 0.6 + 0.17 * len(explanation.tokens)) if layers else (6.5, 1.6)
@@ -265,17 +272,42 @@ def _heat_table(explanation: Attribution, ax: Axes) -> None:
 
 
 def _picture(explanation: Attribution, ax: Axes, look: Look) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, Normalize
-
     pixels = panel(explanation, look=look) if is_media(explanation) else overlay(panels_of(explanation)[0], look=look)
     ax.imshow(pixels, interpolation="none")
     ax.set_axis_off()
+    ax.figure.colorbar(_scale(explanation), ax=ax, orientation="horizontal", shrink=0.8, **_ends(explanation))
+
+
+def _mixed(explanation: Attribution, ax: Axes, look: Look) -> None:
+    """The pictures under their maps beside each other, the words below, and one scale for all."""
+    ax.set_axis_off()
+    full, maps = wording.scale(explanation), wording.maps(explanation)
+    floor = WORDS if wording.has_words(explanation) else BAR
+    for at, (number, part) in enumerate(maps):
+        inner = ax.inset_axes((at / len(maps), floor, 0.98 / len(maps), 0.95 - floor))
+        inner.imshow(overlay(panels_of(part)[0], full, look), interpolation="none")
+        inner.set_axis_off()
+        if len(maps) > 1:
+            inner.set_title(wording.picture_name(explanation, number), fontsize="small")
+    if wording.has_words(explanation):
+        _words(explanation, ax.inset_axes((0, BAR + 0.02, 1, WORDS - BAR - 0.04)))
+    below = ax.inset_axes((0.1, BAR - 0.05, 0.8, 0.03))
+    ax.figure.colorbar(_scale(explanation), cax=below, orientation="horizontal", **_ends(explanation))
+
+
+def _scale(explanation: Attribution) -> Any:
+    """The colours of the scores."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+
     full = wording.scale(explanation)
-    scale = ScalarMappable(Normalize(-full or -1, full or 1), ListedColormap([_unit(colour) for colour in ramp(64)]))
+    return ScalarMappable(Normalize(-full or -1, full or 1), ListedColormap([_unit(colour) for colour in ramp(64)]))
+
+
+def _ends(explanation: Attribution) -> dict[str, Any]:
+    """What a colour bar says of its ends."""
     extend = "both" if wording.clipped(explanation) else "neither"
-    label = _plain(" / ".join(wording.sides(explanation)))
-    ax.figure.colorbar(scale, ax=ax, orientation="horizontal", shrink=0.8, extend=extend, label=label)
+    return {"extend": extend, "label": _plain(" / ".join(wording.sides(explanation)))}
 
 
 def _block_sums(explanation: Attribution, ax: Axes) -> None:

@@ -17,7 +17,7 @@ from .. import plain
 from .frames import Frames, check_frames, group_of
 from .interleaved import Interleaved, Patches, Place, Shares, check_place, check_places, on_one_grid
 from .times import Segment, Time, Waveform, check_time, group_times
-from .view import MAX_PIXELS, View, check_size
+from .view import MAX_PIXELS, View, cell_of, check_size
 
 Span = tuple[int, int]
 """Half-open range of characters `[start, end)` in the original string."""
@@ -36,6 +36,7 @@ __all__ = [
     "View",
     "Waveform",
     "Word",
+    "cell_of",
     "check_size",
     "group_of",
     "group_times",

@@ -182,14 +182,8 @@ def _spread(patches: Patches, grid: tuple[int, int], whole: View) -> np.ndarray:
     """Which part of each cell lies in each cell of another grid, `[cells, rows * columns]`; a row sums to 1."""
     assert patches.grid is not None
     assert patches.view is not None
-    (down, across), (left, top, _, _) = _step(patches), patches.view.box
-    parts = [
-        whole.overlap(
-            grid, (left + column * across, top + row * down, left + (column + 1) * across, top + (row + 1) * down)
-        )
-        for row in range(patches.grid[0])
-        for column in range(patches.grid[1])
-    ]
+    cells = range(patches.grid[0] * patches.grid[1])
+    parts = [whole.overlap(grid, patches.view.cell(patches.grid, number)) for number in cells]
     found: np.ndarray = np.stack(parts).reshape(len(parts), -1)
     return found / found.sum(1, keepdims=True)
 

@@ -69,12 +69,26 @@ class View:
         found: np.ndarray = rows @ values @ columns.T
         return found
 
+    def cell(self, grid: tuple[int, int], number: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of a cell of a grid of `(rows, columns)`, in pixels; counted row by row."""
+        return cell_of(self.box, grid, number)
+
     def overlap(self, grid: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
         """Which part of each cell's area lies in another box of the same picture, float64 `[rows, columns]`, 0 to 1."""
         left, top, right, bottom = self.box
         rows = _overlap(top, bottom, grid[0], box[1], box[3])
         columns = _overlap(left, right, grid[1], box[0], box[2])
         return np.outer(rows, columns)
+
+
+def cell_of(
+    box: tuple[float, float, float, float], grid: tuple[int, int], number: int
+) -> tuple[float, float, float, float]:
+    """Where a cell of a grid of `(rows, columns)` lies in a box that the grid fills; counted row by row."""
+    left, top, right, bottom = box
+    across, down = (right - left) / grid[1], (bottom - top) / grid[0]
+    row, column = divmod(number, grid[1])
+    return left + column * across, top + row * down, left + (column + 1) * across, top + (row + 1) * down
 
 
 _THIN = 1e-6

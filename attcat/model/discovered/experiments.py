@@ -252,7 +252,7 @@ def _mixes(adapter: Adapter, name: str, encoding: Encoding) -> bool:
 
         def stop(module: nn.Module, args: Any, output: Any) -> None:
             given.append(output if isinstance(output, Tensor) else output[0])
-            raise _Stop
+            raise Stop
 
         with borrowed(adapter) as own, torch.no_grad(), OwnRandomness(), ExitStack() as undo:
             module = own.model.get_submodule(name)
@@ -376,8 +376,8 @@ def _spread(count: int) -> tuple[int, ...]:
 # -- a forward pass that ends before the first block -----------------------------------------------------------------
 
 
-class _Stop(Exception):  # noqa: N818 - no error: what was wanted is known
-    pass
+class Stop(Exception):  # noqa: N818 - no error
+    """What was wanted is known: the pass ends here."""
 
 
 @contextmanager
@@ -387,7 +387,7 @@ def stopped_before(block: nn.Module) -> Iterator[list[Tensor]]:
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         states.append(hidden_state(module, args, kwargs)[1])
-        raise _Stop
+        raise Stop
 
     hook = block.register_forward_pre_hook(stop, with_kwargs=True)
     try:
@@ -419,7 +419,7 @@ def stopped_after(blocks: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         states.append(hidden_state(module, args, kwargs)[1].clone())
         if len(states) == len(blocks):
-            raise _Stop
+            raise Stop
 
     with ExitStack() as undo:
         for block in blocks:
@@ -431,5 +431,5 @@ def until_stopped(run: Callable[[], Any]) -> None:
     """Run a forward pass that is stopped."""
     try:
         run()
-    except _Stop:
+    except Stop:
         return

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...errors import AttCATError
-from ...tokens import Place
+from ...tokens import Place, cell_of
 from ..picture import edges_of
 
 TOLD = 5
@@ -83,9 +83,7 @@ class Guess:
             count = rows * columns
             own = list(mine[first : first + count])
             cells = _spread_cells(rows, columns, TOLD if len(self.grids) == 1 else 3)
-            change = torch.stack(
-                [(painted(cell_box(box, (rows, columns), c)) - plain)[own].norm(dim=-1) for c in cells]
-            )
+            change = torch.stack([(painted(cell_of(box, (rows, columns), c)) - plain)[own].norm(dim=-1) for c in cells])
             share = change / change.mean(0).clamp(min=1e-30)
             answers = [_away(each.argmax(-1).tolist(), cells, columns) for each in (change, share)]
             worst, first = max(worst, min(answers)), first + count
@@ -103,16 +101,6 @@ def _spread_cells(rows: int, columns: int, count: int) -> list[int]:
     """The first cell, the last, the middle and two corners."""
     corners = [0, rows * columns - 1, rows // 2 * columns + columns // 2, columns - 1, (rows - 1) * columns]
     return list(dict.fromkeys(corners))[:count]
-
-
-def cell_box(
-    box: tuple[float, float, float, float], grid: tuple[int, int], cell: int
-) -> tuple[float, float, float, float]:
-    """Where a cell of a grid lies."""
-    left, top, right, bottom = box
-    across, down = (right - left) / grid[1], (bottom - top) / grid[0]
-    row, column = divmod(cell, grid[1])
-    return left + column * across, top + row * down, left + (column + 1) * across, top + (row + 1) * down
 
 
 def possible(mine: Sequence[int], shown: Sequence[Frame], size: tuple[int, int]) -> Iterator[Guess]:

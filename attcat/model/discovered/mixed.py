@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey
 from ...errors import InputError, OptionError, ProcessorError, UnsupportedModelError
-from ...tokens import Interleaved, Patches, Place, Span, Tokens, View
+from ...tokens import Interleaved, Patches, Place, Span, Tokens, View, cell_of
 from ..bound import borrowed
 from ..encoding import Encoding, content_of
 from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead
 from ..picture import read_picture, to_pixels
+from ..tower import Tower
 from ..writing import Prompt, contents, is_chat
 from .base import Found, log
 from .experiments import (
@@ -42,8 +43,9 @@ from .experiments import (
     stopped_before,
     until_stopped,
 )
-from .guesses import Frame, Guess, Run, cell_box, inverse, mosaic, painted_over, possible, run_of, seen_frames
+from .guesses import Frame, Guess, Run, inverse, mosaic, painted_over, possible, run_of, seen_frames
 from .text import LENGTH, DiscoveredText, surrounded
+from .tower import find_tower
 
 PIXELS = "pixel_values"
 """The argument that holds pictures; others that do begin in the same way."""
@@ -97,6 +99,7 @@ class DiscoveredMixed(DiscoveredText):
         self.whole = processor if hasattr(processor, "tokenizer") else None
         self.marks: set[int] = set()  # the token numbers that stand where a picture's tokens are
         self._runs: dict[Any, tuple[Run, ...]] = {}
+        self._patches_of: dict[tuple[tuple[int, int], ...], Tower] = {}
         self._behinds: dict[tuple[str, ...], int] = {}  # what is said of a written token, by the names of the arguments
         self._before: dict[tuple[int, ...], int] = {}  # how many of a picture's tokens stand before the text
         self.tried = _picture_for(model)
@@ -617,7 +620,7 @@ class DiscoveredMixed(DiscoveredText):
         if not 1 < grid[0] * grid[1] <= MOST:
             return None
         cells = range(grid[0] * grid[1])
-        change = torch.stack([(painted(cell_box(box, grid, cell)) - plain)[list(mine)].norm(dim=-1) for cell in cells])
+        change = torch.stack([(painted(cell_of(box, grid, cell)) - plain)[list(mine)].norm(dim=-1) for cell in cells])
         order = tuple(change.argmax(0).tolist())
         return replace(guess, order=order) if sorted(order) == list(cells) else None
 
@@ -711,6 +714,32 @@ class DiscoveredMixed(DiscoveredText):
         return (
             "; what its tower hands to later blocks counts for the prediction, and not in the scores of the first block"
         )
+
+    def tower(self, encoding: Encoding) -> Tower:
+        """Where the tower's own patches lie, found when pictures of such sizes come for the first time.
+
+        Raises:
+            OptionError: if there is no tower, its patches form no grid, or there is no picture to try it with.
+        """
+        source = encoding.sources[0]
+        if encoding.tokens[0].places is None:
+            return super().tower(encoding)
+        if not isinstance(source, Interleaved):
+            raise OptionError("through_tower=True tries pictures, but these are model arguments: give (picture, text)")
+        text, sizes = source.text, tuple((picture.shape[1], picture.shape[0]) for picture in source.pictures)
+
+        def encoding_of(pictures: Sequence[Image.Image]) -> Encoding:
+            return replace(encoding, arguments=self._arguments(text, pictures))
+
+        def shown(pictures: Sequence[Image.Image], number: int) -> list[Frame]:
+            return self._shown(Read(text, tuple(pictures)), pictures, number)
+
+        if sizes not in self._patches_of:
+            found = find_tower(self, sizes, encoding_of, shown)
+            for oldest in list(self._patches_of)[: max(0, len(self._patches_of) - KEPT + 1)]:
+                self._patches_of.pop(oldest, None)
+            self._patches_of[sizes] = found
+        return self._patches_of[sizes]
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,60 @@
+"""Whether the tokens of pictures lie where they are said to, as `attcat check` asks: cells are painted on the pictures given."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...capture.randomness import OwnRandomness
+from ...tokens import Interleaved
+from ..bound import borrowed
+from ..encoding import Encoding
+from .experiments import stopped_before, until_stopped
+from .guesses import Guess, painted_over
+from .mixed import COARSE, DiscoveredMixed, Read
+
+
+def painted_off(adapter: DiscoveredMixed, encoding: Encoding) -> tuple[int, int] | None:
+    """By how many rows or columns the token that changes most lies from the cell that is painted, at worst, and how many it may.
+
+    The corners of each grid are painted, and its middle. In grids that are not coarse a neighbour may answer, as towers mix what
+    they see.
+
+    Args:
+        adapter: of the model.
+        encoding: one input.
+
+    Returns:
+        Both numbers; None if it holds no picture, or the tokens of the pictures lie nowhere in them.
+    """
+    tokens, source = encoding.tokens[0], encoding.sources[0]
+    if not isinstance(source, Interleaved) or tokens.patches is None or tokens.places is None:
+        return None
+    given = [Image.fromarray(picture) for picture in source.pictures]
+
+    def states(number: int, picture: Image.Image) -> Tensor:
+        other = adapter.encoded(Read(source.text, (*given[:number], picture, *given[number + 1 :])))
+        with borrowed(adapter) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0]) as seen:
+            until_stopped(partial(own.call, other))
+        return seen[0].transpose(1, adapter.position_axis)[0].float()
+
+    plain, off, coarse = states(0, given[0]), [], False
+    for number, picture in enumerate(given):
+        grids = {
+            at: (one.grid, one.view.box)
+            for at, one in enumerate(tokens.patches)
+            if one.picture == number and one.grid is not None and one.view is not None
+        }
+        every = [(at, cell) for at, (grid, _) in grids.items() for cell in range(grid[0] * grid[1])]
+        mine = [tokens.places.index(place) for place in every]
+
+        def painted(box: tuple[float, float, float, float], number: int = number, on: Image.Image = picture) -> Tensor:
+            return states(number, painted_over(on, box))
+
+        if grids:
+            off.append(Guess(tuple(grids.values())).off(mine, plain, painted))
+            coarse |= any(min(grid) <= COARSE for grid, _ in grids.values())
+    return (max(off), 0 if coarse else 1) if off else None
