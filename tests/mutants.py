@@ -411,8 +411,8 @@ def code(text: str) -> str:
 HEAD = """# Mutation testing
 
 `make mutants` changes the code of methods, capture (the rules among it) and trace, one place at a time, and runs the tests that
-come by that place: does one fail? tests/mutants.py says which changes there are; `python tests/mutants.py{option} --write` makes
-this page. {tried}
+come by that place: does one fail? tests/mutants.py says which changes there are; `make mutants{option}`
+tries them and makes this page. {tried}
 
 """
 
@@ -422,7 +422,7 @@ def head(size: int | None) -> str:
     if size is None:
         return HEAD.format(option="", tried="What was tried so far is a drawn sample of each module.")
     tried = f"What was tried is a sample of {size} of all changes together, drawn at random (seed {SEED})."
-    return HEAD.format(option=f" --sample {size}", tried=tried)
+    return HEAD.format(option=f" SAMPLE={size}", tried=tried)
 
 
 def main() -> None:
