@@ -315,7 +315,9 @@ def drawn(modules: list[str], size: int | None) -> list[Mutant]:
     every = [mutant for module in modules for mutant in mutants(module)]
     if size is None:
         return every
-    return random.Random(SEED).sample(sorted(every, key=lambda mutant: mutant.key), min(size, len(every)))
+    every.sort(key=lambda mutant: mutant.key)
+    random.Random(SEED).shuffle(every)
+    return every[:size]
 
 
 def tried(modules: list[str], again: bool, size: int | None) -> None:
@@ -329,7 +331,7 @@ def tried(modules: list[str], again: bool, size: int | None) -> None:
             continue
         tests = tests_of(mutant)
         said, seconds = outcome(mutant, tests) if tests else ("survived", 0.0)
-        if said != "survived" and not passing(tuple(tests)):
+        if said != "survived" and not passing(noticed_by(tests)):
             raise SystemExit(f"these tests fail without any change: {' '.join(tests)}")
         line = {
             "key": mutant.key,
@@ -344,9 +346,16 @@ def tried(modules: list[str], again: bool, size: int | None) -> None:
         print(f"{said:14} {seconds:5.1f} s  {mutant.module}:{mutant.line}  {mutant.change}", flush=True)
 
 
+def noticed_by(tests: list[str]) -> tuple[str, ...]:
+    """The tests that failed for the last change; all, if none says so, as where the process died."""
+    said = (OUT / "last.log").read_text(encoding="utf-8", errors="replace")
+    failed = [test for test in tests if re.search(rf"^(FAILED|ERROR) {re.escape(test)}( - |$)", said, re.MULTILINE)]
+    return tuple(failed or tests)
+
+
 @functools.cache
 def passing(tests: tuple[str, ...]) -> bool:
-    """Whether the tests pass without any change, looked at once for each test."""
+    """Whether tests pass without any change, looked at once for each."""
     new = [test for test in tests if test not in SOUND]
     if new and outcome(None, new)[0] != "survived":
         return False
