@@ -11,7 +11,8 @@ import attcat
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-TOOL = PROJECT["tool"]["setuptools"]
+TOOLS = PROJECT["tool"]
+TOOL = TOOLS["setuptools"]
 
 
 def folder(package: str) -> Path:
@@ -71,6 +72,18 @@ def test_the_readme_leads_somewhere() -> None:
     assert not [link for link in links if link.endswith(".png") and (ROOT / link).stat().st_size > 300_000]
     for module in re.findall(r"python -m attcat\.([\w.]+)", readme):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+
+
+def test_the_readme_quotes_the_coverage_that_is_demanded() -> None:
+    """Of every change: what CI runs fails below it."""
+    demanded = TOOLS["coverage"]["report"]["fail_under"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"at least ([\d.]+) % of the lines and branches", readme) == [str(demanded)]
+    assert TOOLS["coverage"]["run"] == {"branch": True, "source": ["attcat", "adapters"], "omit": ["attcat/demos/*"]}
+    assert "make coverage" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\ncoverage:")[2].partition("\n\n")[0]
+    assert " --cov " in recipe
+    assert "fail-under" not in recipe
 
 
 def test_the_readme_knows_the_options() -> None:

@@ -166,3 +166,71 @@ def test_a_video_is_saved_and_drawn(tmp_path: Path) -> None:
     for suffix in (".png", ".html"):
         assert explanation.save(tmp_path / f"clip{suffix}").stat().st_size > 1000
     explanation.show()
+
+
+# -- removing and pointing ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [None, "mean", "zero"])
+def test_moments_of_a_sound_are_removed_where_they_lie(how: str | None) -> None:
+    """The samples of a removed token take the mean of the sound, or 0; the others stay what they are."""
+    adapter = listener().adapter
+    encoding = adapter.encode([(tones.sound(1, 0.6, seed=7) + 0.25, tones.RATE)])
+    samples = encoding.arguments[adapter.continuous][0]
+    boxes = adapter.places(tuple(samples.shape)).boxes[:, 0]
+    removed = torch.zeros_like(encoding.mask)
+    removed[0, [2, 5]] = True
+    changed = adapter.remove(encoding, removed, how).arguments[adapter.continuous][0]
+    inside = torch.zeros(len(samples), dtype=torch.bool)
+    for token in (2, 5):
+        inside[max(0, round(boxes[token, 0])) : round(boxes[token, 1])] = True
+    assert 0 < int(inside.sum()) < len(samples)
+    assert torch.equal(changed[~inside], samples[~inside])
+    expected = 0.0 if how == "zero" else float(samples.mean())
+    torch.testing.assert_close(changed[inside], torch.full((int(inside.sum()),), expected))
+    everything = adapter.remove(encoding, None, how).arguments[adapter.continuous][0]
+    torch.testing.assert_close(everything, torch.full_like(samples, expected), atol=1.0, rtol=0)
+    assert float((everything - samples).abs().max()) > 0.1
+
+
+def test_occlusion_of_a_sound_is_what_each_moment_changes() -> None:
+    explain = attcat.Explainer(listener().adapter, method="occlusion")
+    value = (tones.sound(1, 0.6, seed=7), tones.RATE)
+    found = explain(value)
+    adapter = explain.adapter
+    encoding = adapter.encode([value])
+    with torch.no_grad():
+        before = float(adapter.predict(encoding)[1][0, found.target])
+        for token in (1, 9, 20):
+            removed = torch.zeros_like(encoding.mask)
+            removed[0, token] = True
+            after = float(adapter.predict(adapter.remove(encoding, removed))[1][0, found.target])
+            assert float(found.scores[token]) == pytest.approx(before - after, abs=1e-4)
+
+
+def test_arguments_that_are_no_sound_are_refused() -> None:
+    adapter = listener().adapter
+    name = adapter.continuous
+    for wrong in ({}, {name: torch.zeros(2, 4000)}, {name: torch.zeros(1, 4000, dtype=torch.long)}, {name: [0.0]}):
+        with pytest.raises(attcat.InputError, match=f"model arguments need float '{name}'"):
+            adapter.encode_arguments(wrong)
+
+
+def test_a_moment_is_named_by_its_number_or_its_second() -> None:
+    explain = attcat.Explainer(SOUNDS["frames of wavlm"](), EXTRACTOR, method="cat")
+    value = (tones.sound(1, 0.45, seed=7), tones.RATE)
+    times = explain(value, token=0).tokens.times
+    assert times is not None
+    number = len(times) // 2
+    start, end = times[number]
+    by_number, by_second = explain(value, token=number), explain(value, token=(start + end) / 2)
+    assert torch.equal(by_number.scores, by_second.scores)
+    assert not torch.equal(by_number.scores, explain(value, token=number - 1).scores)
+    assert torch.equal(
+        by_number.scores, explain(value, token=float(start)).scores
+    )  # a moment begins with its first second
+    with pytest.raises(attcat.InputError, match=r"no moment at 99\.0 s: the tokens stand for 0 to \d+\.\d\d s"):
+        explain(value, token=99.0)
+    samples = explain.adapter.encode([value]).arguments
+    with pytest.raises(attcat.InputError, match="the tokens have no times"):
+        attcat.Explainer(SOUNDS["frames of wavlm"](), method="cat")(samples, token=0.1)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 
 import attcat
@@ -66,6 +67,14 @@ def test_quotes_are_the_strongest_places_and_say_where() -> None:
         ("review 4", "very ", "fun", " 4"),
         ("review 3", "very ", "fun", " 3"),
     ]
+
+
+def test_a_word_that_is_equally_strong_twice_in_an_input_is_quoted() -> None:
+    """Places of one strength in one input: the first of them are kept until a stronger one comes."""
+    summary = attcat.aggregate([text("so so so so", [1.0] * 4), text("so", [1.0]), text("so", [2.0])])
+    (term,) = summary.groups[0].terms
+    assert [quote.score for quote in term.quotes] == [2.0, 1.0, 1.0][: len(term.quotes)]
+    assert term.quotes[0].name == "3"
 
 
 def test_mistakes_stand_apart() -> None:
@@ -165,3 +174,55 @@ def test_the_command_lists_words_and_writes_a_page(tmp_path: Path, capsys: pytes
 def test_the_command_refuses_an_output_before_it_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["summary", str(tmp_path / "none.tsv"), "--output", "s.png"]) == 2
     assert ".html" in capsys.readouterr().err
+
+
+def test_the_command_tells_where_on_pictures_and_what_misled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each class with its strongest place; a page with its map and the strongest pieces."""
+    import saved
+
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(2):
+            pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    model = saved.save_image(tmp_path / "model")
+    command = ["summary", str(tmp_path / "data"), "--model", str(model), "--method", "cat", "--truncation"]
+    assert run(command[:-1]) == 0
+    printed = capsys.readouterr().out
+    assert run([*command[:-1], "--output", str(tmp_path / "s.html")]) == 0
+    page = (tmp_path / "s.html").read_text()
+    assert "where on the picture: mean share of the magnitude" in page
+    assert "The strongest patch of each picture" in page
+    assert "0.png: " in page
+    assert printed.splitlines()[0].split("\t")[0] == "label"
+
+
+def test_a_terminal_shows_words_and_places(capsys: pytest.CaptureFixture[str]) -> None:
+    grid = np.zeros((3, 3))
+    grid[2, 0] = 1.0
+    attcat.aggregate([picture(grid), picture(grid * 2)]).show()
+    shown = capsys.readouterr().out
+    assert "strongest place: bottom left" in shown
+    attcat.aggregate([text("up even down", [1 + step, step, -1 + step]) for step in (-0.1, 0.0, 0.1)]).show()
+    shown = capsys.readouterr().out
+    assert [line.split()[:2] for line in shown.splitlines() if line.startswith(("up", "down"))] == [
+        ["up", "3"],
+        ["down", "3"],
+    ]
+    attcat.aggregate([text("so so", [step, step]) for step in (-1.0, 0.0, 1.0)]).show()
+    assert "no word stands out from zero" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cell", "place"),
+    [((0, 0), "top left"), ((1, 1), "middle centre"), ((2, 2), "bottom right"), ((0, 2), "top right")],
+)
+def test_a_place_is_told_in_words(cell: tuple[int, int], place: str) -> None:
+    from attcat.render.summary import strongest
+
+    positions = np.zeros((3, 3))
+    positions[cell] = 1.0
+    assert strongest(positions) == place
+    assert strongest(np.repeat(np.repeat(positions, 4, 0), 5, 1)) == place

@@ -241,8 +241,10 @@ class _Sums:
         entry = (abs(quote.score), self.count, quote)
         if len(self.quotes) < QUOTES:
             self.quotes.append(entry)
-        elif abs(quote.score) > min(self.quotes)[0]:
-            self.quotes.remove(min(self.quotes))
+            return
+        weakest = min(self.quotes, key=lambda one: one[:2])
+        if entry[0] > weakest[0]:
+            self.quotes.remove(weakest)
             self.quotes.append(entry)
 
     def term(self, text: str, segment: int) -> Term:
