@@ -6,7 +6,7 @@
 
 Gemma 3 270M reads a film review and `In one word, the film is`. Explained is why it goes on with `great` rather than `terrible`,
 or the other way round; then the review's tokens are removed in the order of the explanation, and the odds between the two words
-are watched. It goes on where it was interrupted.
+are watched. And it goes on with short texts, of which one token at a time is hidden. It goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 
 import attcat
@@ -52,6 +54,33 @@ CALIBRATED = 100
 """Reviews for the threshold: how much likelier `great` is than `terrible` after any review."""
 LENGTHS = range(8, 25)
 SEED = 0
+TEXTS = {
+    "The capital of France is": " Paris",
+    "France: Paris\nItaly: Rome\nSpain: Madrid\nGermany:": " Berlin",
+    "English: good morning\nFrench: bonjour\nEnglish: thank you\nFrench:": " merci",
+    "Anna has a dog and Tom has a cat. The dog belongs to": " Anna",
+    "Anna has a dog and Tom has a cat. The cat belongs to": " Tom",
+    "The Eiffel Tower is in the city of": " Paris",
+    "Monday, Tuesday, Wednesday,": " Thursday",
+    "She opened the door with her": " key",
+    "The opposite of hot is": " cold",
+    "In winter it is cold, in summer it is": " hot",
+    "The doctor picked up his stethoscope and listened to the patient's": " heart",
+    "Water freezes at zero degrees": " Celsius",
+}
+"""What is gone on with, and the word that is explained."""
+WHOLE = (
+    "oddscat",
+    "oddscat:quantity=log-odds",
+    "oddscat:blocks=all",
+    "attcat",
+    "attnlrp",
+    "input_x_gradient+libra",
+    "random",
+)
+"""Methods that explain a word against the whole vocabulary."""
+STRONG = 0.3
+"""Of the largest fall: tokens whose sign counts."""
 COLUMNS = {
     "masked": "area, masked ↑",
     "deleted": "area, deleted ↑",
@@ -121,6 +150,39 @@ def measured(judge: Judge, review: str, names: Sequence[str]) -> dict[str, dict[
     return found
 
 
+@torch.inference_mode()
+def falls(judge: Judge, text: str, word: str) -> list[float]:
+    """How far the log-odds of a word against all others fall without each token of a text but the first and the last."""
+    ids = judge.tokenizer(text, return_tensors="pt")["input_ids"]
+    count, target = ids.shape[1], judge.tokenizer(word, add_special_tokens=False)["input_ids"][0]
+    mask = torch.ones(count - 1, count, dtype=torch.long)
+    mask[range(1, count - 1), range(1, count - 1)] = 0  # the first row is the whole text
+    logits = judge.model(
+        input_ids=ids.expand(count - 1, -1),
+        attention_mask=mask,
+        position_ids=torch.arange(count).expand(count - 1, -1),
+        logits_to_keep=1,
+    ).logits[:, -1].double()  # fmt: skip
+    others = torch.cat([logits[:, :target], logits[:, target + 1 :]], 1).logsumexp(-1)
+    odds = logits[:, target] - others
+    return (odds[0] - odds[1:]).tolist()
+
+
+def agreed(judge: Judge, text: str, word: str, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """For each method the rank correlation of its scores with the falls, and the share of right signs where they are large."""
+    fell = np.array(falls(judge, text, word))
+    large = np.abs(fell) > STRONG * np.abs(fell).max()
+    found = {}
+    for name in names:
+        target = judge.tokenizer(word, add_special_tokens=False)["input_ids"][0]
+        scores = attcat.Explainer(judge.model, judge.tokenizer, method=name)(text, target).scores[1:-1].numpy()
+        found[name] = {
+            "ranks": float(spearmanr(scores, fell).statistic),
+            "signs": float(((scores > 0) == (fell > 0))[large].mean()),
+        }
+    return found
+
+
 def _sigmoid(odds: float) -> float:
     return 1 / (1 + math.exp(-odds))
 
@@ -132,8 +194,13 @@ def reviews(path: Path) -> tuple[list[str], list[str]]:
     return texts[:CALIBRATED], [text for text in texts[CALIBRATED:] if len(text.split()) in LENGTHS]
 
 
-def page(values: Mapping[str, Mapping[str, Sequence[float]]], settings: Mapping[str, Any], command: str) -> str:
-    """The document, from `values[column][method]`."""
+def page(
+    values: Mapping[str, Mapping[str, Sequence[float]]],
+    whole: Mapping[str, Mapping[str, Sequence[float]]],
+    settings: Mapping[str, Any],
+    command: str,
+) -> str:
+    """The document, from `values[column][method]` of reviews and of texts."""
     names = list(values["masked"])
     rows = [
         [f"`{name}`", *(number_with_interval(estimate(values[column][name], 0)) for column in COLUMNS)]
@@ -149,6 +216,18 @@ def page(values: Mapping[str, Mapping[str, Sequence[float]]], settings: Mapping[
         count=len(values["masked"][names[0]]),
         table=markdown_table(["method", *COLUMNS.values()], rows),
         minus=markdown_table([f"`{names[0]}` minus", "masked", "deleted"], minus),
+        texts=len(TEXTS),
+        strong=round(100 * STRONG),
+        whole=markdown_table(
+            ["method", "rank correlation ↑", "right signs ↑"],
+            [
+                [
+                    f"`{name}`",
+                    *(number_with_interval(estimate(whole[column][name], 0)) for column in ("ranks", "signs")),
+                ]
+                for name in WHOLE
+            ],
+        ),
         code=settings["code"],
         command=command,
     )
@@ -174,6 +253,17 @@ Paired differences:
 - **masked**: hidden from attention, all others stay where they are; **deleted**: left out of the text.
 - **of the magnitude at the last token**: how much of the scores lies on ` is`, from which the next word is predicted: an
   explanation that says so is right of the states inside, and says nothing of the review.
+
+## One word out of the whole vocabulary
+
+{texts} short texts (`TEXTS` in the script) and a word that they go on with. One token of the text at a time is hidden from
+attention, and it is measured how far the log-odds of the word against all others fall. **Rank correlation** of the scores with
+these falls, and how often a score has the sign of the fall where it is at least {strong} % of the largest:
+
+{whole}
+
+The log-odds at one place hold a word against its rivals there, which the same context makes likely: after `Germany:` the other
+cities of Germany. Of a word of a vocabulary the logit is explained for that reason, unless `quantity=` asks for something else.
 
     {command}
 
@@ -213,7 +303,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"python -m attcat.demos.llm_page DATA/sst2/dev.tsv --records RECORDS --sentences {len(rows)} "
         "--write docs/evaluation_llm.md"
     )
-    text = page(found, settings, command)
+    texts = list(TEXTS.items())
+    for number, (text, word) in enumerate(texts):
+        wanted = [name for name in WHOLE if not log.holds(f"{name} whole", [number])]
+        for name, figures in (agreed(judge, text, word, wanted) if wanted else {}).items():
+            log.add(f"{name} whole", [number], [{"values": figures}])
+    whole = {
+        column: {
+            name: [log.of(f"{name} whole", [number])[0]["values"][column] for number in range(len(texts))]
+            for name in WHOLE
+        }
+        for column in ("ranks", "signs")
+    }
+    text = page(found, whole, settings, command)
     if given.write:
         write_atomically(given.write, text.encode())
     else:

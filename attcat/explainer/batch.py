@@ -38,6 +38,9 @@ class BatchExplainer:
     settings: Settings
     through_tower: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", self.settings.of_head(self.adapter.head))
+
     def explain(self, encoding: Encoding, targets: Sequence[Sequence[Target]]) -> list[list[Explanation]]:
         """One forward pass; one backward pass and one Explanation per target of an input."""
         encoding = replace(encoding, sources=tuple(map(read_only, encoding.sources)))  # copied once for all targets

@@ -59,7 +59,8 @@ class Explainer:
         batch_size: how many inputs of a list share a forward pass; by default as many as make a few thousand tokens.
         completeness: also measure what the bias terms contribute, so that `Explanation.completeness` is known.
         quantity: what is explained of a class: its `logit`, its `log-odds` against all other classes, its `probability` or
-            `log-probability`. By default that of the method: the log-odds for OddsCAT, the logit for all others.
+            `log-probability`. By default that of the method: the log-odds for OddsCAT, the logit for all others, and of words of
+            a vocabulary, whose rivals are made likely by the same context.
         **options: the method's own options, as `steps=20` of `integrated_gradients`, or the rule's, as `beta=0.5` of `graded`.
 
     Raises:
@@ -102,7 +103,7 @@ class Explainer:
             **changes: fields of `Settings`; another `method` starts with its own options as they usually are.
         """
         if "method" in changes:
-            changes = {"own": {}, **changes}
+            changes = {"own": {}, **({"quantity": None, "usual": None} if self.settings.usual else {}), **changes}
         other = copy(self)
         other.adapter = self.adapter if model is None else self.adapter.like(model)
         other.settings = replace(self.settings, **changes)

@@ -11,6 +11,7 @@ from ..attribution import recorded
 from ..capture.rules import RULES, Rule, make_rule
 from ..errors import Option, OptionError
 from ..methods import Method, Quantity, read_name
+from ..model.heads import Head
 from ..targets import count, integer
 from ..trace import Hidden, Needs, Queries
 
@@ -26,7 +27,7 @@ class Settings:
         queries: which queries count in the received attention.
         batch_size: inputs per forward pass; None for as many as make a few thousand tokens.
         completeness: whether the contribution of the bias terms is measured.
-        quantity: what is explained of a class; by default what the method explains.
+        quantity: what is explained of a class; by default what the method explains, or of words of a vocabulary the logit.
         own: the method's own options.
         of_rule: the rule's options, as far as they were given.
 
@@ -43,9 +44,12 @@ class Settings:
     quantity: Quantity = None  # type: ignore[assignment]  # the method's, as soon as it is made
     own: Mapping[str, Any] = field(default_factory=dict)
     of_rule: Mapping[str, float] = field(default_factory=dict)
+    usual: bool | None = None
+    """Whether nobody asked for the quantity; found when it is made."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rule", _rule(self.method, self.rule))
+        object.__setattr__(self, "usual", self.quantity is None if self.usual is None else self.usual)
         object.__setattr__(self, "quantity", self.quantity or self.method.quantity)
         object.__setattr__(self, "own", _own(self.method, self.own))
         self.make_rule()
@@ -93,6 +97,16 @@ class Settings:
         known = RULES[_rule(found, rule) or "plain"].options
         of_rule = {name: given.pop(name) for name in known if name in given}
         return cls(found, rule, own=given, of_rule=of_rule, **fields)
+
+    def of_head(self, head: Head) -> Settings:
+        """With the quantity that suits a head, if nobody asked for another: of words of a vocabulary it is the logit.
+
+        What makes a word likely makes its rivals likely, too: after `Germany:` all cities of Germany. Their odds against each
+        other do not say why it is a city of Germany.
+        """
+        if self.usual and head.of_words and self.quantity != "logit":
+            return replace(self, quantity="logit")
+        return self
 
     def make_rule(self) -> Rule:
         """The gradient rule, for one pass."""

@@ -39,6 +39,8 @@ class Head:
     """
 
     task: ClassVar[str] = "classification"
+    of_words: ClassVar[bool] = False
+    """Whether its classes are the words of a vocabulary."""
     kept: ClassVar[int | None] = None
     """How many of the best classes an Explanation keeps; None for all."""
     reads_tokens: ClassVar[bool] = False
@@ -254,6 +256,7 @@ class NextTokenHead(TokenHead):
     """A causal language model: why this next token. A token is predicted by the position before it."""
 
     task = "causal language modeling"
+    of_words = True
     kept = 20
 
     def trial(self, encoding: Encoding, row: int) -> Token:
