@@ -148,3 +148,32 @@ def test_of_one_token_nothing_can_be_said() -> None:
     family = FAMILIES["gpt2"]
     adapter = attcat.Explainer(family.model()).adapter
     assert looks_back(adapter, adapter.encode_arguments({"input_ids": IDS[:, :1]})) is None
+
+
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "BertForMaskedLM"])
+def test_of_a_word_of_a_vocabulary_the_logit_is_explained(name: str) -> None:
+    """Unless another quantity is asked for, in whichever way."""
+    task = TASKS[name]
+    text, token = task.inputs[0], task.tokens[0]
+    usual = task.explainer(method="oddscat")(text, token=token)
+    logit = task.explainer(method="oddscat", quantity="logit")(text, token=token)
+    torch.testing.assert_close(usual.layers, logit.layers)
+    assert "quantity" not in usual.options
+    assert usual.value == pytest.approx(float(usual.logits[usual.target]), abs=1e-5)
+    for odds in (
+        task.explainer(method="oddscat", quantity="log-odds"),
+        task.explainer(method="oddscat:quantity=log-odds"),
+    ):
+        found = odds(text, token=token)
+        assert found.options["quantity"] == "log-odds"
+        assert not torch.allclose(found.layers, usual.layers)
+
+
+def test_another_method_explains_its_own_quantity_unless_one_was_asked_for() -> None:
+    family = FAMILIES["bert"]
+    model, arguments = family.model(), family.row(family.arguments(), 0)
+    usual = attcat.Explainer(model)
+    assert usual(arguments).options["quantity"] == "log-odds"
+    assert "quantity" not in usual.like(method=attcat.METHODS["attcat"])(arguments).options
+    asked = attcat.Explainer(model, quantity="probability")
+    assert asked.like(method=attcat.METHODS["attcat"])(arguments).options["quantity"] == "probability"

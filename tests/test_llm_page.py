@@ -20,6 +20,8 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
     monkeypatch.setattr(llm_page, "WORDS", (" film", " was"))
     monkeypatch.setattr(llm_page, "METHODS", ("oddscat", "oddscat:blocks=all", "random"))
     monkeypatch.setattr(llm_page, "PROMPT", "{review} the film")
+    monkeypatch.setattr(llm_page, "TEXTS", {"a gripping": " film", "not boring , not": " was"})
+    monkeypatch.setattr(llm_page, "WHOLE", ("oddscat", "random"))
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
@@ -52,6 +54,23 @@ def test_odds_without_tokens_are_those_of_a_shorter_text_or_of_a_masked_one(judg
             assert found == pytest.approx(float(logits[first] - logits[second] - 0.25), abs=1e-4)
 
 
+@torch.no_grad()
+def test_falls_are_those_of_log_odds_with_one_token_hidden(judge: Judge) -> None:
+    ids, word = judge.tokenizer("not boring film", return_tensors="pt")["input_ids"], " was"
+    target = judge.tokenizer.convert_tokens_to_ids("was")
+
+    def odds(hidden: int | None) -> float:
+        mask = torch.ones_like(ids)
+        if hidden is not None:
+            mask[0, hidden] = 0
+        places = torch.arange(ids.shape[1])[None]
+        p = judge.model(ids, attention_mask=mask, position_ids=places).logits[0, -1].double().softmax(-1)[target]
+        return float((p / (1 - p)).log())
+
+    expected = [odds(None) - odds(place) for place in range(1, ids.shape[1] - 1)]
+    assert llm_page.falls(judge, "not boring film", word) == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_review_is_measured_by_every_method(judge: Judge) -> None:
     found = measured(judge, REVIEW, llm_page.METHODS)
     assert set(found) == set(llm_page.METHODS)
@@ -78,6 +97,8 @@ def test_the_page_is_written_and_goes_on(
     assert text.startswith("# Which explanation of a language model is faithful?")
     assert "| `oddscat:blocks=all` |" in text
     assert "3 reviews" in text
+    assert "2 short texts" in text
+    assert "| method | rank correlation ↑ | right signs ↑ |" in text
     main(given)
     assert not capsys.readouterr().out  # everything was there
     assert page.read_text() == text
