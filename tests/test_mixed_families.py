@@ -12,6 +12,7 @@ import torch
 import zoo_mixed as zoo
 from tasks_zoo import redraw
 from test_mixed_models import PICTURE, QUESTION, paint_corners
+from tokenizers_small import byte_bpe
 from torch import Tensor, nn
 
 import attcat
@@ -208,3 +209,10 @@ def test_a_written_placeholder_is_refused_readably() -> None:
         attcat.InputError, match=rf"token 2 of 3 is a picture's placeholder.*suppress_tokens=\[{mark}\]"
     ):
         explainer((PICTURE, QUESTION), answer=[40, mark, 41])
+
+
+def test_a_model_of_regions_still_chooses_among_texts() -> None:
+    model = redraw(zoo.visual_bert("MultipleChoice").eval())
+    explainer = attcat.Explainer(model, byte_bpe(), method="cat")
+    found = explainer(("a gripping film", ["a boring end", "a gripping end"]))
+    assert len(found.logits) == 2

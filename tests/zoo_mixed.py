@@ -139,11 +139,11 @@ def blip(kind: str) -> tuple[nn.Module, Any]:
     return getattr(transformers, f"BlipFor{kind}")(config), transformers.BlipProcessor(pictures, words)
 
 
-def visual_bert() -> nn.Module:
+def visual_bert(kind: str = "QuestionAnswering") -> nn.Module:
     config = transformers.VisualBertConfig(
         **SMALL, vocab_size=340, visual_embedding_dim=24, max_position_embeddings=40, num_labels=4, pad_token_id=1
     )
-    return transformers.VisualBertForQuestionAnswering(config)
+    return getattr(transformers, f"VisualBertFor{kind}")(config)
 
 
 def layoutlmv3(kind: str, labels: int) -> nn.Module:

@@ -279,7 +279,7 @@ class DiscoveredMixed(DiscoveredText):
             InputError: if it is none of these, or there are several inputs.
             ProcessorError: if there is no processor for both.
         """
-        if all(map(_is_text, inputs)):
+        if self.head.one_input or all(map(_is_text, inputs)):  # a text with its choices
             if not self.alone:
                 raise InputError(f"{type(self.model).__name__} reads no words without a picture: give (picture, text)")
             return super().encode(inputs, truncation=truncation)
