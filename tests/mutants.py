@@ -2,9 +2,9 @@
 
 cosmic-ray says how a module can be changed, one place at a time. A process that has imported torch, transformers and the rest
 once forks for each change; the child sees the changed source in place of the module (no file is written) and runs the tests
-that come by the changed line, cheapest first and each function's before its other parameters, until one fails or `BUDGET`
-seconds of tests are used up. Which tests come by, and how long they take, is measured once, by the suite under coverage; of a
-test file that was edited since, by that file alone.
+that come by the changed line, the cheapest and then one of each function before its other parameters, until one fails or
+`BUDGET` seconds of tests are used up. Which tests come by, and how long they take, is measured once, by the suite under coverage;
+of a test file that was edited since, by that file alone.
 
 Changes are tried in a drawn order, so that what has been tried is a fair sample of all; `--sample 300` tries as many of all
 modules together. Of a number only +1 is tried, of an operator its opposite and its neighbour. Left out are type annotations,
@@ -218,18 +218,25 @@ def tests_of(mutant: Mutant) -> list[str]:
     if not chosen:  # within a longer statement, or what is run by the import
         statement = enclosing(mutant)
         chosen = lines.get(statement, set()) or lines[0]
+    by_time = sorted(chosen, key=lambda test: (known[test], test))
     places: dict[str, int] = collections.Counter()
     ranked = []
-    for test in sorted(chosen, key=lambda test: (known[test], test)):
+    for test in by_time:
         function = test.partition("[")[0]
         ranked.append((places[function], known[test], test))
         places[function] += 1
-    total, kept = 0.0, []
-    for _, seconds, test in sorted(ranked):
-        if total + seconds <= BUDGET or not kept:
-            kept.append(test)
-            total += seconds
-    return kept
+    # Half of the budget for the cheapest, which look at one thing; the other half for as many functions as there are.
+    kept = dict.fromkeys(within(by_time, BUDGET / 2))
+    kept |= dict.fromkeys(within([test for *_, test in sorted(ranked) if test not in kept], BUDGET / 2))
+    return list(kept) or by_time[:1]
+
+
+def within(tests: list[str], budget: float) -> Iterator[str]:
+    """Those of the tests, in their order, that take so many seconds together."""
+    for test in tests:
+        if durations()[test] <= budget:
+            budget -= durations()[test]
+            yield test
 
 
 def enclosing(mutant: Mutant) -> int:
@@ -426,11 +433,16 @@ tries them and makes this page. {tried}
 """
 
 
-def head(size: int | None) -> str:
-    """What the page says about the sample."""
+def head(modules: list[str], size: int | None) -> str:
+    """What the page says about what was tried."""
     if size is None:
-        return HEAD.format(option="", tried="What was tried so far is a drawn sample of each module.")
-    tried = f"What was tried is a sample of {size} of all changes together, drawn at random (seed {SEED})."
+        return HEAD.format(
+            option="", tried="Of a module that was not tried as a whole, what was tried is a drawn sample."
+        )
+    known = {line["key"] for line in results()}
+    count = sum(mutant.key in known for mutant in drawn(modules, size))
+    total = sum(len(mutants(module)) for module in modules)
+    tried = f"{count} were tried of a sample of {size} of all {total} changes together, drawn at random (seed {SEED})."
     return HEAD.format(option=f" SAMPLE={size}", tried=tried)
 
 
@@ -445,7 +457,9 @@ def main() -> None:
     every = [str(path.relative_to(ROOT)) for room in ROOMS for path in sorted((ROOT / "attcat" / room).glob("*.py"))]
     OUT.mkdir(parents=True, exist_ok=True)
     if given.write:
-        (ROOT / "docs" / "mutants.md").write_text(head(given.sample) + report(every, given.sample), encoding="utf-8")
+        (ROOT / "docs" / "mutants.md").write_text(
+            head(every, given.sample) + report(every, given.sample), encoding="utf-8"
+        )
         return
     modules = given.modules or every
     measured()

@@ -342,6 +342,26 @@ def test_every_method_says_what_is_true_of_it(name: str) -> None:
     assert explain.settings.options.get("rule") == method.rule
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "tam"])
+def test_a_method_needs_what_it_says_and_nothing_else(name: str) -> None:
+    """Without any one of its needs it fails, or gives something else; and signed methods are negative somewhere."""
+    method, family = METHODS[name], FAMILIES["bert"]
+    model, arguments = family.model(seed=SEED), family.row(family.arguments(2), 1)
+    options = {"references": [family.row(family.arguments(2, seed=9), 0)]} if name == "contrast_cat" else {}
+    every = attcat.Explainer(model, None, method=name, **options)(arguments, "all")
+    expected = every[0].layers
+    assert any(float(one.layers.min()) < 0 for one in every) == method.signed
+    for need in ("gradient", "received", "attention", "relevance"):
+        if not getattr(method.needs, need):
+            continue
+        without = replace(method, needs=replace(method.needs, **{need: False}))
+        try:
+            found = attcat.Explainer(model, None, method=without, **options)(arguments, "all")[0].layers
+        except Exception:  # what it reads is not there
+            continue
+        assert found.shape != expected.shape or not torch.allclose(found, expected), need
+
+
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.rule and not m.fixed])
 @pytest.mark.parametrize("family", ["bert", "timm-vit"])
 def test_every_gradient_method_runs_under_both_rules(name: str, family: str) -> None:

@@ -86,6 +86,21 @@ def test_the_readme_quotes_the_coverage_that_is_demanded() -> None:
     assert "fail-under" not in recipe
 
 
+def test_every_promise_has_its_test() -> None:
+    """What the pages of promises name is there: tests, files of tests, targets of make."""
+    tests = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    functions = set(re.findall(r"^def (test_\w+)", "\n".join(tests.values()), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for page in ("promises", "service"):
+        text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+        named = set(re.findall(r"`(test_\w+)`", text))
+        assert named
+        assert named <= functions
+        files = re.findall(r"`(tests/[\w./]+)`", text)
+        assert [file for file in files if not (ROOT / file).exists()] == []
+        assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+
+
 def test_the_readme_knows_the_options() -> None:
     from typer.main import get_command
 

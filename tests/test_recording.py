@@ -13,13 +13,15 @@ from test_streams import ANSWER, CLASSIFIERS, SOURCE, WRITERS, made
 from torch import Tensor, nn
 
 import attcat
+from attcat.capture.attention import Call, Several
 from attcat.capture.blocks import Block, hidden_state, rebind, replaced
 from attcat.capture.borrow import as_found
 from attcat.capture.relevance import Relevance
 from attcat.capture.rules import make_rule
+from attcat.capture.survey import Survey, _visits, _Watcher, survey
 from attcat.errors import CaptureError
 from attcat.trace import record
-from attcat.trace.recording import one_attention
+from attcat.trace.recording import _matrix, _matrix_gradients, _received, one_attention
 from attcat.trace.values import Needs
 
 IDS = torch.arange(5)[None]
@@ -198,6 +200,27 @@ def test_a_block_that_was_given_no_attention_has_none() -> None:
         one_attention(3, Block(torch.zeros(1, 4, 8)))
 
 
+def test_a_block_that_attends_several_times_has_the_heads_of_all() -> None:
+    """A fused call of two heads and a matrix of one, with a sink: matrices, their gradients, and what tokens receive."""
+    query, key, value = torch.randn(3, 1, 2, 4, 5, generator=torch.Generator().manual_seed(1))
+    matrix = torch.rand(1, 1, 4, 5, generator=torch.Generator().manual_seed(2))
+    call = Call(query, key, value=value, output=value * 1.0)
+    seen = Several((call, matrix))
+    assert seen.shape == (1, 3, 4, 4)
+    whole = torch.cat([call.weights(), matrix[..., :4]], 1)
+    torch.testing.assert_close(_matrix(seen, 1), whole)
+    torch.testing.assert_close(_matrix(seen, 3), whole.expand(3, -1, -1, -1))
+    starts = torch.rand(1, 2, 4, 5), torch.rand(1, 1, 4, 5)
+    found = _matrix_gradients([seen, matrix], [*starts, starts[1] * 2])
+    torch.testing.assert_close(found[0], torch.cat([call.weight_gradient(starts[0]), starts[1][..., :4]], 1))
+    torch.testing.assert_close(found[1], starts[1][..., :4] * 2)
+    torch.testing.assert_close(_matrix_gradients([seen, matrix], [None, None, None])[0], torch.zeros(1, 3, 4, 4))
+    assert len(_matrix_gradients([seen], [])) == 0
+    weights = torch.tensor([[0.5, 0.25, 0.25, 0.0]])
+    received = _received(Several((call, matrix[..., :4])), weights, [0, 1, 2])
+    torch.testing.assert_close(received, torch.einsum("bq,bhqk->bk", weights, whole) / 3)
+
+
 # -- encoders with decoders ------------------------------------------------------------------------------------------
 
 
@@ -333,6 +356,50 @@ def test_a_tensor_is_rebound_only_where_it_can_be() -> None:
     with torch.inference_mode():
         made_there = torch.zeros(4)
     assert not rebind(made_there, leaf)
+
+
+@pytest.mark.parametrize(
+    ("call", "kernel", "stride", "grid"),
+    [
+        (lambda x, w: F.conv2d(x, w), (2, 3), (1, 1), (5, 6)),
+        (lambda x, w: F.conv2d(x, weight=w, stride=2), (2, 3), (2, 2), (3, 3)),
+        (lambda x, w: F.conv2d(x, w, None, (2, 3)), (2, 3), (2, 3), (3, 2)),
+        (lambda x, w: F.conv2d(x, w, None, 3), (2, 3), (3, 3), (2, 2)),
+        (lambda x, w: F.conv2d(x, w, stride=(3, 1), bias=None), (2, 3), (3, 1), (2, 6)),
+    ],
+)
+def test_a_convolution_is_noted_however_it_is_called(call: Any, kernel: Any, stride: Any, grid: Any) -> None:
+    class Net(nn.Module):
+        def forward(self) -> None:
+            call(torch.zeros(1, 3, 6, 8), torch.zeros(4, 3, 2, 3))
+            F.conv1d(torch.zeros(1, 3, 6), torch.zeros(4, 3, 2))  # over no pixels
+            F.embedding(IDS, torch.zeros(30, 8))
+            F.embedding(IDS, weight=torch.zeros(40, 8))
+
+    net = Net()
+    found = survey(net, net)
+    assert [(one.kernel, one.stride, one.grid) for one in found.convolutions] == [(kernel, stride, grid)]
+    assert [rows for _, rows in found.lookups] == [30, 40]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_attention_is_noted_within_the_calls_that_compute_it(flat: bool) -> None:
+    class Net(nn.Module):
+        def forward(self) -> None:
+            products = torch.zeros(6, 4, 4) if flat else torch.zeros(2, 3, 4, 4)
+            products.softmax(-1)
+            F.scaled_dot_product_attention(*torch.zeros(3, 2, 3, 4, 5))
+            torch.zeros(3, 4).softmax(-1)  # of a classifier
+            torch.zeros(6, 4, 7).softmax(-1)  # over other keys
+
+    net = nn.Sequential(Net())
+    net.forward = lambda: net[0]()  # type: ignore[method-assign, assignment]
+    seen = Survey(batch=2)
+    with torch.no_grad(), _visits(net, seen) as stack, _Watcher(seen, stack):
+        net()
+    assert [(one.shape, one.fused) for one in seen.attention] == [((2, 3, 4, 4), False), ((2, 3, 4, 4), True)]
+    assert [visit.seen for visit in seen.visits] == [seen.attention, seen.attention]
+    assert stack == []
 
 
 # -- the model itself ------------------------------------------------------------------------------------------------
