@@ -80,19 +80,6 @@ def llava(attention: str = "sdpa") -> nn.Module:
     return transformers.LlavaForConditionalGeneration(config)
 
 
-def thin(attention: str = "sdpa") -> nn.Module:
-    """The same language model behind a tower of two narrow blocks."""
-    tower = transformers.CLIPVisionConfig(
-        hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=336, patch_size=14,
-    )  # fmt: skip
-    line = transformers.LlamaConfig(
-        vocab_size=1001, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=2048,
-        attn_implementation=attention,
-    )  # fmt: skip
-    config = transformers.LlavaConfig(vision_config=tower, text_config=line, image_token_index=1000)
-    return transformers.LlavaForConditionalGeneration(config)
-
-
 def seeded(make: Callable[[str], nn.Module], attention: str = "sdpa") -> nn.Module:
     """The same random parameters every time, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):

@@ -1,14 +1,11 @@
 """What one piece of work takes in a process of its own, as one line of JSON.
 
     python tests/benchmarks/isolated.py peak floor|plain|captum|METHOD TOKENS [--repeats N] [--largest]
-    python tests/benchmarks/isolated.py mixed PICTURES
     python tests/benchmarks/isolated.py flat COUNT
 
 `peak`: on the small Llama, the peak of resident memory above what was resident when model and explainer stood ready (Linux'
 `VmHWM`, so one process for each; `ru_maxrss` would begin with the parent's), the median seconds of the repeats after it, and
 with `--largest` the most elements of any tensor made.
-`mixed`: the peak likewise of a LLaVA with a thin tower, on pictures of 576 tokens each and 64 words for each, when it is known
-where these lie (Linux forgets its mark when it is asked to).
 `flat`: the resident memory at each of so many explanations of a tiny model.
 """
 
@@ -24,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from floor import floor, ids, integrated, llama, mixed, plain, seconds, seeded, thin, tiny
+from floor import floor, ids, integrated, llama, plain, seconds, seeded, tiny
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -58,20 +55,6 @@ def highest() -> int:
     """The most bytes of this process that ever were in memory."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-
-
-def mixed_peak(pictures: int) -> dict[str, float]:
-    model = seeded(thin)
-    explainer, one = attcat.Explainer(model, None), mixed(64)
-    arguments = {
-        name: value.repeat(pictures, 1, 1, 1) if value.dim() == 4 else value.repeat(1, pictures)
-        for name, value in one.items()
-    }
-    explainer(arguments)  # where the patches lie
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = resident()
-    explainer(arguments)
-    return {"peak": highest() - before}
 
 
 def peak(name: str, tokens: int, repeats: int, largest: bool) -> dict[str, float]:
@@ -119,14 +102,11 @@ def main() -> None:
     of_peak.add_argument("tokens", type=int)
     of_peak.add_argument("--repeats", type=int, default=0)
     of_peak.add_argument("--largest", action="store_true")
-    programs.add_parser("mixed").add_argument("pictures", type=int)
     programs.add_parser("flat").add_argument("count", type=int)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     if given.program == "peak":
         print(json.dumps(peak(given.name, given.tokens, given.repeats, given.largest)))
-    elif given.program == "mixed":
-        print(json.dumps(mixed_peak(given.pictures)))
     else:
         print(json.dumps(flat(given.count)))
 

@@ -160,9 +160,6 @@ def words_and_patches(effort: Effort) -> Iterator[Figure]:
     }
     found = rounds(works, effort.rounds, effort.seconds)
     yield Figure.median("LLaVA, 576 patches and 64 words: OddsCAT / floor", ratios(found, "whole", "floor"), 1.15)
-    one, two = (isolated("mixed", pictures)["peak"] for pictures in (1, 2))
-    told = f"{two / 2**20:.0f} MiB over {one / 2**20:.0f} MiB"
-    yield Figure("LLaVA, 1152 patches and 128 words: OddsCAT's peak memory / of 576 and 64", two / one, 2.2, note=told)
 
 
 def human_input(case: Case) -> tuple[Any, Any]:
