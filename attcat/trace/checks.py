@@ -214,20 +214,27 @@ def looks_back(adapter: Adapter, encoding: Encoding) -> bool | None:
         encoding: a batch.
 
     Returns:
-        None if no example has two tokens.
+        None if no example has two tokens, or the blocks have other states than those of the tokens.
     """
-    places = torch.arange(encoding.mask.shape[1], device=encoding.mask.device)
-    last = (places * encoding.mask).argmax(-1, keepdim=True)
-    others = encoding.mask & (places < last)
-    if not others.any():
+    if not (encoding.mask.sum(-1) > 1).any():
         return None
 
+    def last(states: Tensor) -> Tensor:
+        """Its place, `[B, 1]`; a model may put tokens of its own in front, so that places are counted from the end."""
+        own = states.shape[1] - encoding.mask.shape[1]
+        places = torch.arange(encoding.mask.shape[1], device=states.device)
+        return own + (places * encoding.mask).argmax(-1, keepdim=True)
+
     def turned(states: Tensor) -> Tensor:
-        return torch.where((places == last)[..., None], -states, states)
+        places = torch.arange(states.shape[1], device=states.device)
+        return torch.where((places == last(states))[..., None], -states, states)
 
     states = [_end(record(adapter, encoding, Rule(), gradient=False, before=change)) for change in (_same, turned)]
     change = (states[0] - states[1]).abs().amax(-1)
-    return float(change[others].max()) <= ROUNDING * float(change.max())
+    earlier = torch.arange(change.shape[1], device=change.device) < last(states[0])
+    if not earlier.any() or not float(change.max()) > 0:
+        return None  # its states are not those of the tokens that are named
+    return float(change[earlier].max()) <= ROUNDING * float(change.max())
 
 
 ROUNDING = 1e-4

@@ -196,21 +196,23 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
     patches = encoding.tokens[0].places or ()
     content = [place for place in content if not any(patches[place + before : place + before + 1])]
     tried = sorted({content[len(content) // 3], content[2 * len(content) // 3]}) if content else []
-    states = []
-    for place in (None, *tried):
-        changed = ids.clone()
-        if place is not None:
-            words = (int(ids[0, other]) for other in content)  # ordinary ones: padding, e.g., would move positions
-            changed[0, place] = next(
-                (word for word in words if word not in (ids[0, place], adapter.pad_id)), ids[0, place]
-            )
-        arguments = {**encoding.arguments, "input_ids": changed}
+
+    def state_of(numbers: Tensor) -> Tensor:
+        arguments = {**encoding.arguments, "input_ids": numbers}
         with borrowed(adapter) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0]) as seen:
             until_stopped(partial(own.call, replace(encoding, arguments=arguments)))
-        states.append(seen[0].transpose(1, adapter.position_axis)[0])
-    found = {}
-    for place, state in zip(tried, states[1:], strict=True):
-        away = (state - states[0]).abs().amax(-1) > rounding(state) * states[0].abs().max()
+        return seen[0].transpose(1, adapter.position_axis)[0]
+
+    plain, found = state_of(ids), {}
+    for place in tried:
+        changed = ids.clone()
+        words = (int(ids[0, other]) for other in content)  # ordinary ones: padding, e.g., would move positions
+        changed[0, place] = next((word for word in words if word not in (ids[0, place], adapter.pad_id)), ids[0, place])
+        try:
+            state = state_of(changed)
+        except FAILURES:
+            continue  # a picture's placeholder, of which there have to be as many as the picture has tokens
+        away = (state - plain).abs().amax(-1) > rounding(state) * plain.abs().max()
         others_changed = [index for index in away.nonzero().flatten().tolist() if index != place + before]
         if others_changed:
             found[place + before] = others_changed
