@@ -42,6 +42,15 @@ _MOONSHINE = {
     "decoder_num_attention_heads": 4,
 }
 _SPEECH = {"input_feat_per_channel": 20, "input_channels": 1, "conv_channels": 32, "max_source_positions": 200}
+_SMALL_DECODER = {
+    "vocab_size": 340,
+    "d_model": 32,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 48,
+    "is_decoder": True,
+    "add_cross_attention": True,
+}
 RATE, ANSWER = 16_000, "boring film"
 
 
@@ -184,6 +193,28 @@ def test_stretches_of_the_sound_are_named_where_it_is_drawn(tmp_path: Path, caps
     assert " s " in capsys.readouterr().out
 
 
+def test_moments_that_are_mixed_before_the_first_block() -> None:
+    """Wav2Vec2's positional convolution stands between the waveform and the blocks."""
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    stem = {"conv_dim": (16, 16), "conv_stride": (20, 16), "conv_kernel": (20, 16), "num_feat_extract_layers": 2}
+    positions = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
+    encoder = transformers.Wav2Vec2Config(**small, **stem, **positions)
+    decoder = transformers.BartConfig(**_SMALL_DECODER)
+    config = transformers.SpeechEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder, **_IDS)
+    model = redraw(transformers.SpeechEncoderDecoderModel(config=config))
+    processor = SimpleNamespace(feature_extractor=transformers.Wav2Vec2FeatureExtractor(), tokenizer=tokenizer("Bert"))
+    with pytest.raises(attcat.UnsupportedModelError, match="mixes moments of the sound"):
+        attcat.Explainer(model, processor)
+
+
+def test_bfloat16() -> None:
+    model, processor = whisper()[0].to(torch.bfloat16), made("whisper")[1]
+    half = attcat.Explainer(model, processor, method="cat")(sound(), answer=ANSWER).total
+    whole = attcat.Explainer(*made("whisper"), method="cat")(sound(), answer=ANSWER).total
+    assert half.scores.dtype == torch.float32
+    assert float(torch.corrcoef(torch.stack([half.scores, whole.scores]))[0, 1]) > 0.95
+
+
 def test_a_part_and_a_target() -> None:
     generation = explainer("speech to text", "attcat")(sound(), answer=ANSWER)
     assert generation.of("boring").label == "bor##ing"
@@ -215,6 +246,8 @@ def test_tokens_that_the_decoder_began_with_and_generate_leaves_out() -> None:
 def test_inputs_that_are_no_sound() -> None:
     with pytest.raises(attcat.InputError, match="no such file"):
         explainer("whisper")("a film", answer=ANSWER)
+    with pytest.raises(attcat.InputError, match="too short or too long"):
+        explainer("whisper")({"input_features": torch.zeros(1, 20, 140)}, answer=ANSWER)
     with pytest.raises(attcat.InputError, match="answer is empty"):
         explainer("whisper")(sound(), answer=" ")
     with pytest.raises(attcat.TooLongError, match="at most 32"):

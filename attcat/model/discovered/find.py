@@ -76,7 +76,8 @@ def _hears(model: nn.Module) -> bool:
     main = getattr(model, "main_input_name", None)
     names = accepted(model.forward) or frozenset()
     # Of some the main argument is whatever their encoder takes.
-    return main in ARGUMENTS or (main not in names and bool(names & {*ARGUMENTS}) and "input_ids" not in names)
+    sees = main in VideoAdapter.arguments or PIXELS in names
+    return main in ARGUMENTS or (not sees and bool(names & {*ARGUMENTS}) and "input_ids" not in names)
 
 
 def _sees_pictures(model: nn.Module, processor: Any) -> bool:

@@ -24,7 +24,7 @@ from ..encoding import Encoding
 from ..heads import NextTokenHead
 from .audio import SAMPLES, DiscoveredAudio
 from .base import Found, log
-from .experiments import FAILURES, rounding
+from .experiments import FAILURES, mixers, rounding
 from .streams import WRITTEN, DiscoveredStreams
 from .text import _position_table
 
@@ -80,6 +80,12 @@ class DiscoveredHearing(DiscoveredStreams):
         self._check_rows(unnamed)
         watched = self._watch(unnamed)
         self.found = self.ear.found = self._blocks_in(watched)
+        if front := mixers(self, watched, self.found.names[0], unnamed):
+            raise self._unclear(
+                f"before its first block {front[0].name} ({type(front[0].module).__name__}) mixes moments of the sound, so that "
+                "scores would lie on other moments",
+                hopeless=True,
+            )
         self.table = _position_table(watched, written.shape[1])
         self.trial = self.head.point(self.followed(self.ear.named(arguments, sound), written[0].tolist()), [None])
         self._check_written(self.trial)

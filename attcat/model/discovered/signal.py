@@ -69,11 +69,12 @@ class DiscoveredSignal(Discovered, SignalAdapter):
             given = torch.zeros(1, *shape)
             try:
                 self._lengths[shape] = self._embed(given).shape[1]
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 if not self._lengths:
                     raise
                 raise InputError(
-                    f"{type(self.model).__name__} fails on an input of shape {list(shape)}, which may be too short: {error}"
+                    f"{type(self.model).__name__} fails on an input of shape {list(shape)}, which may be too short or too long: "
+                    f"{error}"
                 ) from error
         return Places(self._lattice(shape).boxes(self._lengths[shape]))
 
