@@ -17,7 +17,7 @@ from ..wrappers import unwrap
 from .audio import DiscoveredAudio
 from .experiments import accepted
 from .hearing import DiscoveredHearing
-from .mixed import SEEN, DiscoveredMixed
+from .mixed import PIXELS, SEEN, DiscoveredMixed
 from .sentences import SentenceAdapter, embeds
 from .streams import DiscoveredStreams
 from .text import DiscoveredText
