@@ -40,7 +40,7 @@ def executed(path: Path) -> Any:
 def main() -> None:
     """Write them all, or those that are named."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for path in [Path(name) for name in sys.argv[1:]] or sorted((ROOT / "demos").glob("*.ipynb")):
+    for path in [Path(name).resolve() for name in sys.argv[1:]] or sorted((ROOT / "demos").glob("*.ipynb")):
         if path.stem == "generation" and files_of(PARTS[0]) is None:
             print(f"left as it is: {path.name}, whose model is not installed (make demo-llm)")
             continue
