@@ -258,7 +258,8 @@ Paired differences:
 
 {texts} short texts (`TEXTS` in the script) and a word that they go on with. One token of the text at a time is hidden from
 attention, and it is measured how far the log-odds of the word against all others fall. **Rank correlation** of the scores with
-these falls, and how often a score has the sign of the fall where it is at least {strong} % of the largest:
+these falls, and how often a score has the sign of the fall where it is at least {strong} % of the largest. Nearly all of these
+are falls: a method without signs, as `random`, is right of them without knowing anything.
 
 {whole}
 
