@@ -428,7 +428,7 @@ def _tried(case: Case) -> dict[str, Any]:
         return {"result": "no attention" if "computes no attention" in reason else "refused", "reason": reason}
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{survey_inputs.told(error)} ({where.filename}:{where.lineno})"
+        reason = f"{survey_inputs.told(error)} ({Path(where.filename).name}:{where.lineno})"
         return {"result": "foreign", "reason": reason}
     failed = [f"{check.name}: {check.measured:.2g}" for check in checks if check.passed is False]
     passed = sum(check.passed is True for check in checks)
