@@ -79,6 +79,20 @@ def made(kind: str) -> tuple[Any, Processor, attcat.Explainer]:
     return found, brought, attcat.Explainer(found, brought)
 
 
+def test_metaclip_2_reads_its_end_token_also_if_that_is_number_2() -> None:
+    """CLIP's old configurations say 2 and mean the highest number; MetaCLIP 2 means it."""
+    torch.manual_seed(0)
+    text = {**TEXT, "max_position_embeddings": LENGTH, "projection_dim": 24, "eos_token_id": 2}
+    config = transformers.MetaClip2Config(
+        text_config=text, vision_config={**VISION, "projection_dim": 24}, projection_dim=24
+    )
+    made = redraw(transformers.MetaClip2Model(config).eval())
+    tower = attcat.Explainer(made).adapter.towers[1]
+    ids = torch.tensor([[5, 9, 2, 7], [5, 2, 8, 2]])
+    encoding = tower.encode_arguments({"input_ids": ids, "pixel_values": torch.zeros(2, 3, SIDE, SIDE)})
+    assert tower.read(encoding).int().argmax(-1).tolist() == [2, 1]
+
+
 def sides(found: Any) -> list[Any]:
     return list(found) if isinstance(found, attcat.ImageText) else [found]
 
