@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attcat.errors import InputError, OptionError
@@ -72,12 +71,7 @@ class AltClipAdapter(ClipAdapter):
 
 class MetaClip2TextTower(ClipTextTower):
     family = "MetaCLIP 2 (text)"
-
-    def read(self, encoding: Encoding) -> Tensor:
-        """The first end token, whatever its number: CLIP's exception for the number 2 is not made."""
-        ids = encoding.arguments["input_ids"]
-        end: Any = self.model.config.text_config.eos_token_id  # type: ignore[union-attr]
-        return F.one_hot((ids == end).int().argmax(-1), ids.shape[1]).bool()
+    old_ends = False
 
 
 class MetaClip2Adapter(ClipAdapter):

@@ -170,13 +170,14 @@ class ClipTextTower(TextTower):
 
     family = "CLIP (text)"
     causal = True
+    old_ends: ClassVar[bool] = True
+    """Whether old configurations say 2, which was never the end token: there it is the highest token number."""
 
     def read(self, encoding: Encoding) -> Tensor:
         """The first end token, as the model looks for it."""
         ids = encoding.arguments["input_ids"]
         end: Any = self.model.config.text_config.eos_token_id  # type: ignore[union-attr]
-        # Old configurations say 2, which was never the end token: there it is the highest token number.
-        place = ids.argmax(-1) if end == 2 else (ids == end).int().argmax(-1)
+        place = ids.argmax(-1) if end == 2 and self.old_ends else (ids == end).int().argmax(-1)
         return F.one_hot(place, ids.shape[1]).bool()
 
 

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,13 @@ from .capture.rules import make_rule
 from .errors import CaptureError, InputError
 from .methods import METHODS
 from .model import Adapter, Encoding, SignalAdapter, TextAdapter, VisionAdapter
-from .model.bound import borrowed
 from .model.discovered import adapter_of
 from .model.discovered.experiments import (
     FAILURES,
     differ,
     distance,
     encoding_of,
+    first_states,
     logits_of,
     logits_without,
     mixed,
@@ -36,8 +36,6 @@ from .model.discovered.experiments import (
     picture_size,
     placed,
     rounding,
-    stopped_before,
-    until_stopped,
 )
 from .model.discovered.mixed import DiscoveredMixed
 from .model.discovered.painted import painted_off
@@ -401,9 +399,7 @@ def _placed(bench: _Bench) -> Measured:
     def states_of(pixels: Tensor) -> Tensor:
         repeated = bench.row(0).encoding.rows([0] * len(pixels))
         encoding = replace(repeated, arguments={**repeated.arguments, **adapter.place({"pixel_values": pixels})})
-        with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
-            until_stopped(partial(own.call, encoding))
-        state = adapter.aligned(0, _turned(adapter, seen[0]))
+        state = adapter.aligned(0, _turned(adapter, first_states(adapter, encoding)[0]))
         return state[:, : state.shape[1] - len(adapter.suffix)]
 
     found = placed(states_of, (height, width), adapter.grid(height, width), adapter.patch_size)
@@ -431,9 +427,7 @@ def _off(bench: _Bench, adapter: SignalAdapter) -> float:
             area = places.area(place)
             changed[0][area] = other[0][area]
         encoding = replace(bench.encoding, arguments={**bench.encoding.arguments, adapter.continuous: changed})
-        with borrowed(adapter) as own, torch.no_grad(), stopped_before(own.blocks[0]) as seen:
-            until_stopped(partial(own.call, encoding))
-        states.append(adapter.aligned(0, _turned(adapter, seen[0]))[0])
+        states.append(adapter.aligned(0, _turned(adapter, first_states(adapter, encoding)[0]))[0])
     for place, state in zip(tried, states[1:], strict=True):
         found = int((state - states[0]).norm(dim=-1).argmax())
         away = np.abs(boxes[found].mean(1) - boxes[place].mean(1)) / np.diff(boxes[place])[:, 0]

@@ -40,9 +40,7 @@ class Recording:
     attends: tuple[bool, ...] = ()  # for each block, whether it does; those that do not receive no weight
     within: Callable[[int, Block], Tensor | None] = lambda _index, _block: None  # what tokens receive within windows
     cuts: Cuts | None = None  # of an encoder with a decoder: what belongs together
-    causal: tuple[
-        bool, ...
-    ] = ()  # for each block, whether its tokens see only those before them; empty if nobody asked
+    causal: tuple[bool, ...] = ()  # for each block, whether its tokens see only those before them
     mingled: bool = False  # whether some biases have one factor for all examples, whose rows are routed together
 
     @property

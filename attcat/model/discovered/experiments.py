@@ -60,14 +60,13 @@ def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int
         return logits_of(own, encoding)
 
 
-def idle(adapter: Adapter, encoding: Encoding, block: int) -> bool:
-    """Whether it changes no logit when a block, called once, takes another state."""
+def idle(adapter: Adapter, encoding: Encoding, block: int, before: Tensor) -> bool:
+    """Whether the logits stay what they were before when a block, called once, takes another state."""
 
     def disturb(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         place, state = hidden_state(module, args, kwargs)
         return with_state(place, -state + state.float().std().to(state.dtype), args, kwargs)
 
-    before = logits_of(adapter, encoding)
     with borrowed(adapter) as own, ExitStack() as undo:
         undo.callback(own.blocks[block].register_forward_pre_hook(disturb, with_kwargs=True).remove)
         return not differ(before, logits_of(own, encoding))
@@ -198,10 +197,8 @@ def mixed(adapter: TextAdapter, encoding: Encoding) -> dict[int, list[int]]:
     tried = sorted({content[len(content) // 3], content[2 * len(content) // 3]}) if content else []
 
     def state_of(numbers: Tensor) -> Tensor:
-        arguments = {**encoding.arguments, "input_ids": numbers}
-        with borrowed(adapter) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0]) as seen:
-            until_stopped(partial(own.call, replace(encoding, arguments=arguments)))
-        return seen[0].transpose(1, adapter.position_axis)[0]
+        changed = replace(encoding, arguments={**encoding.arguments, "input_ids": numbers})
+        return first_states(adapter, changed)[0].transpose(1, adapter.position_axis)[0]
 
     plain, found = state_of(ids), {}
     for place in tried:
@@ -380,6 +377,13 @@ def _spread(count: int) -> tuple[int, ...]:
 
 class Stop(Exception):  # noqa: N818 - no error
     """What was wanted is known: the pass ends here."""
+
+
+def first_states(adapter: Adapter, encoding: Encoding) -> list[Tensor]:
+    """What the first block takes, as the model has it, without running the blocks; empty if it is not called."""
+    with borrowed(adapter) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0]) as seen:
+        until_stopped(partial(own.call, encoding))
+    return seen
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,17 +32,7 @@ from ..picture import read_picture, to_pixels
 from ..tower import Tower
 from ..writing import Prompt, contents, is_chat
 from .base import Found, log
-from .experiments import (
-    FAILURES,
-    differ,
-    logits_of,
-    mixed,
-    ordinary_tokens,
-    replaced_before,
-    rounding,
-    stopped_before,
-    until_stopped,
-)
+from .experiments import FAILURES, differ, first_states, logits_of, mixed, ordinary_tokens, replaced_before, rounding
 from .guesses import Frame, Guess, Run, inverse, mosaic, painted_over, possible, run_of, seen_frames
 from .text import LENGTH, DiscoveredText, surrounded
 from .tower import find_tower
@@ -533,8 +523,7 @@ class DiscoveredMixed(DiscoveredText):
 
     def _states(self, encoding: Encoding) -> Tensor:
         """What the first block takes, `[T, D]`."""
-        with borrowed(self) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0]) as seen:
-            until_stopped(partial(own.call, encoding))
+        seen = first_states(self, encoding)
         if not seen:
             raise self._unclear(f"its first block ({self.found.names[0]}) is not called with a picture")
         return seen[0].transpose(1, self.position_axis)[0].detach().float()
@@ -704,8 +693,7 @@ class DiscoveredMixed(DiscoveredText):
         other = replace(
             encoding, arguments={**encoding.arguments, **{n: v.flip(0) * 0.5 + 0.3 for n, v in pixels.items()}}
         )
-        with borrowed(self) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0]) as seen:
-            until_stopped(partial(own.call, encoding))
+        seen = first_states(self, encoding)
         before = logits_of(self, encoding)
         with borrowed(self) as own, replaced_before(own.blocks[0], seen[0]):
             after = logits_of(own, other)

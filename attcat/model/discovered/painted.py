@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-import torch
 from PIL import Image
 from torch import Tensor
 
-from ...capture.randomness import OwnRandomness
 from ...tokens import Interleaved
-from ..bound import borrowed
 from ..encoding import Encoding
-from .experiments import stopped_before, until_stopped
+from .experiments import first_states
 from .guesses import Guess, painted_over
 from .mixed import COARSE, DiscoveredMixed, Read
 
@@ -37,9 +32,7 @@ def painted_off(adapter: DiscoveredMixed, encoding: Encoding) -> tuple[int, int]
 
     def states(number: int, picture: Image.Image) -> Tensor:
         other = adapter.encoded(Read(source.text, (*given[:number], picture, *given[number + 1 :])))
-        with borrowed(adapter) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0]) as seen:
-            until_stopped(partial(own.call, other))
-        return seen[0].transpose(1, adapter.position_axis)[0].float()
+        return first_states(adapter, other)[0].transpose(1, adapter.position_axis)[0].float()
 
     plain, off, coarse = states(0, given[0]), [], False
     for number, picture in enumerate(given):

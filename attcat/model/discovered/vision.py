@@ -76,8 +76,9 @@ class DiscoveredVision(Discovered, VisionAdapter):
             except (Unclear, *FAILURES):
                 raise error from None
         else:
-            self._leave_out_idle(self._tried(pixels))
-            self.reads = self._reads(self._tried(pixels))
+            trial = self._tried(pixels)
+            self._leave_out_idle(trial)
+            self.reads = self._reads(trial)
         noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
         self.trial = self._tried(noise)
         log.info("%s", self.describe())
@@ -444,8 +445,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
         """Without the blocks at the end that change no logit, behind the last state that a head for places reads."""
         if not isinstance(self.head, RegionHead):
             return
-        count = len(self.blocks)
-        while count > 1 and idle(self, trial, count - 1):
+        count, before = len(self.blocks), logits_of(self, trial)
+        while count > 1 and idle(self, trial, count - 1, before):
             count -= 1
         self._name(self.found.until(count))
 
