@@ -103,20 +103,27 @@ class Judge:
     tokenizer: Any
     threshold: float = 0.0
 
+    def number(self, word: str) -> int:
+        """Of a word in the vocabulary."""
+        return int(self.tokenizer(word, add_special_tokens=False)["input_ids"][0])
+
     @cached_property
     def words(self) -> list[int]:
         """The numbers of the two words."""
-        return [self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in WORDS]
+        return [self.number(word) for word in WORDS]
 
     @torch.inference_mode()
-    def odds(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Log-odds of the first word against the second, less the threshold, `[N]`; positions are as the mask counts them."""
-        places = (mask.cumsum(-1) - 1).clamp(min=0) if bool((mask[:, 0] == 0).any()) else torch.arange(ids.shape[1])
-        logits = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=places.expand(ids.shape), logits_to_keep=1
-        ).logits[:, -1]
-        first, second = self.words
-        return logits[:, first] - logits[:, second] - self.threshold
+    def logits(self, ids: Sequence[int], mask: Tensor | None = None) -> Tensor:
+        """Of what follows a text, `[N, V]`, with the tokens hidden that a row of the mask leaves out; by default none."""
+        mask = torch.ones(1, len(ids), dtype=torch.long) if mask is None else mask
+        rows, places = torch.tensor([ids]).expand(mask.shape), torch.arange(len(ids)).expand(mask.shape)
+        found: Tensor = self.model(rows, attention_mask=mask, position_ids=places, logits_to_keep=1).logits[:, -1]
+        return found
+
+    def odds(self, ids: Sequence[int], mask: Tensor | None = None) -> list[float]:
+        """Log-odds of the first word against the second, less the threshold, for each row of the mask."""
+        logits, (first, second) = self.logits(ids, mask), self.words
+        return (logits[:, first] - logits[:, second] - self.threshold).tolist()
 
     def without(self, ids: Sequence[int], order: Sequence[int], how: str) -> list[float]:
         """Log-odds with the first shares of an order removed: hidden from attention, or left out of the text."""
@@ -124,9 +131,9 @@ class Judge:
         if how == "masked":
             mask = torch.tensor([[int(place not in one) for place in range(len(ids))] for one in gone])
             mask[:, 0] = 1  # where the text begins
-            return self.odds(torch.tensor([ids] * len(gone)), mask).tolist()
+            return self.odds(ids, mask)
         left = [[token for place, token in enumerate(ids) if place not in one] for one in gone]
-        return [float(self.odds(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long))) for row in left]
+        return [self.odds(row)[0] for row in left]
 
 
 def measured(judge: Judge, review: str, names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -135,7 +142,7 @@ def measured(judge: Judge, review: str, names: Sequence[str]) -> dict[str, dict[
     encoded = judge.tokenizer(text, return_offsets_mapping=True)
     ids = encoded["input_ids"]
     own = [place for place, (start, end) in enumerate(encoded["offset_mapping"]) if start < end <= len(review)]
-    sign = 1 if float(judge.odds(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))) > 0 else -1
+    sign = 1 if judge.odds(ids)[0] > 0 else -1
     found = {}
     for name in names:
         scores = attcat.Explainer(judge.model, judge.tokenizer, method=name)(text, WORDS).scores * sign
@@ -150,19 +157,13 @@ def measured(judge: Judge, review: str, names: Sequence[str]) -> dict[str, dict[
     return found
 
 
-@torch.inference_mode()
 def falls(judge: Judge, text: str, word: str) -> list[float]:
     """How far the log-odds of a word against all others fall without each token of a text but the first and the last."""
-    ids = judge.tokenizer(text, return_tensors="pt")["input_ids"]
-    count, target = ids.shape[1], judge.tokenizer(word, add_special_tokens=False)["input_ids"][0]
+    ids, target = judge.tokenizer(text)["input_ids"], judge.number(word)
+    count = len(ids)
     mask = torch.ones(count - 1, count, dtype=torch.long)
     mask[range(1, count - 1), range(1, count - 1)] = 0  # the first row is the whole text
-    logits = judge.model(
-        input_ids=ids.expand(count - 1, -1),
-        attention_mask=mask,
-        position_ids=torch.arange(count).expand(count - 1, -1),
-        logits_to_keep=1,
-    ).logits[:, -1].double()  # fmt: skip
+    logits = judge.logits(ids, mask).double()
     others = torch.cat([logits[:, :target], logits[:, target + 1 :]], 1).logsumexp(-1)
     odds = logits[:, target] - others
     return (odds[0] - odds[1:]).tolist()
@@ -174,8 +175,9 @@ def agreed(judge: Judge, text: str, word: str, names: Sequence[str]) -> dict[str
     large = np.abs(fell) > STRONG * np.abs(fell).max()
     found = {}
     for name in names:
-        target = judge.tokenizer(word, add_special_tokens=False)["input_ids"][0]
-        scores = attcat.Explainer(judge.model, judge.tokenizer, method=name)(text, target).scores[1:-1].numpy()
+        scores = (
+            attcat.Explainer(judge.model, judge.tokenizer, method=name)(text, judge.number(word)).scores[1:-1].numpy()
+        )
         found[name] = {
             "ranks": float(spearmanr(scores, fell).statistic),
             "signs": float(((scores > 0) == (fell > 0))[large].mean()),
@@ -290,7 +292,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = range(min(given.sentences, len(explained)))
     missing = [row for row in rows if not all(log.holds(name, [row]) for name in METHODS)]
     if missing:
-        judge = Judge(model, tokenizer, median(map(_undecided(judge), for_threshold)))
+        texts = [tokenizer(PROMPT.format(review=review))["input_ids"] for review in for_threshold]
+        judge = Judge(model, tokenizer, median(judge.odds(ids)[0] for ids in texts))
     for row in missing:
         wanted = [name for name in METHODS if not log.holds(name, [row])]
         for name, values in measured(judge, explained[row], wanted).items():
@@ -304,14 +307,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"python -m attcat.demos.llm_page DATA/sst2/dev.tsv --records RECORDS --sentences {len(rows)} "
         "--write docs/evaluation_llm.md"
     )
-    texts = list(TEXTS.items())
-    for number, (text, word) in enumerate(texts):
+    for number, (text, word) in enumerate(TEXTS.items()):
         wanted = [name for name in WHOLE if not log.holds(f"{name} whole", [number])]
         for name, figures in (agreed(judge, text, word, wanted) if wanted else {}).items():
             log.add(f"{name} whole", [number], [{"values": figures}])
     whole = {
         column: {
-            name: [log.of(f"{name} whole", [number])[0]["values"][column] for number in range(len(texts))]
+            name: [log.of(f"{name} whole", [number])[0]["values"][column] for number in range(len(TEXTS))]
             for name in WHOLE
         }
         for column in ("ranks", "signs")
@@ -321,16 +323,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_atomically(given.write, text.encode())
     else:
         print(text)
-
-
-def _undecided(judge: Judge) -> Any:
-    """From a review to the log-odds after it."""
-
-    def odds(review: str) -> float:
-        ids = judge.tokenizer(PROMPT.format(review=review), return_tensors="pt")["input_ids"]
-        return float(judge.odds(ids, torch.ones_like(ids)))
-
-    return odds
 
 
 if __name__ == "__main__":
