@@ -12,24 +12,14 @@ import pytest
 import torch
 import transformers
 from tasks_zoo import redraw, tokenizer
-from test_streams import block_inputs
+from test_streams import SMALL, block_inputs
 from torch import nn
 
 import attcat
 from attcat.model.listening import begun
 from attcat.testing import check_adapter
 
-_SMALL = {
-    "vocab_size": 340,
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "max_target_positions": 32,
-}
+_SMALL = {**SMALL, "max_target_positions": 32}
 _IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 3}
 _WHISPER = {"num_mel_bins": 20, "max_source_positions": 50, "suppress_tokens": None, "begin_suppress_tokens": None}
 _MOONSHINE = {

@@ -181,13 +181,18 @@ def square(x: Tensor) -> Tensor:
     return (x[..., :4] * 0.1).tril()
 
 
-@pytest.mark.parametrize("name", SPELLED)
-def test_libra_is_the_slow_rule_in_every_spelling(name: str) -> None:
-    function, slow = SPELLED[name]
+def same_under_libra(function: Callable[[Tensor], Tensor], slow: Callable[[Tensor], Tensor]) -> None:
+    """Value and gradient are those of the rule written out."""
     value, expected = gradient(slow, None)
     found = gradient(function, make_rule("libra"))
     torch.testing.assert_close(found[0], value)
     torch.testing.assert_close(found[1], expected)
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_libra_is_the_slow_rule_in_every_spelling(name: str) -> None:
+    function, slow = SPELLED[name]
+    same_under_libra(function, slow)
 
 
 # -- normalisations of channels --------------------------------------------------------------------------------------
@@ -277,10 +282,7 @@ def test_normalisations_of_features_over_one_axis_or_two(kind: str, affine: bool
         result = x / (x.pow(2).mean(over, keepdim=True) + torch.finfo(DOUBLE).eps).sqrt().detach()
         return result if weight is None else result * weight
 
-    value, expected = gradient(slow, None)
-    found = gradient(function, make_rule("libra"))
-    torch.testing.assert_close(found[0], value)
-    torch.testing.assert_close(found[1], expected)
+    same_under_libra(function, slow)
 
 
 # -- attention that is not the usual one -----------------------------------------------------------------------------
@@ -338,10 +340,7 @@ CALLS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
 @pytest.mark.parametrize("name", CALLS)
 def test_attention_is_constant_however_it_is_called(name: str) -> None:
     function, slow = CALLS[name]
-    value, expected = gradient(slow, None)
-    found = gradient(function, make_rule("libra"))
-    torch.testing.assert_close(found[0], value)
-    torch.testing.assert_close(found[1], expected)
+    same_under_libra(function, slow)
 
 
 def test_attention_is_constant_where_its_weights_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:

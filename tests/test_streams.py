@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import attcat
 from attcat.testing import check_adapter
 
-_BART = {
+SMALL = {
     "vocab_size": 340,
     "d_model": 32,
     "encoder_layers": 2,
@@ -22,6 +22,10 @@ _BART = {
     "decoder_attention_heads": 4,
     "encoder_ffn_dim": 48,
     "decoder_ffn_dim": 48,
+}
+"""Of an encoder and a decoder in BART's names."""
+_BART = {
+    **SMALL,
     "max_position_embeddings": 64,
     "pad_token_id": 0,
     "bos_token_id": 1,
