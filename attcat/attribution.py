@@ -374,6 +374,24 @@ class Attribution:
         scores = self.scores
         return [Segment(*time, float(scores[at].sum())) for time, at in group_times(self.tokens.times)]
 
+    def of_block(self, number: int) -> Self:
+        """What one block contributed, as an attribution of its own: its scores are that block's row of `layers`.
+
+        Args:
+            number: of the block, from 1, as the report counts them.
+
+        Raises:
+            InputError: if there is no such block, or the method gives no contributions by block.
+        """
+        count = len(self.layers)
+        if count == 1:
+            raise InputError(f"{self.method} gives one score for each token, and not one for each block")
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= count:
+            raise InputError(f"no block {number!r}: this explanation has {count}, counted from 1")
+        # A part of the scores has no completeness: its bias is not known.
+        options = {**self.options, "block": number}
+        return replace(self, layers=self.layers[number - 1 : number], options=options, bias=None)
+
     def of_frame(self, number: int) -> Self:
         """The part of a video's attribution that lies on one frame, as that of a picture.
 

@@ -162,6 +162,20 @@ def test_scores_are_the_sum_of_the_layers():
     torch.testing.assert_close(made.scores, made.layers[0] + made.layers[1])
 
 
+def test_one_block_is_an_explanation_of_its_own():
+    whole = text(value=2.0, bias=0.1)
+    parts = [whole.of_block(number) for number in (1, 2)]
+    assert torch.equal(parts[1].scores, whole.layers[1])
+    assert [word.score for word in parts[0].words()] == [0.75 * word.score for word in whole.words()]
+    assert parts[0].options["block"] == 1
+    assert (whole.completeness, parts[0].completeness) == (pytest.approx(-0.6), None)
+    for number in (0, 3, -1, True, "1"):
+        with pytest.raises(InputError, match="this explanation has 2, counted from 1"):
+            whole.of_block(number)
+    with pytest.raises(InputError, match="one score for each token"):
+        replace(whole, layers=whole.layers[:1], method="rollout").of_block(1)
+
+
 def test_special_share_is_of_the_absolute_total():
     assert text().special_share == pytest.approx(1.75 / 5.0)
     made = text()

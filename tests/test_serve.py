@@ -113,6 +113,17 @@ def test_a_text_is_explained_as_it_is_alone(site: Site, folder: Path) -> None:
         assert f'title="{word.score + 0.0:+.4g}"' in report(page)
 
 
+def test_one_block_is_chosen(site: Site, folder: Path) -> None:
+    """And the report is what that block gave, as the table of the whole has it."""
+    status, page = site.post(text="a gripping film", target="1", method="cat", block="2")
+    alone = attcat.Explainer(*hub.load(str(folder)), method="cat")("a gripping film", 1)
+    assert status == 200
+    assert 'name="block" type="number" min="1" value="2"' in page
+    for word in alone.of_block(2).words():
+        assert f'title="{word.score + 0.0:+.4g}"' in report(page)
+    assert "block=2" in report(page)
+
+
 def test_a_picture_is_explained(pictures: Site) -> None:
     status, page = pictures.post(picture=png())
     assert status == 200, re.findall(r'role="alert">(.*?)</p>', page)
@@ -166,6 +177,9 @@ def test_the_form_shows_only_what_the_model_reads(site: Site, pictures: Site) ->
         ({"text": "a", "picture": b"x"}, "give a text or a picture, and not both"),
         ({"text": "a film", "target": "great"}, "great"),
         ({"text": "a film", "method": "magic"}, "magic"),
+        ({"text": "a film", "block": "99"}, "no block 99"),
+        ({"text": "a film", "block": "all"}, "the block is a number"),
+        ({"text": "a film", "block": "1", "method": "rollout"}, "one score for each token"),
         ({"text": "a film", "method": "contrast_cat"}, "references"),
         ({"text": "a" * 100_001}, "at most 100,000 characters"),
         ({"picture": png()}, "reads text"),

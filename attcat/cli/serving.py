@@ -112,12 +112,20 @@ class Service:
         value = (text, pair) if pair.strip() else text
         asked: Any = value if seen is None else (seen, text) if self.asks else seen
         found = explainer(asked, named_class(given["target"].strip() or None, explainer), truncation=True)
-        return [found] if isinstance(found, Explanation) else list(found)
+        both = [found] if isinstance(found, Explanation) else list(found)
+        return [one.of_block(_block(given["block"])) for one in both] if given["block"].strip() else both
 
     def labels(self) -> list[str]:
         """Of the classes, if they are few enough to be offered."""
         every = [label for kind in self.kinds for label in self.explainer(kind).adapter.labels or ()]
         return every if len(every) <= 1000 else []
+
+
+def _block(given: str) -> int:
+    try:
+        return int(given[:9])
+    except ValueError:
+        raise InputError(f"the block is a number, got {given[:20]!r}") from None
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
@@ -163,7 +171,7 @@ def application(service: Service, host: str) -> Starlette:
 
 def blank(service: Service) -> dict[str, Any]:
     """The fields of a form nobody has filled in."""
-    return {"text": "", "pair": "", "picture": b"", "target": "", "method": service.method}
+    return {"text": "", "pair": "", "picture": b"", "target": "", "block": "", "method": service.method}
 
 
 async def read(request: Request, service: Service) -> dict[str, Any]:
@@ -239,6 +247,7 @@ FORM = """<!DOCTYPE html>
 <label>Class to explain (empty: the predicted one)<input name="target" list="labels" value="{target}" autocomplete="off"></label>
 <datalist id="labels">{labels}</datalist>
 <label>Method<select name="method">{methods}</select></label>
+<label>Block (empty: all)<input name="block" type="number" min="1" value="{block}"></label>
 </div>
 <button>Explain</button>
 </form>
@@ -259,12 +268,13 @@ PICTURE = """<label>A picture<input type="file" name="picture" accept="image/*">
 def _page(service: Service, given: MutableMapping[str, Any], body: str | None) -> str:
     inputs = [PICTURE if kind else TEXT for kind in service.kinds]
     inputs = [PICTURE, QUESTION] if service.asks else inputs
-    texts = {name: escape(given[name]) for name in ("text", "pair", "target")}
+    texts = {name: escape(given[name]) for name in ("text", "pair", "target", "block")}
     names = dict.fromkeys([given["method"], *(name for name, *_ in METHODS)])
     return FORM.format(
         style=STYLE,
         inputs="".join(part.format(longest=LONGEST, **texts) for part in inputs),
         target=texts["target"],
+        block=texts["block"],
         labels="".join(f'<option value="{escape(label)}">' for label in service.labels()),
         methods="".join(f"<option{' selected' * (n == given['method'])}>{escape(n)}</option>" for n in names),
         below="" if body is None else body if body.startswith("<p ") else _framed(body),
