@@ -59,6 +59,10 @@ class Window:
 _WINDOW = {"start": plain.whole(), "end": plain.whole(), "logits": plain.tuple_of(plain.real_or_ruled_out)}
 
 
+CLASSLESS = frozenset({"attention", "rollout", "random"})
+"""Methods that know no class: nothing that they score speaks for one or against it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Attribution:
     """Which tokens decided a prediction.
@@ -221,6 +225,11 @@ class Attribution:
         target = numbers[self.target]
         meant = target if self.against is None else (target, numbers[self.against])
         return (*self.options["place"], meant) if "place" in self.options else meant
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether the scores depend on the class; those of attention weights alone, for one, are the same for every class."""
+        return self.method not in CLASSLESS
 
     @property
     def predicted(self) -> int:

@@ -1,6 +1,7 @@
 """The result type: words, heatmap, saving and loading, and what its constructors refuse."""
 
 import json
+import re
 import sys
 import warnings
 from dataclasses import replace
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from attcat.attribution import CLASSLESS
 from attcat.errors import InputError
 from attcat.explanation import Explanation, load
 from attcat.files import write_atomically
+from attcat.methods import METHODS
+from attcat.render import report, wording
 from attcat.tokens import Tokens, View, Word, group_words
 
 OPTIONS = {"rule": "libra", "hidden": "input"}
@@ -432,3 +436,21 @@ def test_a_frame_has_the_records(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(InputError, match=r"needs pandas: pip install 'attcat\[frame\]'"):
         text().to_frame()
+
+
+# -- methods that know no class --------------------------------------------------------------------------------------
+
+
+def test_a_method_that_knows_no_class_is_known_by_its_name():
+    assert {name for name, method in METHODS.items() if not method.class_specific} == CLASSLESS
+    assert (text().class_specific, text(method="rollout").class_specific) == (True, False)
+
+
+@pytest.mark.parametrize("make", [text, lambda **changes: image([[1, 2], [3, 4]], 8, 8, (0, 0, 8, 8), **changes)])
+@pytest.mark.parametrize("draw", [wording.gist, lambda one: one.to_html(), lambda one: " ".join(wording.sides(one))])
+def test_nothing_says_that_its_scores_speak_for_a_class(make, draw):
+    script = report.script()
+    assert re.search("speaks? (for|against)", draw(make()).replace(script, ""))
+    told = draw(make(method="rollout")).replace(script, "")
+    assert re.search("any class|every class", told)
+    assert not re.search("speaks? (for|against)", told)

@@ -147,7 +147,7 @@ def _body(explanation: Attribution) -> str:
 def middle(explanation: Attribution, full: float | None = None) -> str:
     """What was explained, coloured: a picture, a sound or a video as pixels, a text as words."""
     if is_media(explanation):
-        what = f"what speaks for and against {explanation.label}; {wording.gist(explanation)}"
+        what = f"{wording.coloured(explanation)}: {explanation.label}; {wording.gist(explanation)}"
         return picture(panel(explanation, full), what, caption(explanation), "overlay")
     if explanation.is_mixed:
         full = wording.scale(explanation) if full is None else full
@@ -280,8 +280,9 @@ def table(explanation: Attribution) -> str:
 def pictures(explanation: Attribution, full: float | None = None, name: str = "input") -> str:
     """The input and the overlay; the heatmap alone when the pixels are not known."""
     small = sized(explanation, WIDEST)
-    what = f"heatmap of what speaks for and against {explanation.label}; {wording.strongest(explanation)}"
-    figures = [picture(overlay(small, full), what, "what speaks for and against", "overlay")]
+    shown = wording.coloured(explanation)
+    what = f"heatmap of {shown}: {explanation.label}; {wording.strongest(explanation)}"
+    figures = [picture(overlay(small, full), what, shown, "overlay")]
     if isinstance(small.source, np.ndarray):
         figures.insert(0, picture(small.source, "the picture that was explained", name, "photo"))
     return f'<div class="pictures">{"".join(figures)}</div>'

@@ -309,7 +309,7 @@ def figure(explanation: Attribution, look: Look = PLAIN, longest: int = LONGEST)
         InputError: if the input was not a picture, or its pixels are not known.
     """
     small, shown = panels_of(explanation, longest)
-    panels = [panel(shown, "input"), panel(overlay(small, look=look), caption(look))]
+    panels = [panel(shown, "input"), panel(overlay(small, look=look), wording.coloured(explanation, look.positive))]
     wide = shown.shape[1] > 1.6 * shown.shape[0]
     pictures = stack(panels, gap=10) if wide else beside(panels, gap=16)
     width = max(pictures.width, 480)
@@ -357,11 +357,6 @@ def png(explanation: Attribution, look: Look = PLAIN) -> bytes:
 
 PNG_LIMIT = 120_000
 """Bytes of a figure's PNG file; only a picture of noise exceeds it."""
-
-
-def caption(look: Look) -> str:
-    """What stands under the overlay."""
-    return "what speaks for it" if look.positive else "what speaks for and against"
 
 
 # -- composing -------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def panel(explanation: Attribution, full: float | None = None, look: Look = PLAI
 
 def caption(explanation: Attribution, look: Look = PLAIN) -> str:
     """What stands under the panel."""
-    what = image.caption(look)
+    what = wording.coloured(explanation, look.positive)
     if explanation.is_sound:
         bands = explanation.tokens.bands is not None
         return f"{what}, by moment and band of frequencies (high above, low below)" if bands else f"{what}, by moment"

@@ -39,7 +39,10 @@ def figure(explanation: Attribution, look: Look = PLAIN, longest: int = LONGEST)
     for number, part in wording.maps(explanation):
         small, shown = image.panels_of(part, longest)
         name = wording.picture_name(explanation, number)
-        panels = [image.panel(shown, name), image.panel(image.overlay(small, full, look), image.caption(look))]
+        panels = [
+            image.panel(shown, name),
+            image.panel(image.overlay(small, full, look), wording.coloured(part, look.positive)),
+        ]
         wide = shown.shape[1] > 1.6 * shown.shape[0]
         rows.append(image.stack(panels, gap=10) if wide else image.beside(panels, gap=16))
     width = max([480, *(row.width for row in rows)])

@@ -260,7 +260,7 @@
     };
     const tools = make("div", { className: "tools" }, [
       make("label", {}, ["opacity ", slider]),
-      choice("Signs", ["for and against", "for only"], (name) => set("positive", name === "for only")),
+      ...(item.sides ? [choice("Signs", ["for and against", "for only"], (name) => set("positive", name === "for only"))] : []),
       choice("Drawing", ["smooth", "patches"], (name) => set("cells", name === "patches")),
     ]);
     article.querySelector(".pictures").before(tools);

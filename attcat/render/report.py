@@ -174,6 +174,8 @@ def _legends(explanations: Sequence[Attribution], fulls: Sequence[float]) -> str
     kinds = {one.is_image: (one, full) for one, full in zip(explanations, fulls, strict=True) if full}
     shared = "One scale for all: equal colours are equal scores."
     ends = "speaks against the class", "speaks for the class"
+    if not any(one.class_specific for one in explanations):
+        ends = wording.sides(explanations[0])
     bars = [
         html.legend(one, *ends, full, beyond=_any_beyond(explanations, fulls, kind))
         for kind, (one, full) in kinds.items()
@@ -301,7 +303,7 @@ def _look() -> dict[str, Any]:
 
 
 def _data(explanation: Attribution, full: float, layered: bool) -> dict[str, Any]:
-    told: dict[str, Any] = {"label": explanation.label, "full": full}
+    told: dict[str, Any] = {"label": explanation.label, "full": full, "sides": explanation.class_specific}
     if explanation.is_image:
         view = explanation.view
         left, top, right, bottom = view.box

@@ -11,7 +11,7 @@ from ..files import encode_jpeg, encode_png
 from . import wording
 from .colour import FULL, RGB, WHITE, hue, mix
 from .html import escape
-from .image import INK, PALE, PLAIN, Look, caption, looks, overlay, panels_of, ramp, wrap
+from .image import INK, PALE, PLAIN, Look, looks, overlay, panels_of, ramp, wrap
 from .media import caption as media_caption
 from .media import is_media, panel
 from .mixed import HEIGHT, SIZE, laid_out
@@ -68,12 +68,19 @@ def _rows(explanation: Attribution, look: Look) -> list[list[Panel]]:
         return [[(panel(explanation, look=look), "png", media_caption(explanation, look))]]
     if not explanation.is_mixed:
         small, source = panels_of(explanation)
-        return [[(source, "jpeg", "input"), (overlay(small, look=look), "png", caption(look))]]
+        return [
+            [
+                (source, "jpeg", "input"),
+                (overlay(small, look=look), "png", wording.coloured(explanation, look.positive)),
+            ]
+        ]
     full, found = wording.scale(explanation), []
     for number, part in wording.maps(explanation):
         small, source = panels_of(part)
         name = wording.picture_name(explanation, number)
-        found.append([(source, "jpeg", name), (overlay(small, full, look), "png", caption(look))])
+        found.append(
+            [(source, "jpeg", name), (overlay(small, full, look), "png", wording.coloured(part, look.positive))]
+        )
     return found
 
 

@@ -140,8 +140,8 @@ def letters(explanation: Attribution, full: float | None = None) -> Text:
     # Quarters of the scale: below the first nothing is said.
     steps = (np.sign(signed) * np.minimum(3, np.floor(np.abs(signed) * 4))).astype(int)
     lines = ["".join(f"{marks[int(step)]} " for step in row).rstrip() for row in steps]
-    label = visible(explanation.label)
-    key = f"+ ++ ## speaks for {label}   - -- == speaks against {label}   full strength = {wording.number(full)[1:]}"
+    against, supports = (visible(side) for side in wording.sides(explanation))
+    key = f"+ ++ ## {supports}   - -- == {against}   full strength = {wording.number(full)[1:]}"
     return Text("\n".join([*lines, "", key, visible(wording.strongest(explanation))]), no_wrap=True)
 
 

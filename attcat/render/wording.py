@@ -96,10 +96,19 @@ def origin(explanation: Attribution) -> str:
 
 def sides(explanation: Attribution) -> tuple[str, str]:
     """What the two colours mean: against, for."""
+    if not explanation.class_specific:
+        return "below zero", "weighs more, for any class"
     if explanation.activation == "none" and explanation.target is not None and explanation.against is None:
         name = explanation.labels[explanation.target]
         return f"lowers {name}", f"raises {name}"
     return f"speaks against {explanation.label}", f"speaks for {explanation.label}"
+
+
+def coloured(explanation: Attribution, positive: bool = False) -> str:
+    """What stands under the drawing: what its colours show."""
+    if not explanation.class_specific:
+        return "what weighs most, for any class"
+    return "what speaks for it" if positive else "what speaks for and against"
 
 
 MANY_PATCHES, MANY_WORDS = 16, 100
@@ -349,17 +358,20 @@ def gist(explanation: Attribution) -> str:
     if explanation.is_mixed:
         return " ".join(filter(None, (shares(explanation), gist(explanation.of_text()))))
     if explanation.is_image:
+        half = f"half of it lies on {_area(scores, total)} of the patches"
+        if not explanation.class_specific:
+            return f"The weight is the same for every class; {half}."
         share = sum(score for score in scores if score > 0) / total
-        ranked = np.cumsum(sorted(map(abs, scores), reverse=True))
-        area = (int(np.searchsorted(ranked, total / 2)) + 1) / len(scores)
-        area_told = f"{area:.0%}" if area >= 0.01 else "less than 1%"
-        return f"{share:.0%} of the magnitude speaks for {explanation.label}; half of it lies on {area_told} of the patches."
+        return f"{share:.0%} of the magnitude speaks for {explanation.label}; {half}."
     if explanation.is_sound or explanation.is_video:
         return _place(explanation)
     words = words_of(explanation) if has_words(explanation) else []
     top = max((abs(word.score) for word in words), default=0.0)
     told = []
-    for sign, one, several in ((1, "speaks for it", "speak for it"), (-1, "speaks against it", "speak against it")):
+    verbs = (1, "speaks for it", "speak for it"), (-1, "speaks against it", "speak against it")
+    if not explanation.class_specific:
+        verbs = (1, "weighs most, for any class", "weigh most, for any class"), (-1, "is below zero", "are below zero")
+    for sign, one, several in verbs:
         strong = [w for w in words if w.score * sign >= top / 6 > 0 and any(map(str.isalnum, w.text))]
         strong.sort(key=lambda word: -abs(word.score))
         names = list(dict.fromkeys(f"“{word.text[:40]}”" for word in strong))[:GIST]
@@ -367,6 +379,13 @@ def gist(explanation: Attribution) -> str:
         if names:
             told.append(f"{_and(names)} {one if len(names) == 1 else several}")
     return "; ".join(told) + "." if told else ""
+
+
+def _area(scores: Sequence[float], total: float) -> str:
+    """The share of the patches that hold half of the magnitude."""
+    ranked = np.cumsum(sorted(map(abs, scores), reverse=True))
+    area = (int(np.searchsorted(ranked, total / 2)) + 1) / len(scores)
+    return f"{area:.0%}" if area >= 0.01 else "less than 1%"
 
 
 def _place(explanation: Attribution) -> str:
@@ -383,6 +402,8 @@ def _place(explanation: Attribution) -> str:
         ]
     total = sum(abs(score) for _, score in stretches)
     where, most = max(stretches, key=lambda stretch: stretch[1])
+    if not explanation.class_specific and total:
+        return f"Most, for any class: {where}, with {most / total:.0%} of the magnitude."
     if most <= 0 or not total:
         return f"No moment speaks for {explanation.label}."
     return f"Most for {explanation.label}: {where}, with {most / total:.0%} of the magnitude."
@@ -475,4 +496,5 @@ def strongest(explanation: Attribution) -> str:
         return "no patch has a score"
     side = "for" if grid[row, column] > 0 else "against"
     place = f"row {row + 1} of {grid.shape[0]}, column {column + 1} of {grid.shape[1]}"
-    return f"strongest patch: {place}, {number(float(grid[row, column]))} ({side} {explanation.label})"
+    whom = f"{side} {explanation.label}" if explanation.class_specific else "for any class"
+    return f"strongest patch: {place}, {number(float(grid[row, column]))} ({whom})"
