@@ -253,9 +253,12 @@ def _origin(explanations: Sequence[Attribution]) -> str:
         ("date", [time.strftime("%Y-%m-%d")]),
     ]
     rows = "".join(f"<dt>{name}</dt><dd>{escape('; '.join(told))}</dd>" for name, told in facts if told)
+    said = "A score says how much a word or patch raised (+) or lowered (-) what the model computed for the class."
+    if not any(one.class_specific for one in explanations):
+        said = "A score says how much weight a word or patch has by this method, whatever the class."
     return (
-        "<footer><h2>How this was made</h2><p>A score says how much a word or patch raised (+) or lowered (-) what the model "
-        f"computed for the class. It shows what this model used, not what is true.</p><dl>{rows}</dl></footer>"
+        f"<footer><h2>How this was made</h2><p>{said} It shows what this model used, not what is true.</p>"
+        f"<dl>{rows}</dl></footer>"
     )
 
 
