@@ -189,8 +189,42 @@ def mixed() -> list[Work]:
 
 
 def test_sixteen_threads_with_everything_mixed(mixed: list[Work]) -> None:
-    expected = [call() for call in mixed]
-    order = list(range(len(mixed))) * -(-max(CALLS, 2 * len(mixed)) // len(mixed))
+    assert_as_alone(mixed, max(CALLS, 2 * len(mixed)))
+
+
+def beyond_classifiers() -> list[Work]:
+    """What was written, words with a picture, a sound that was written down, a box: each by the default and by another rule."""
+    import test_generation
+    import test_hearing
+    import test_mixed_families
+    import test_regions
+
+    question = (test_mixed_families.PICTURE, test_mixed_families.QUESTION)
+    calls = []
+    for method in ("oddscat", "attnlrp"):
+        writer = attcat.Explainer(test_generation.explainer().adapter, method=method)
+        reader = attcat.Explainer(test_mixed_families.made("git")[2].adapter, method=method)
+        listener = attcat.Explainer(test_hearing.explainer("whisper").adapter, method=method)
+        detector = attcat.Explainer(test_regions.explainer("yolos").adapter, method=method)
+        calls += [
+            lambda one=writer: scores(list(one("the film was", answer=" good and long").explanations)),
+            lambda one=writer: scores(list(one.generate("the film was", max_new_tokens=3).explanations)),
+            lambda one=reader: scores(one(question)),
+            lambda one=listener: scores(list(one.generate(test_hearing.sound(), max_new_tokens=2).explanations)),
+            lambda one=detector: scores(one(test_regions.noise())),
+        ]
+    return calls
+
+
+def test_sixteen_threads_with_other_kinds_than_classifiers() -> None:
+    calls = beyond_classifiers()
+    assert_as_alone(calls, max(CALLS // 2, 2 * len(calls)))
+
+
+def assert_as_alone(calls: list[Work], count: int) -> None:
+    """Each call gives in sixteen threads what it gives alone, in a shuffled order."""
+    expected = [call() for call in calls]
+    order = list(range(len(calls))) * -(-count // len(calls))
     random.Random(1).shuffle(order)
     wrong: list[int] = []
     waiting = iter(order)
@@ -203,7 +237,7 @@ def test_sixteen_threads_with_everything_mixed(mixed: list[Work]) -> None:
                 number = next(waiting, None)
             if number is None:
                 return done
-            if not same(mixed[number](), expected[number]):
+            if not same(calls[number](), expected[number]):
                 wrong.append(number)
             done += 1
 
