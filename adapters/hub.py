@@ -34,6 +34,9 @@ KINDS = {
     "ForImageClassification": ("AutoModelForImageClassification", IMAGE),
     "ForObjectDetection": ("AutoModelForObjectDetection", IMAGE),
     "ForSemanticSegmentation": ("AutoModelForSemanticSegmentation", IMAGE),
+    "ForInstanceSegmentation": ("AutoModelForInstanceSegmentation", IMAGE),
+    "ForUniversalSegmentation": ("AutoModelForUniversalSegmentation", IMAGE),
+    "ForSegmentation": ("AutoModelForUniversalSegmentation", IMAGE),
     "ForConditionalGeneration": ("AutoModelForImageTextToText", BOTH),
 }
 """What the name of a model with a head contains, the class that loads it, and what it takes."""

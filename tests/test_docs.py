@@ -17,6 +17,7 @@ from test_hearing import sound
 from test_image_text import make as make_pair
 from test_image_text import processor
 from test_regions import MODELS as MAKE_REGIONS
+from test_segments import MODELS as MAKE_SEGMENTS
 from test_sentences import encoder
 from test_streams import WRITERS, made
 from test_zero_shot import NLI
@@ -72,13 +73,16 @@ def saved_encoder(folder: Path) -> Path:
 
 
 def regions() -> dict[str, Any]:
-    """A detector and a segmentation model, with their processor."""
-    made = {name: MAKE_REGIONS[name]() for name in ("detr", "segformer")}
-    for model, labels in ((made["detr"], ["cat", "dog", "cow"]), (made["segformer"], ["road", "grass", "sky"])):
+    """A detector and models of segmentation, with their processor."""
+    made = {"detr": MAKE_REGIONS["detr"](), "segformer": MAKE_REGIONS["segformer"](), "eomt": MAKE_SEGMENTS["eomt"]()}
+    animals = ["cat", "dog", "cow"]
+    for name, labels in (("detr", animals), ("segformer", ["road", "grass", "sky"]), ("eomt", animals)):
+        model = made[name]
         model.config.id2label = dict(enumerate(labels))
     return {
         "AutoModelForObjectDetection": Loaded(made["detr"]),
         "AutoModelForSemanticSegmentation": Loaded(made["segformer"]),
+        "AutoModelForUniversalSegmentation": Loaded(made["eomt"]),
         "AutoImageProcessor": Loaded(transformers.SegformerImageProcessor(size={"height": 64, "width": 64})),
     }
 
@@ -113,7 +117,7 @@ def test_the_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.Monk
         names["samples"], names["rate"] = sound()
     if "SentenceTransformer" in code:
         names["model"] = str(saved_encoder(tmp_path))
-    if "ObjectDetection" in code or "SemanticSegmentation" in code:
+    if "ObjectDetection" in code or "Segmentation" in code:
         names |= regions()
     names["AutoModel"] = Loaded(make_pair("clip"))
     names.setdefault("AutoProcessor", Loaded(processor("clip")))

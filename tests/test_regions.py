@@ -115,9 +115,9 @@ def explainer(name: str, **options: Any) -> attcat.Explainer:
     return attcat.Explainer(MODELS[name](), _transform)
 
 
-def _transform(picture: Any) -> Tensor:
-    """A picture of 64 x 64 of any that is given: both sides are resized on their own, whatever the proportions."""
-    pixels = np.asarray(picture.resize((64, 64)), dtype=np.float32) / 127.5 - 1
+def _transform(picture: Any, side: int = 64) -> Tensor:
+    """A square picture of any that is given: both sides are resized on their own, whatever the proportions."""
+    pixels = np.asarray(picture.resize((side, side)), dtype=np.float32) / 127.5 - 1
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

@@ -368,7 +368,8 @@ def _visits(model: nn.Module, found: Survey) -> Iterator[list[Visit]]:
             visit = Visit(name, module, stack[-1] if stack else None, _state((*args, *kwargs.values())))
             places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
             visit.handed = {place: value for place, value in places if _state((value,)) is not None}
-            visit.taken = visit.state if visit.state is not None else _state((*args, *kwargs.values()), 4)
+            alone = [value for _, value in places if isinstance(value, Tensor)]  # of a list no tensor can be replaced
+            visit.taken = next((state for axes in (3, 4) if (state := _state(alone, axes)) is not None), None)
             visit.before = len(found.attention)
             if visit.taken is not None and visit.taken.grad_fn is not None:
                 visit.origin = (visit.taken.grad_fn, visit.taken.output_nr)

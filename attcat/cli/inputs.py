@@ -234,7 +234,8 @@ def reads_both(explainer: Explainer) -> bool:
 
 
 def named_class(target: str | None, explainer: Explainer) -> Any:
-    """The class, or the place, that a word means: a number is an index, unless a class has that name, `box:3` the fourth box.
+    """The class, or the place, that a word means: a number is an index, unless a class has that name, `box:3` the fourth box,
+    `segment:3` the fourth segment.
 
     What is not a class (a word, an answer) has no index.
     """
@@ -254,7 +255,7 @@ def _index(target: str, explainer: Explainer) -> str | int:
 
 
 def _place(target: str, explainer: Explainer) -> tuple[Any, ...]:
-    """A place of a picture as targets name it: `box:3`, `pixel:120,40`, or with a class there, `box:3:cat`."""
+    """A place of a picture as targets name it: `box:3`, `segment:3`, `pixel:120,40`, or with a class there, `box:3:cat`."""
     kind, _, rest = target.partition(":")
     numbers, named, label = rest.partition(":")
     place = [int(part) if part.strip().lstrip("-").isdecimal() else part.strip() for part in numbers.split(",")]

@@ -22,7 +22,7 @@ Target = Annotated[
     typer.Option(
         metavar="LABEL",
         help="The class to explain, by label or index [default: the predicted one]; of a detector box:0 or box:0:LABEL, of a "
-        "segmentation pixel:X,Y or pixel:X,Y:LABEL.",
+        "segmentation pixel:X,Y or segment:0, each also with a LABEL.",
     ),
 ]
 Pair = Annotated[str | None, typer.Option(metavar="TEXT", help="The second text, for models that read pairs.")]

@@ -10,7 +10,7 @@ processor, so that a family is mostly data:
         block_paths = ("encoder.layers",)
 """
 
-from . import moments, regions  # noqa: F401 - register their heads
+from . import moments, regions, segments  # noqa: F401 - register their heads
 from .adapter import GUIDE, Adapter, config_labels
 from .audio import AudioAdapter
 from .bound import borrowed

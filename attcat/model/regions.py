@@ -83,6 +83,7 @@ class DetectionHead(RegionHead):
     task = "object detection"
     kind, numbers, example = "box", 1, ("box", 3)
     NOTHING: ClassVar[str] = "no object"
+    many: ClassVar[str] = "boxes"
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -106,7 +107,7 @@ class DetectionHead(RegionHead):
         places = [self._checked(token) for token in tokens]
         boxes = torch.tensor([-1 if place is None else place[0] for place in places], device=encoding.mask.device)
         if (boxes < -1).any() or any(place is not None and place[0] < 0 for place in places):
-            raise TargetError("boxes are numbered from 0")
+            raise TargetError(f"{self.many} are numbered from 0")
         return replace(encoding, place=boxes)
 
     def is_open(self, encoding: Encoding) -> bool:
@@ -122,7 +123,7 @@ class DetectionHead(RegionHead):
         if not isinstance(logits, Tensor) or logits.dim() != 3:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else "none"
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} has no logits [B, boxes, classes]: its output has {shape}"
+                f"{type(self.model).__name__} has no logits [B, {self.many}, classes]: its output has {shape}"
             )
         self._counted["classes"] = logits.shape[2]
         return logits
@@ -136,7 +137,8 @@ class DetectionHead(RegionHead):
             return best
         if (encoding.place >= logits.shape[1]).any():
             raise TargetError(
-                f"no box {int(encoding.place.max())}: the model predicts {logits.shape[1]} boxes, 0 to {logits.shape[1] - 1}"
+                f"no {self.kind} {int(encoding.place.max())}: the model predicts {logits.shape[1]} {self.many}, 0 to "
+                f"{logits.shape[1] - 1}"
             )
         return torch.where(encoding.place < 0, best, encoding.place)
 
@@ -162,15 +164,15 @@ class DetectionHead(RegionHead):
         """The class, the box, and where it lies in pixels of the picture: `cat, box 3 from (12, 30) to (80, 96)`."""
         assert encoding.place is not None
         number = int(encoding.place[row])
-        found = f"{label}, box {number}"
-        boxes = output.get("pred_boxes") if isinstance(output, dict) else getattr(output, "pred_boxes", None)
-        if not isinstance(boxes, Tensor) or boxes.dim() != 3 or boxes.shape[2] != 4:
-            return found
-        left, top, right, bottom = view_of(encoding, row).box
+        return f"{label}, {self.kind} {number}{self.lies(output, row, number, view_of(encoding, row))}"
+
+    def lies(self, output: Any, row: int, number: int, view: View) -> str:
+        """Where a box lies, to be put behind its number; empty if the output does not say."""
+        boxes = named(output, "pred_boxes")
+        if boxes is None or boxes.dim() != 3 or boxes.shape[2] != 4:
+            return ""
         across, down, width, height = boxes[row, number].detach().float().tolist()
-        x = [left + (across + half * width) * (right - left) for half in (-0.5, 0.5)]
-        y = [top + (down + half * height) * (bottom - top) for half in (-0.5, 0.5)]
-        return f"{found} from ({x[0]:.0f}, {y[0]:.0f}) to ({x[1]:.0f}, {y[1]:.0f})"
+        return on_picture((across - width / 2, down - height / 2, across + width / 2, down + height / 2), view)
 
 
 @register_head("ForSemanticSegmentation")
@@ -232,3 +234,17 @@ def view_of(encoding: Encoding, row: int) -> View:
     """What the whole input of the model shows of a picture; of model arguments, itself."""
     height, width = encoding.arguments["pixel_values"].shape[-2:]
     return encoding.views[row] or View(width, height, (0, 0, width, height))
+
+
+def named(output: Any, name: str) -> Tensor | None:
+    """What a model's output has under a name."""
+    found = output.get(name) if isinstance(output, dict) else getattr(output, name, None)
+    return found if isinstance(found, Tensor) else None
+
+
+def on_picture(box: tuple[float, float, float, float], view: View) -> str:
+    """Left, top, right and bottom, as shares of the model's input, in pixels of the picture: ` from (12, 30) to (80, 96)`."""
+    left, top, right, bottom = view.box
+    x = [left + share * (right - left) for share in box[::2]]
+    y = [top + share * (bottom - top) for share in box[1::2]]
+    return f" from ({x[0]:.0f}, {y[0]:.0f}) to ({x[1]:.0f}, {y[1]:.0f})"

@@ -1,10 +1,13 @@
 """Detectors: an encoder over the picture, whose output a decoder reads with queries of its own, one for each box.
 
 The encoder's blocks are the model's; the decoder is a part of the head, which reads all of the picture's tokens. Its queries and
-their positions are parameters: nothing of the picture passes them by.
+their positions are parameters: nothing of the picture passes them by. Where queries join the tokens between two blocks of one
+list, the blocks from there on are the decoder.
 """
 
 from __future__ import annotations
+
+from itertools import takewhile
 
 from ...capture.survey import Survey, Unclear, Visit, outermost
 
@@ -19,7 +22,8 @@ def encoder_of(watched: Survey) -> list[Visit]:
     if not able:
         raise Unclear("no modules of a list take a hidden state, attend over its positions, and pass on such a state")
     first = able[0]
-    blocks = [visit for visit in able if visit.parent is first.parent and type(visit.module) is type(first.module)]
+    alike = (visit for visit in able if visit.parent is first.parent and type(visit.module) is type(first.module))
+    blocks = list(takewhile(lambda visit: visit.length == first.length, alike))
     within = {id(attention) for block in blocks for attention in block.seen}
     numbers = [index for index, attention in enumerate(watched.attention) if id(attention) in within]
     if numbers != list(range(len(numbers))):
