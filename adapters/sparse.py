@@ -1,4 +1,4 @@
-"""Families with block-sparse attention in transformers: refused, unless they are set to attend over all tokens."""
+"""BigBird, whose attention in transformers is block-sparse: refused, unless it is set to attend over all tokens."""
 
 from typing import Any
 
@@ -14,13 +14,8 @@ class SparseAdapter(DiscoveredText):
     family = "BigBird with attention_type='original_full'"
 
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
-        kind: str | None = getattr(model.config, "attention_type", None)  # type: ignore[arg-type]
+        kind = getattr(model.config, "attention_type", None)
         name = type(model).__name__
-        if kind is None:
-            raise UnsupportedModelError(
-                f"{name} computes block-sparse or sliding-window attention: a token does not attend to all others, so that "
-                "there is no matrix [B, H, T, T] to read; use a model with full attention"
-            )
         if kind != "original_full":
             raise UnsupportedModelError(
                 f"{name} is configured with attention_type={kind!r}: a token does not attend to all others, so that there "

@@ -361,7 +361,8 @@ def _alone(bench: _Bench) -> Measured:
         raise _NotAsked("one input at a time" if not bench.adapter.can_batch else "a single input was given")
     together, worst = _scores(bench), 0.0
     for row in range(len(bench.encoding.tokens)):
-        alone = _scores(bench.row(row))[:, 0]
+        one = bench.row(row)
+        alone = _scores(one)[:, 0, one.encoding.mask[0]]
         worst = max(worst, distance(alone, together[:, row, bench.encoding.mask[row]]))
     return worst, 10 * _loose(bench.logits)
 

@@ -12,6 +12,7 @@ import pytest
 import timm
 import transformers
 from tasks_zoo import TAGS, make, tokenizer
+from test_describing import made as describing
 from test_hearing import made as hearing
 from test_hearing import sound
 from test_image_text import make as make_pair
@@ -115,6 +116,9 @@ def test_the_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.Monk
         heard, reader = hearing("moonshine")
         names |= {"AutoModelForSpeechSeq2Seq": Loaded(heard), "AutoProcessor": Loaded(reader)}
         names["samples"], names["rate"] = sound()
+    if "ImageTextToText" in code:
+        seeing, looker = describing("captioner")
+        names |= {"AutoModelForImageTextToText": Loaded(seeing), "AutoProcessor": Loaded(looker)}
     if "SentenceTransformer" in code:
         names["model"] = str(saved_encoder(tmp_path))
     if "ObjectDetection" in code or "Segmentation" in code:

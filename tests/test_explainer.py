@@ -526,3 +526,20 @@ def test_rows_and_a_row_alone_keep_every_field_also_of_a_subclass() -> None:
     assert one.focus.tolist() == [1]  # the second of what is left
     assert one.arguments["ids"].tolist() == [[1, 2]]
     assert one.arguments["pixels"].tolist() == [0]
+
+
+def test_like_with_another_method_by_its_name(text: attcat.Explainer) -> None:
+    before = text.like(hidden="output", batch_size=2)
+    for name, others in (("occlusion", {}), ("cat+plain", {}), ("integrated_gradients", {"steps": 3}), ("attcat", {})):
+        found = before.like(method=name, **others)
+        alone = attcat.Explainer(text.adapter, method=name, hidden="output", batch_size=2, **others)
+        assert found.settings == alone.settings
+        torch.testing.assert_close(found("a good film").scores, alone("a good film").scores)
+    assert before.like(method="occlusion").settings.quantity == "logit"
+    assert text.like(quantity="probability").like(method="cat").settings.quantity == "probability"
+    assert not text.like(quantity="probability").settings.usual  # or a head of words would put its own in its place
+    assert text.like(samples=2).settings.own["samples"] == 2
+    no_rule, no_option = {"method": "cat", "rule": "no such"}, {"method": "cat", "no_such": 1}
+    for wrong in ({"method": "no such"}, no_rule, {"no_such": 1}, no_option):
+        with pytest.raises(attcat.OptionError):
+            text.like(**wrong)

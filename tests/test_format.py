@@ -11,7 +11,11 @@ import pytest
 import saved
 import torch
 from tasks_zoo import TASKS
+from test_describing import made as describing
+from test_describing import picture
 from test_generation import explainer
+from test_hearing import made as hearing
+from test_hearing import sound
 
 import attcat
 from attcat.adapters import hub
@@ -99,6 +103,18 @@ def test_a_generation_that_is_saved_fits_the_schema(tmp_path: Path) -> None:
             explainer().generate(prompt, max_new_tokens=2) if answer is None else explainer()(prompt, answer=answer)
         )
         valid(json.loads(written.save(tmp_path / "a.json").read_text()))
+
+
+def test_a_generation_about_a_sound_or_a_picture_fits_the_schema(tmp_path: Path) -> None:
+    heard = attcat.Explainer(*hearing("moonshine"), method="cat")(sound(), answer="film")
+    seen = attcat.Explainer(*describing("captioner"), method="cat")(picture(), answer="film")
+    for written, name, broken in ((heard, "sound", {"rate": 0}), (seen, "pictures", [])):
+        record = json.loads(written.save(tmp_path / "a.json").read_text())
+        assert name in record
+        assert name in SCHEMAS["generation"]["properties"]
+        valid(record)
+        with pytest.raises(jsonschema.ValidationError):
+            valid({**record, name: broken})
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))

@@ -184,17 +184,26 @@ def test_stretches_of_the_sound_are_named_where_it_is_drawn(tmp_path: Path, caps
 
 
 def test_moments_that_are_mixed_before_the_first_block() -> None:
-    """Wav2Vec2's positional convolution stands between the waveform and the blocks."""
+    """Wav2Vec2's positional convolution stands between the waveform and the blocks, and is a block itself."""
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     stem = {"conv_dim": (16, 16), "conv_stride": (20, 16), "conv_kernel": (20, 16), "num_feat_extract_layers": 2}
     positions = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
     encoder = transformers.Wav2Vec2Config(**small, **stem, **positions)
-    decoder = transformers.BartConfig(**_SMALL_DECODER)
+    decoder = transformers.BartConfig(**_SMALL_DECODER | {"d_model": 24})  # narrower than the encoder
     config = transformers.SpeechEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder, **_IDS)
     model = redraw(transformers.SpeechEncoderDecoderModel(config=config))
     processor = SimpleNamespace(feature_extractor=transformers.Wav2Vec2FeatureExtractor(), tokenizer=tokenizer("Bert"))
-    with pytest.raises(attcat.UnsupportedModelError, match="mixes moments of the sound"):
-        attcat.Explainer(model, processor)
+    explain = attcat.Explainer(model, processor, method="input_x_gradient", rule="libra", completeness=True)
+    for one in explain(sound(), answer=ANSWER).explanations:
+        assert one.completeness == pytest.approx(0, abs=1e-4)
+    given, taken = {"input_values": torch.randn(1, 8000) / 10}, []
+    hook = model.encoder.feature_projection.register_forward_hook(lambda m, a, output: taken.append(output[0]))
+    logits = model(**given, decoder_input_ids=torch.tensor([[3, 40]])).logits
+    hook.remove()
+    (gradient,) = torch.autograd.grad(logits[0, -1, 41], taken)
+    plain = attcat.Explainer(model, processor, method="input_x_gradient", rule="plain")
+    found = plain(given, answer=[40, 41]).explanations[1]
+    torch.testing.assert_close(found.scores[:-2], (gradient * taken[0]).sum(-1)[0].detach(), atol=1e-6, rtol=1e-3)
 
 
 def test_bfloat16() -> None:

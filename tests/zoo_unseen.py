@@ -187,12 +187,6 @@ _BART = {"d_model": WIDTH, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "eos_to
     for name, number in (("layers", 2), ("attention_heads", 4))
 }
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "longformer": (
-        _hf(
-            "LongformerForSequenceClassification", _config("LongformerConfig", **_ENCODER, **_TEXT, attention_window=4)
-        ),
-        "block-sparse or sliding-window attention",
-    ),
     "big-bird": (
         _hf("BigBirdForSequenceClassification", _config("BigBirdConfig", **_ENCODER, **_TEXT, block_size=4)),
         "attention_type='block_sparse'.*attention_type=\"original_full\"",

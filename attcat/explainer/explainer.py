@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -100,13 +99,22 @@ class Explainer:
 
         Args:
             model: e.g. a copy with other weights; by default the same model.
-            **changes: fields of `Settings`; another `method` starts with its own options as they usually are.
+            **changes: as `Explainer` takes them, or fields of `Settings`; another `method` starts with its own options as they
+                usually are, and, if it is given by its name, with its own rule and quantity.
+
+        Raises:
+            OptionError: if a method, rule or option does not exist.
         """
+        if isinstance(changes.get("method"), str):
+            return self._with(model, self.settings.of_name(**changes))
         if "method" in changes:
             changes = {"own": {}, **({"quantity": None, "usual": None} if self.settings.usual else {}), **changes}
+        return self._with(model, self.settings.changed(changes))
+
+    def _with(self, model: nn.Module | None, settings: Settings) -> Explainer:
         other = copy(self)
         other.adapter = self.adapter if model is None else self.adapter.like(model)
-        other.settings = replace(self.settings, **changes)
+        other.settings = settings
         return other
 
     @property

@@ -98,6 +98,31 @@ class Settings:
         of_rule = {name: given.pop(name) for name in known if name in given}
         return cls(found, rule, own=given, of_rule=of_rule, **fields)
 
+    def of_name(self, method: str, rule: str | None = None, **changes: Any) -> Settings:
+        """Another method by its name, with its own rule, quantity and options; what is no method's own stays.
+
+        Args:
+            method: its name, as `of` takes it.
+            rule: name of the rule.
+            **changes: other fields, or options of the method or rule.
+        """
+        kept = {name: getattr(self, name) for name in FIELDS} | ({"quantity": None} if self.usual else {})
+        fields = {name: changes.get(name, value) for name, value in kept.items()}
+        own = {name: value for name, value in changes.items() if name not in fields}
+        return Settings.of(method, rule, own, **fields)
+
+    def changed(self, changes: Mapping[str, Any]) -> Settings:
+        """With other fields, or other options of the method.
+
+        Raises:
+            OptionError: if there is no such option.
+        """
+        fields = {one.name for one in dataclass_fields(self)}
+        own = {name: value for name, value in changes.items() if name not in fields}
+        asked = {"usual": None} if changes.get("quantity") else {}
+        known = {"own": self.own, **asked, **{name: value for name, value in changes.items() if name in fields}}
+        return replace(self, **{**known, "own": {**known["own"], **own}})
+
     def of_head(self, head: Head) -> Settings:
         """With the quantity that suits a head, if nobody asked for another: of words of a vocabulary it is the logit.
 

@@ -20,8 +20,10 @@ from ..errors import InputError, OptionError, TargetError, UnsupportedModelError
 from ..explanation import Explanation, Generation, Source
 from ..model import Adapter, Encoding
 from ..model.bound import borrowed
+from ..model.describing import Describer
 from ..model.listening import Listener
 from ..model.translating import Translator
+from ..model.vision import VisionAdapter
 from ..model.writing import Prompt, Writer, is_chat
 from ..targets import Goal, Target
 from ..tokens import Interleaved, Waveform
@@ -39,7 +41,9 @@ def generation(side: BatchExplainer, prompt: Any, answer: Any, target: Any, cont
 def _writer(adapter: Adapter) -> Writer:
     if adapter.streams is None:
         return Writer(adapter)
-    return Translator(adapter) if adapter.continuous is None else Listener(adapter)
+    if adapter.continuous is None:
+        return Translator(adapter)
+    return (Describer if adapter.continuous == VisionAdapter.continuous else Listener)(adapter)
 
 
 def generate(

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..capture.randomness import OwnRandomness
 from ..capture.rules import Rule
-from ..errors import InputError, Option, OptionError
+from ..errors import AttCATError, CaptureError, InputError, Option, OptionError
 from ..model import Adapter, Encoding, borrowed, content_of
+from ..model.discovered.experiments import FAILURES
 from ..targets import Goal
 from ..tokens import Tokens
 from .recording import Recording, record
@@ -90,7 +91,7 @@ class Passes:
         moved = encoding.mask.shape != whole.mask.shape or not torch.equal(encoding.mask, whole.mask)
         if moved and self.encoding.focus is None and self.adapter.head.kept is not None:
             raise OptionError(Option("removal", how), " moves the answers: use a removal that replaces tokens")
-        recording = record(self.adapter, encoding, self.rule())
+        recording = self._removed(encoding, self.rule())
         contributions = method(recording.trace(self.value(recording), needs=Needs(), hidden=self.hidden))
         if not moved:
             return contributions * ~removed
@@ -120,7 +121,7 @@ class Passes:
         if removed.any():
             encoding = self.adapter.remove(encoding, removed.flatten(0, 1))
         with torch.no_grad():
-            recording = record(self.adapter, encoding, Rule())
+            recording = self._removed(encoding, Rule())
             value = self.goal.value(recording.output, recording.logits).detach()
         return value.reshape(removed.shape[:2])
 
@@ -144,7 +145,26 @@ class Passes:
                 "needs a blank in place of each token: list one that replaces tokens first among its removals"
             )
         with torch.no_grad():
-            return record(self.adapter, encoding, Rule()).inputs[0]
+            return self._removed(encoding, Rule()).inputs[0]
+
+    def _removed(self, encoding: Encoding, rule: Rule) -> Recording:
+        """A forward pass over a batch in which tokens are removed, which some models do not take.
+
+        Raises:
+            CaptureError: if the model fails on it.
+        """
+        try:
+            return record(self.adapter, encoding, rule)
+        except (AttCATError, torch.OutOfMemoryError):
+            raise
+        except FAILURES as error:
+            raise CaptureError(
+                f"{type(self.adapter.model).__name__} does not take this input with tokens removed, as the method needs "
+                f"({type(error).__name__}: {error}): use a method that removes none, e.g. ",
+                Option("method", "cat"),
+                "; or, if the input is token numbers, some of which are special (an end of the text, e.g.), give the tokenizer, "
+                "Explainer(model, tokenizer), so that these stay",
+            ) from error
 
     @cached_property
     def content(self) -> Tensor:

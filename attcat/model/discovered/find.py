@@ -15,6 +15,7 @@ from ..versions import warn_if_untested
 from ..video import FRAMES, VideoAdapter
 from ..wrappers import unwrap
 from .audio import DiscoveredAudio
+from .describing import DiscoveredDescribing
 from .experiments import accepted
 from .hearing import DiscoveredHearing
 from .mixed import PIXELS, SEEN, DiscoveredMixed
@@ -50,6 +51,8 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
         return (DiscoveredHearing if "decoder_input_ids" in (accepted(model.forward) or ()) else DiscoveredAudio)(
             model, processor
         )
+    if _sees_and_writes(model):
+        return DiscoveredDescribing(model, processor)
     if _reads_and_sees(model):
         return DiscoveredMixed(model, processor)
     if _sees_pictures(model, processor):
@@ -69,6 +72,12 @@ def _reads_and_sees(model: nn.Module) -> bool:
     # BLIP-2's arguments are the same for either kind of language model.
     decodes = getattr(getattr(model, "config", None), "is_encoder_decoder", True)
     return "input_ids" in names and not names.isdisjoint(SEEN) and not (_has_a_decoder(model) and decodes)
+
+
+def _sees_and_writes(model: nn.Module) -> bool:
+    """Whether a model takes pictures and, for its decoder, what it has written, and no other words."""
+    names = accepted(model.forward) or frozenset()
+    return {PIXELS, "decoder_input_ids"} <= names and "input_ids" not in names
 
 
 def _hears(model: nn.Module) -> bool:

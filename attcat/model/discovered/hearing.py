@@ -1,35 +1,21 @@
 """A model that hears and writes, which no adapter knows: an encoder of sounds, and a decoder that writes what it heard.
 
-Its blocks and how the decoder reads are found as of other encoders with a decoder, where the moments of the sound lie as of
-other models of sounds. Its tokens are the moments, then what was written.
+Where the moments of the sound lie is found as of other models of sounds; the rest is in `sensing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from ...capture.randomness import OwnRandomness
-from ...capture.survey import Survey
-from ...errors import InputError
 from ...tokens import Waveform
 from ..adapter import Adapter
-from ..bound import borrowed
 from ..encoding import Encoding
-from ..heads import NextTokenHead
 from .audio import SAMPLES, DiscoveredAudio
-from .base import Found, log
-from .experiments import FAILURES, mixers, rounding
-from .streams import WRITTEN, DiscoveredStreams
-from .text import _position_table
-
-PLACES = (1, WRITTEN - 1)
-"""Of the tokens that the decoder is tried with, those that are exchanged to see whether others change before its first block."""
+from .sensing import DiscoveredSensing
 
 
 class Ear(DiscoveredAudio):
@@ -46,7 +32,9 @@ class Ear(DiscoveredAudio):
         self.written = written
         self._lattices, self._lengths = {}, {}
 
-    def heard(self) -> tuple[dict[str, Any], Waveform | None]:
+    reads_what, lost = "one sound", "mean"
+
+    def tried(self) -> tuple[dict[str, Any], Waveform | None]:
         """Arguments to try the model with, a second of noise, and the noise."""
         noise = np.random.default_rng(0).standard_normal(self.rate or SAMPLES).astype(np.float32) / 10
         return self._trial(noise), None if self.rate is None else Waveform(noise, self.rate)
@@ -56,146 +44,23 @@ class Ear(DiscoveredAudio):
         arguments = {**encoding.arguments, "decoder_input_ids": self.written.to(self.device)}
         return super().call(replace(encoding, arguments=arguments))
 
+    def unnamed(self, arguments: dict[str, Any]) -> Encoding:
+        """A batch whose tokens are not known yet."""
+        return self._unnamed(arguments)
 
-class DiscoveredHearing(DiscoveredStreams):
-    """An encoder of sounds with a decoder that writes.
+    def settle(self) -> None:
+        """Nothing: a lattice is found when an input is named."""
 
-    Args:
-        model: the model.
-        processor: its processor, which has a feature extractor and a tokenizer; or the feature extractor alone.
-    """
+    @property
+    def where(self) -> str:
+        """What a token stands for."""
+        return self._moments
+
+
+class DiscoveredHearing(DiscoveredSensing):
+    """An encoder of sounds with a decoder that writes."""
 
     family = "discovered model that hears and writes"
-    writes = True
 
-    def __init__(self, model: nn.Module, processor: Any = None) -> None:
-        tokenizer = getattr(processor, "tokenizer", processor)
-        Adapter.__init__(self, model, tokenizer if hasattr(tokenizer, "convert_ids_to_tokens") else None)
-        self.head_type = NextTokenHead
-        written = self._tried(WRITTEN)
-        self.ear = Ear(model, processor, written)
-        self.continuous = self.ear.continuous
-        arguments, sound = self.ear.heard()
-        unnamed = self.ear._unnamed({**arguments, "decoder_input_ids": written.to(self.device)})
-        self._check_rows(unnamed)
-        watched = self._watch(unnamed)
-        self.found = self.ear.found = self._blocks_in(watched)
-        if front := mixers(self, watched, self.found.names[0], unnamed):
-            raise self._unclear(
-                f"before its first block {front[0].name} ({type(front[0].module).__name__}) mixes moments of the sound, so that "
-                "scores would lie on other moments",
-                hopeless=True,
-            )
-        self.table = _position_table(watched, written.shape[1])
-        self.trial = self.head.point(self.followed(self.ear.named(arguments, sound), written[0].tolist()), [None])
-        self._check_written(self.trial)
-        self.reads = "the decoder's last token"
-        self.no_batch = self._why_no_batch()
-        log.info("%s", self.describe())
-
-    def like(self, model: nn.Module) -> Adapter:
-        """As `Discovered`; the ear is that of the other model."""
-        other = super().like(model)
-        assert isinstance(other, DiscoveredHearing)
-        ear = self.ear.like(model)
-        assert isinstance(ear, Ear)
-        other.ear = ear
-        return other
-
-    @property
-    def positions(self) -> int | None:
-        """As `DiscoveredText`, of the decoder."""
-        limit = getattr(getattr(self.model, "config", None), "max_target_positions", None)
-        return limit if self.table is None and isinstance(limit, int) else super().positions
-
-    # -- found by experiment -----------------------------------------------------------------------------------------
-
-    def _run(self, own: Adapter, encoding: Encoding) -> Any:
-        """Without the logits, which are read at tokens that are not named yet."""
-        return own.call(encoding)
-
-    def _blocks_in(self, watched: Survey) -> Found:
-        found = super()._blocks_in(watched)
-        self.found = found
-        return found
-
-    def _check_rows(self, unnamed: Encoding) -> None:
-        """What it gives is a row of the vocabulary for each token that its decoder reads."""
-        try:
-            with borrowed(self) as own, torch.no_grad(), OwnRandomness():
-                given = self.logits(own.call(unnamed))
-        except FAILURES:
-            return  # the watched pass says what fails
-        count = unnamed.arguments["decoder_input_ids"].shape[1]
-        if not isinstance(given, Tensor) or given.dim() != 3 or given.shape[1] != count:
-            shape = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
-            raise self._unclear(f"of {count} tokens that its decoder reads it gives {shape}, no row of logits for each")
-
-    def _check_written(self, trial: Encoding) -> None:
-        """What the decoder's first block takes at a position has to be that position's token alone."""
-        ids = trial.arguments["decoder_input_ids"]
-        plain = self._decoder_input(trial)
-        for place in PLACES:
-            changed = ids.clone()
-            changed[0, place] = ids[0, place + 1]
-            arguments = {**trial.arguments, "decoder_input_ids": changed}
-            away = (self._decoder_input(replace(trial, arguments=arguments)) - plain)[0].abs().amax(-1)
-            found = (away > rounding(plain) * plain.abs().max()).nonzero().flatten().tolist()
-            if found != [place]:
-                raise self._unclear(
-                    f"another token at position {place} of its decoder changes what the decoder's first block takes at {found}: "
-                    "tokens are mixed before it",
-                    hopeless=True,
-                )
-
-    @property
-    def _tokens_found(self) -> str:
-        assert self.streams is not None
-        return (
-            f"the first {self.streams.encoder} are the encoder's, the others the decoder's, which reads what was written so far; "
-            f"{self.ear._moments}; its head reads the last token written; it takes one sound at a time"
-        )
-
-    # -- as other adapters -------------------------------------------------------------------------------------------
-
-    def samples(self) -> Any:
-        """None: what was tried before is checked again."""
-        return None
-
-    def cost(self, value: Any) -> int:
-        """As of a model of sounds."""
-        return self.ear.cost(value)
-
-    def words(self, encoding: Encoding) -> tuple[Tensor, ...]:
-        """What the decoder looks up."""
-        return (encoding.arguments["decoder_input_ids"],)
-
-    def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
-        """A sound, with the decoder's start token after it."""
-        return self.followed(self.ear.encode(inputs, truncation=truncation), [self.start_token])
-
-    def encode_source(self, arguments: Any) -> Encoding:
-        """A sound alone: model arguments, or a sound as `attcat.model.sound.read_sound` takes it."""
-        if not isinstance(arguments, Mapping):
-            return self.ear.encode([arguments])
-        return self.ear.encode_arguments({n: v for n, v in arguments.items() if n != "decoder_input_ids"})
-
-    def encode_windows(self, text: Any, size: int | None = None) -> Any:
-        """There are none.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError(f"{type(self.model).__name__} reads sounds: windows are of a text")
-
-    removals = ("mask", "pad")
-
-    def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
-        """The mean of the sound in place of removed moments, another token in place of what was written."""
-        how = self.removal(how)
-        if removed is None:
-            removed = ~torch.tensor([tokens.special for tokens in encoding.tokens], device=encoding.mask.device)
-        source, token = encoding.offset, self.blank_token if how == "mask" else self.pad_token
-        changed = self.ear.remove(encoding, removed[:, :source], "mean")
-        ids = encoding.arguments["decoder_input_ids"].masked_fill(removed[:, source:], token)
-        return replace(changed, arguments={**changed.arguments, "decoder_input_ids": ids})
+    def _sense(self, model: nn.Module, processor: Any, written: Tensor) -> Ear:
+        return Ear(model, processor, written)

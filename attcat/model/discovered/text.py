@@ -277,8 +277,12 @@ class DiscoveredText(Discovered, TextAdapter):
 
     def _trial(self) -> Encoding:
         """A text of ordinary tokens, counting down, so that it cannot be taken for a row of positions."""
-        ids = ordinary_tokens(self, self.length)[None]
+        ids = self._ids()[None]
         return self._pointed(encoding_of(self, ids, torch.ones_like(ids)))
+
+    def _ids(self) -> Tensor:
+        """The trial's token numbers, `[T]`."""
+        return ordinary_tokens(self, self.length)
 
     def _pointed(self, encoding: Encoding) -> Encoding:
         """With the token whose prediction is watched, if the head has one for each."""
@@ -318,7 +322,7 @@ class DiscoveredText(Discovered, TextAdapter):
         best = logits_of(self, trial).argmax(-1)
         explained = slice(None) if type(self.head) is Head else best  # of many candidates each reads other tokens
         read = self._read_in(trial, explained)
-        length = trial.mask.shape[1]
+        length = int(trial.mask.sum())
         which = ", ".join(map(str, read)) or "none"
         if self.head.reads_tokens:
             expected = self.head.read(trial, best)[0].nonzero().flatten().tolist()
@@ -341,7 +345,7 @@ class DiscoveredText(Discovered, TextAdapter):
     def _read_in(self, encoding: Encoding, explained: Any) -> list[int]:
         """The positions whose last state matters to some logits."""
         before = logits_of(self, encoding)[:, explained]
-        positions = range(encoding.mask.shape[1])
+        positions = encoding.mask[0].nonzero().flatten().tolist()
         return [p for p in positions if differ(before, logits_without(self, encoding, [p])[:, explained])]
 
     def _places(self, trial: Encoding, read: list[int]) -> tuple[int, ...]:
@@ -350,13 +354,13 @@ class DiscoveredText(Discovered, TextAdapter):
             return ()
         if self.fixed_length:
             return tuple(read)
-        shorter, length = self._shorter(trial), trial.mask.shape[1]
+        shorter, length = self._shorter(trial), int(trial.mask.sum())
         try:
             again = self._read_in(shorter, slice(None))
         except FAILURES:
             return ()
         places = [place if place in again else place - length for place in read]
-        found = sorted({place % shorter.mask.shape[1] for place in places})
+        found = sorted({place % int(shorter.mask.sum()) for place in places})
         return tuple(places) if found == again and len(found) == len(read) else ()
 
     def _why_no_batch(self) -> str | None:
@@ -369,7 +373,7 @@ class DiscoveredText(Discovered, TextAdapter):
             return "it adds tokens of its own"
         if self.fixed_length:
             return "it takes texts of one length"
-        ids = ordinary_tokens(self, self.length).repeat(2, 1)
+        ids = self._ids().repeat(2, 1)
         mask = torch.ones_like(ids)
         mask[1, self.length - 4 :] = 0
         ids[1, self.length - 5] = ids[0, -1]  # the end of the text
