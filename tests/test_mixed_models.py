@@ -335,9 +335,9 @@ def first_state(name: str, picture: np.ndarray) -> Tensor:
     return seen[0][0]
 
 
-def paint_corners(tokens: Tokens, state_of: Callable[[np.ndarray], Tensor]) -> None:
-    """Each corner of what a grid shows, painted over, moves the token that is said to lie there most: more than others, or more
-    than that token is moved otherwise."""
+def paint_corners(tokens: Tokens, state_of: Callable[[np.ndarray], Tensor], relative: bool = False) -> None:
+    """Each corner of what a grid shows, painted over, moves the token that is said to lie there more than others; or, where
+    `relative`, more than that token is moved otherwise: behind many convolutions some tokens answer to everything."""
     assert tokens.patches is not None
     assert tokens.places is not None
     plain = state_of(PICTURE)
@@ -363,8 +363,8 @@ def paint_corners(tokens: Tokens, state_of: Callable[[np.ndarray], Tensor]) -> N
             if cell < 0:
                 continue  # cropped, or of another tile
             seen += 1
-            answers = [own[int(each[own].argmax())] for each in (change, change / usual)]
-            assert (number, cell) in [tokens.places[answer] for answer in answers]
+            answers = change / usual if relative else change
+            assert tokens.places[own[int(answers[own].argmax())]] == (number, cell)
         assert seen or len(tokens.patches) > 1
 
 
