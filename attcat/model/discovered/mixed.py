@@ -370,12 +370,11 @@ class DiscoveredMixed(DiscoveredText):
         if not read.pictures:
             raise InputError("there is no picture in this input: give (picture, text), or the text alone")
         arguments = self._arguments(read.text, read.pictures)
-        encoding = self._beside_words(self._bare(arguments))
-        # Beside a text, a picture's tokens take none of its positions.
-        count = encoding.mask.shape[1] - (len(self._marked(encoding)) if self.beside else 0)
-        if self.max_length is not None and count > self.max_length:
+        count = arguments["input_ids"].shape[1]
+        if self.max_length is not None and count > self.max_length:  # beside a text, a picture takes none of its positions
             what = "the text has" if self.beside else "the pictures and the text have"
             raise InputError(f"{what} {count} tokens, the model takes at most {self.max_length}")
+        encoding = self._beside_words(self._bare(arguments))
         key = tuple(picture.size for picture in read.pictures)
         runs = self._known(key, encoding, lambda: self._runs_of(read, encoding))
         base = _extended(self._spelled(read, encoding), encoding.mask.shape[1])
