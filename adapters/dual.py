@@ -7,15 +7,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attcat.errors import InputError, OptionError
 from attcat.model import Encoding, TextAdapter
-from attcat.model.encoding import content_of
-from attcat.model.picture import read_picture, to_pixels
+from attcat.model.patch_rows import PatchRowsAdapter
+from attcat.model.picture import read_picture
 
 from .image_text import (
     ClipAdapter,
@@ -34,7 +35,11 @@ class BertTextTower(TextTower):
     """Both directions; the head reads the first token."""
 
     family = "dual encoder (text)"
-    block_paths = ("text_model.encoder.layer", "text_model.encoder.layers", "text_model.roberta.encoder.layers")
+    block_paths: ClassVar[tuple[str, ...]] = (
+        "text_model.encoder.layer",
+        "text_model.encoder.layers",
+        "text_model.roberta.encoder.layers",
+    )
 
     @cached_property
     def max_length(self) -> int | None:
@@ -79,6 +84,70 @@ class MetaClip2Adapter(ClipAdapter):
     text_tower = MetaClip2TextTower
 
 
+class ClipSegAdapter(ClipAdapter):
+    """The pair that its segmentation is asked with."""
+
+    family = "CLIPSeg"
+
+
+class BlipAdapter(ClipAdapter):
+    """Both heads read the class token."""
+
+    family = "BLIP"
+    text_tower = BertTextTower
+
+
+class TipsTextTower(BertTextTower):
+    """The head averages all tokens."""
+
+    family = "TIPSv2 (text)"
+
+    def read(self, encoding: Encoding) -> Tensor:
+        return encoding.mask.clone()
+
+
+class TipsAdapter(ClipAdapter):
+    """Pictures have two class tokens, the first of which is compared."""
+
+    family = "TIPSv2"
+    prefix = ("[CLS]", "[CLS2]")
+    block_paths = ("vision_model.encoder.layer",)
+    text_tower = TipsTextTower
+
+
+class FlavaTextTower(BertTextTower):
+    family = "FLAVA (text)"
+    block_paths = ("flava.text_model.encoder.layer",)
+
+    @property
+    def reader(self) -> nn.Module:
+        return self.model.flava.text_model  # type: ignore[union-attr, return-value]
+
+    def call(self, encoding: Encoding) -> Any:
+        return compared(self.model, encoding)
+
+
+class FlavaAdapter(ClipAdapter):
+    """The pair, each side by its own encoder; the encoder of both is no part of their similarity."""
+
+    family = "FLAVA"
+    block_paths = ("flava.image_model.encoder.layer",)
+    text_tower = FlavaTextTower
+
+    def call(self, encoding: Encoding) -> Any:
+        return compared(self.model, encoding)
+
+
+def compared(model: Any, encoding: Encoding) -> Any:
+    """FLAVA's similarity, as `FlavaForPreTraining` computes it: it runs each encoder twice, the second time for words that are
+    masked, of which there are none."""
+    made = model.flava(**encoding.arguments, skip_multimodal_encoder=True)
+    image = F.normalize(model.flava.image_projection(made.image_embeddings[:, 0]), dim=-1)
+    text = F.normalize(model.flava.text_projection(made.text_embeddings[:, 0]), dim=-1)
+    per_image, per_text, _ = model.global_contrastive_head(image, text, model.flava.logit_scale)
+    return SimpleNamespace(logits_per_image=per_image, logits_per_text=per_text)
+
+
 class DualTextTower(BertTextTower):
     """Of two encoders of whatever kind: CLIP's reads the end of the text, others their first token."""
 
@@ -99,104 +168,50 @@ class DualAdapter(ClipAdapter):
 class Siglip2TextTower(SiglipTextTower):
     family = "SigLIP 2 (text)"
 
-    def call(self, encoding: Encoding) -> Any:
-        return self.model(**encoding.arguments)
 
-
-class Siglip2Adapter(SiglipAdapter):
-    """Pictures keep their proportions: as many patches as fit, in a row, behind them padding."""
+class Siglip2Adapter(SiglipAdapter, PatchRowsAdapter):
+    """Pictures keep their proportions."""
 
     family = "SigLIP 2"
     text_tower = Siglip2TextTower
-    removals: ClassVar[tuple[str, ...]] = ("zero", "mean")  # type: ignore[assignment]
-    can_batch = True  # type: ignore[assignment] # the rows are padded
+    can_batch = PatchRowsAdapter.can_batch  # type: ignore[assignment]
+    pixel_axes = 3
 
     def samples(self) -> Any:
-        """As for others; without a processor 3 x 4 patches of noise and some padding."""
         if self.whole_processor is not None:
             return super().samples()
         config: Any = self.model.config
-        pixels = torch.randn(2, 14, 3 * config.vision_config.patch_size**2, generator=torch.Generator().manual_seed(0))
-        shapes, mask = torch.tensor([[3, 4], [4, 3]]), torch.arange(14).expand(2, -1) < 12
         ids = torch.arange(3, 3 + min(9, config.text_config.max_position_embeddings))
-        return {
-            "input_ids": ids.repeat(2, 1),
-            "pixel_values": pixels,
-            "pixel_attention_mask": mask.long(),
-            "spatial_shapes": shapes,
-        }
-
-    def call(self, encoding: Encoding) -> Any:
-        return self.model(**encoding.arguments)
-
-    def encode_pictures(self, pictures: list[Any]) -> Encoding:
-        """Each with a grid of its own."""
-        read = [read_picture(picture) for picture in pictures]
-        made = self.processor(images=read, return_tensors="pt")
-        return self._gridded(dict(made), [picture.size for picture in read], tuple(map(to_pixels, read)))
-
-    def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
-        missing = {"pixel_values", "pixel_attention_mask", "spatial_shapes"} - set(arguments)
-        if missing:
-            raise InputError(f"model arguments need also {', '.join(sorted(missing))}, as the processor makes them")
-        return self._gridded(dict(arguments), [None] * len(arguments["pixel_values"]), None)
-
-    def _gridded(self, arguments: dict[str, Any], sizes: Sequence[Any], sources: tuple[Any, ...] | None) -> Encoding:
-        placed, tokens, (down, across) = self.place(arguments), [], self.patch_size
-        for size, (rows, columns) in zip(sizes, placed["spatial_shapes"].tolist(), strict=True):
-            named = self._tokens(rows * down, columns * across, None)
-            if size is not None:
-                assert named.view is not None
-                view = replace(named.view, width=size[0], height=size[1], box=(0, 0, size[0], size[1]))
-                named = replace(named, view=view)
-            tokens.append(named)
-        mask = placed["pixel_attention_mask"].bool()
-        return Encoding(placed, mask, tuple(tokens), sources or (None,) * len(tokens))
-
-    def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
-        """0, or the mean of the picture's own patches, in place of those that are removed."""
-        how = self.removal(how)
-        if how not in self.removals:
-            raise OptionError(f"patches are removed by {' or '.join(self.removals)}, not {how}")
-        removed = content_of(encoding) if removed is None else removed & encoding.mask
-        pixels = encoding.arguments["pixel_values"]
-        real = encoding.mask[..., None].to(pixels)
-        mean = (pixels * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
-        instead = torch.zeros_like(pixels) if how == "zero" else mean.expand_as(pixels)
-        made = torch.where(removed[..., None], instead, pixels)
-        return replace(encoding, arguments={**encoding.arguments, "pixel_values": made})
+        return {"input_ids": ids.repeat(2, 1), **self.patch_rows(2)}
 
 
-class AlignPictures(ImageTower):
-    """What the other side needs of pictures; they are seen by convolutions, which have no tokens."""
+class PicturesBeside(ImageTower):
+    """What the other side needs of pictures that have no tokens."""
 
     text_tower = TextTower
     prefix: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]
 
 
-class AlignAdapter(BertTextTower):
-    """The words alone: the picture is seen by convolutions (EfficientNet), and counts as a constant."""
+class WordsOfPair(BertTextTower):
+    """The words alone, where pictures have no tokens: these count as a constant."""
 
-    family = "ALIGN (text)"
+    seen_by: ClassVar[str]
+    """What sees the pictures."""
+    can_batch = True  # type: ignore[assignment]
 
     def __init__(self, model: Any, processor: Any = None) -> None:
         super().__init__(model, processor)
         self.whole_processor = processor
-        self.pictures = AlignPictures(model, processor)
+        self.pictures = PicturesBeside(model, processor)
 
-    can_batch = True  # type: ignore[assignment]
-
-    def like(self, model: nn.Module) -> AlignAdapter:  # type: ignore[override]
+    def like(self, model: nn.Module) -> WordsOfPair:  # type: ignore[override]
         return type(self)(model, self.whole_processor)
 
     def samples(self) -> Any:
         return self.pictures.samples()
 
-    def call(self, encoding: Encoding) -> Any:
-        return self.model(**encoding.arguments)
-
     def describe(self) -> str:
-        return f"{super().describe()}; its pictures are seen by convolutions: the words alone are explained"
+        return f"{super().describe()}; its pictures are seen by {self.seen_by}: the words alone are explained"
 
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """The pairs, with the tokens of their texts; what the processor makes of the pictures stands beside them."""
@@ -208,3 +223,8 @@ class AlignAdapter(BertTextTower):
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
         return TextAdapter.encode_arguments(self, whole(arguments))
+
+
+class AlignAdapter(WordsOfPair):
+    family = "ALIGN (text)"
+    seen_by = "convolutions"

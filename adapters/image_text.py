@@ -6,6 +6,7 @@ of the pair; they differ in whose blocks are watched. The output of the other to
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,15 +57,17 @@ class MatchHead(SimilarityHead):
 
 
 def _run(model: Any, encoding: Encoding) -> Any:
-    """Run both towers."""
-    return model(**encoding.arguments, **resized(encoding, model.config.vision_config.image_size))
+    """Run both towers; some ask to be told that pictures have another size than in training."""
+    asks = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+    further = resized(encoding, model.config.vision_config.image_size) if asks else {}
+    return model(**encoding.arguments, **further)
 
 
 class TextTower(TextAdapter):
     """The words of the pair."""
 
     block_paths: ClassVar[tuple[str, ...]] = ("text_model.encoder.layers",)
-    head_type = SimilarityHead
+    head_type: type[Head] | None = SimilarityHead
 
     def __init__(self, model: Any, processor: Any = None) -> None:
         super().__init__(model, _part(processor, "tokenizer"))
@@ -106,7 +109,8 @@ class TextTower(TextAdapter):
         return super().encode(texts, truncation=truncation)
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
-        return super().encode_arguments(whole(arguments))
+        axes = ImageTower.pixel_axes if self.image_side is None else self.image_side.pixel_axes
+        return super().encode_arguments(whole(arguments, axes))
 
 
 class ImageTower(VisionAdapter):
@@ -115,7 +119,9 @@ class ImageTower(VisionAdapter):
     block_paths: ClassVar[tuple[str, ...]] = ("vision_model.encoder.layers",)
     causal = False
     text_tower: ClassVar[type[TextTower]]
-    head_type = SimilarityHead
+    head_type: type[Head] | None = SimilarityHead
+    pixel_axes: ClassVar[int] = 4
+    """Of a batch of pictures."""
 
     def __init__(self, model: Any, processor: Any = None) -> None:
         super().__init__(model, _part(processor, "image_processor"))
@@ -137,15 +143,21 @@ class ImageTower(VisionAdapter):
         if self.whole_processor is not None:
             return [(generator.integers(0, 256, (48, 64, 3), dtype=np.uint8), text) for text in texts]
         config: Any = self.model.config
-        side, end = config.vision_config.image_size, config.text_config.eos_token_id
+        side, end = self.sight.image_size, getattr(config.text_config, "eos_token_id", None)
         ids = torch.arange(3, 3 + min(9, config.text_config.max_position_embeddings)).repeat(2, 1)
         ids[:, -1] = end if end is not None and end < config.text_config.vocab_size else ids.max() + 1
         pixels = torch.from_numpy(generator.standard_normal((2, 3, side, side))).float()
         return {"input_ids": ids, "pixel_values": pixels}
 
     @property
+    def sight(self) -> Any:
+        """The configuration of the pictures' encoder."""
+        config: Any = self.model.config
+        return getattr(config, "vision_config", None) or config.image_config
+
+    @property
     def patch_size(self) -> tuple[int, int]:
-        size: int = self.model.config.vision_config.patch_size  # type: ignore[union-attr, assignment]
+        size: int = self.sight.patch_size
         return size, size
 
     def call(self, encoding: Encoding) -> Any:
@@ -162,7 +174,7 @@ class ImageTower(VisionAdapter):
         return super().encode(pictures)
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
-        return super().encode_arguments(whole(arguments))
+        return super().encode_arguments(whole(arguments, self.pixel_axes))
 
 
 class ClipTextTower(TextTower):
@@ -176,16 +188,19 @@ class ClipTextTower(TextTower):
     def read(self, encoding: Encoding) -> Tensor:
         """The first end token, as the model looks for it."""
         ids = encoding.arguments["input_ids"]
+        return F.one_hot(self.end_of(ids), ids.shape[1]).bool()
+
+    def end_of(self, ids: Tensor) -> Tensor:
+        """Where the end of each text is, `[B]`."""
         end: Any = self.model.config.text_config.eos_token_id  # type: ignore[union-attr]
-        place = ids.argmax(-1) if end == 2 and self.old_ends else (ids == end).int().argmax(-1)
-        return F.one_hot(place, ids.shape[1]).bool()
+        return ids.argmax(-1) if end == 2 and self.old_ends else (ids == end).int().argmax(-1)
 
 
 class ClipAdapter(ImageTower):
     """The head reads the class token."""
 
     family = "CLIP"
-    prefix = ("[CLS]",)
+    prefix: tuple[str, ...] = ("[CLS]",)
     text_tower: ClassVar[type[TextTower]] = ClipTextTower
 
 
@@ -254,17 +269,22 @@ def split(inputs: Sequence[Any]) -> tuple[list[Any], list[str]]:
 
 def _paired(mine: Encoding, other: Encoding, names: tuple[str, ...]) -> PairEncoding:
     arguments = {**other.arguments, **mine.arguments}
-    return PairEncoding(arguments, mine.mask, mine.tokens, mine.sources, mine.dropped, mine.focus, names=names)
+    views = mine.views if any(mine.views) else other.views
+    return PairEncoding(
+        arguments, mine.mask, mine.tokens, mine.sources, mine.dropped, mine.focus, views=views, names=names
+    )
 
 
-def whole(arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def whole(arguments: Mapping[str, Tensor], pixel_axes: int = ImageTower.pixel_axes) -> dict[str, Tensor]:
     """Ready-made arguments of both towers, as many texts as pictures."""
     ids, pixels = arguments.get("input_ids"), arguments.get("pixel_values")
     if not isinstance(ids, Tensor) or not isinstance(pixels, Tensor):
         raise InputError(
             f"model arguments need both 'input_ids' and 'pixel_values', got {', '.join(arguments) or 'none'}"
         )
-    whole = {n: v[None] if v.dim() == (3 if n == "pixel_values" else 1) else v for n, v in arguments.items()}
+    whole = {
+        n: v[None] if v.dim() == (pixel_axes - 1 if n == "pixel_values" else 1) else v for n, v in arguments.items()
+    }
     if len(whole["input_ids"]) != len(whole["pixel_values"]):
         raise InputError(
             f"{len(whole['pixel_values'])} pictures and {len(whole['input_ids'])} texts: give one text to each"

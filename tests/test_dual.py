@@ -54,6 +54,30 @@ def model(kind: str) -> Any:
     if kind == "siglip-2":
         text, vision = {**TEXT, "max_position_embeddings": LENGTH}, {**SMALL, "patch_size": PATCH, "num_patches": 16}
         return transformers.Siglip2Model(transformers.Siglip2Config(text_config=text, vision_config=vision))
+    if kind == "clipseg":
+        text = {**TEXT, "max_position_embeddings": LENGTH}
+        config = transformers.CLIPSegConfig(text_config=text, vision_config=VISION, projection_dim=24)
+        return transformers.CLIPSegModel(config)
+    if kind == "blip":
+        text = {**TEXT, "max_position_embeddings": LENGTH, "encoder_hidden_size": 32}
+        config = transformers.BlipConfig(text_config=text, vision_config=VISION, projection_dim=24)
+        return transformers.BlipModel(config)
+    if kind == "tipsv2":
+        text = {**TEXT, "max_position_embeddings": LENGTH}
+        vision = {n: v for n, v in VISION.items() if n != "intermediate_size"}
+        config = transformers.Tipsv2Config(text_config=text, vision_config=vision, temperature_init_value=0.1)
+        return transformers.Tipsv2Model(config)
+    if kind == "flava":
+        text = {**TEXT, "max_position_embeddings": LENGTH}
+        config = transformers.FlavaConfig(
+            text_config=text,
+            image_config=VISION,
+            multimodal_config={n: SMALL[n] for n in SMALL},
+            hidden_size=32,
+            projection_dim=24,
+            init_codebook=False,
+        )
+        return transformers.FlavaForPreTraining(config)
     if kind == "align":
         text = {**TEXT, "max_position_embeddings": LENGTH}
         config = transformers.AlignConfig(text_config=text, vision_config=CONVOLUTIONS, projection_dim=24)
@@ -66,7 +90,18 @@ def model(kind: str) -> Any:
     return transformers.VisionTextDualEncoderModel(config)
 
 
-KINDS = ("chinese-clip", "metaclip-2", "altclip", "siglip-2", "align", "dual encoder")
+KINDS = (
+    "chinese-clip",
+    "metaclip-2",
+    "altclip",
+    "siglip-2",
+    "align",
+    "clipseg",
+    "blip",
+    "tipsv2",
+    "flava",
+    "dual encoder",
+)
 
 
 @cache
@@ -110,33 +145,52 @@ def test_every_side_explains_the_plain_similarity_alone_and_in_a_batch(kind: str
     together = explainer(pairs)
     for row, pair in enumerate(pairs):
         with torch.no_grad():
-            expected = float(found(**explainer.adapter.encode([pair]).arguments).logits_per_image)
+            further = {"return_loss": False} if kind == "flava" else {}
+            output = found(**explainer.adapter.encode([pair]).arguments, **further)
+            expected = float(output["contrastive_logits_per_image" if kind == "flava" else "logits_per_image"])
         for one, other in zip(sides(explainer(pair)), sides(together[row]), strict=True):
             assert one.value == pytest.approx(expected, abs=1e-4)
             np.testing.assert_allclose(one.scores, other.scores, rtol=1e-3, atol=1e-5)
 
 
 def test_pictures_of_siglip_2_keep_their_proportions() -> None:
-    """A corner of a wide picture, painted over, moves its own token."""
-    found, _, explainer = made("siglip-2")
-    picture = np.random.default_rng(0).integers(0, 256, (32, 96, 3), dtype=np.uint8)
-    explained = explainer((picture, TEXTS[0])).image
+    explained = made("siglip-2")[2]((WIDE, TEXTS[0])).image
     rows, columns = explained.tokens.grid
     assert columns > rows
     assert explained.heatmap().shape == (32, 96)
-    states = []
+
+
+WIDE = np.random.default_rng(0).integers(0, 256, (32, 96, 3), dtype=np.uint8)
+SEEING = [kind for kind in KINDS if kind != "align"]
+
+
+def paint_corners(explainer: attcat.Explainer, picture: np.ndarray) -> None:
+    """Each corner of a picture, painted over, moves the token that lies there most, by a hook of our own."""
+    adapter, states = explainer.adapter, []
 
     def enter(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         states.append((args[0] if args else kwargs["hidden_states"])[0])
 
-    painted = picture.copy()
-    painted[:8, -12:] = 255 - painted[:8, -12:]
-    hook = found.vision_model.encoder.layers[0].register_forward_pre_hook(enter, with_kwargs=True)
+    (tokens,) = adapter.encode([(picture, TEXTS[0])]).tokens
+    cells, height, width = tokens.view.cells(tokens.grid), *picture.shape[:2]
+    corners = [(slice(top, top + 8), slice(left, left + 12)) for top in (0, height - 8) for left in (0, width - 12)]
+    painted = [picture.copy() for _ in corners]
+    for each, corner in zip(painted, corners, strict=True):
+        each[corner] = np.where(each[corner] > 127, 0, 255)
+    hook = adapter.blocks[0].register_forward_pre_hook(enter, with_kwargs=True)
     with torch.no_grad():
-        for shown in (picture, painted):
-            found(**explainer.adapter.encode([(shown, TEXTS[0])]).arguments)
+        for shown in (picture, *painted):
+            adapter.call(adapter.encode([(shown, TEXTS[0])]))
     hook.remove()
-    assert int((states[1] - states[0]).norm(dim=-1).argmax()) == columns - 1
+    before = len(adapter.prefix)
+    for corner, state in zip(corners, states[1:], strict=True):
+        moved = int((state - states[0]).norm(dim=-1).argmax()) - before
+        assert moved == int(np.bincount(cells[corner][cells[corner] >= 0]).argmax())
+
+
+@pytest.mark.parametrize("kind", SEEING)
+def test_every_painted_corner_of_a_wide_picture_moves_the_token_that_lies_there(kind: str) -> None:
+    paint_corners(made(kind)[2], WIDE)
 
 
 def test_align_explains_the_words_alone() -> None:

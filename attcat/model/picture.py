@@ -163,6 +163,11 @@ def check_proportions(picture: Image.Image, side: int) -> None:
         )
 
 
+WHOLE = 0.98
+"""How much of a pixel has to be the picture's to say where it lies: where padding comes before a resize, both are mixed at the
+edge."""
+
+
 class Observer:
     """Finds out which part of a picture a processor shows to the model, and remembers it for each picture size.
 
@@ -236,7 +241,9 @@ class Observer:
                 f"two pictures of {width} x {height} come out in different sizes: give a processor without random augmentation"
             )
         difference = (positive.double() - negative.double()).numpy() / self._contrast  # -1 black to 1 white
-        seen = difference[2] > 0.5
+        seen = difference[2] > WHOLE
+        if min(seen.any(0).sum(), seen.any(1).sum()) < 3:
+            seen = difference[2] > 0.5
         if not seen.any():
             raise ProcessorError("the processor shows nothing of the picture to the model")
         columns, rows = seen.any(0), seen.any(1)

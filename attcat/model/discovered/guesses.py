@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from ...errors import AttCATError
 from ...tokens import Place, cell_of
 from ..picture import edges_of
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom on a picture."""
 TOLD = 5
 """How many cells of a grid are painted, to see whether the tokens lie where they are said to."""
 
@@ -47,13 +49,39 @@ def inverse(picture: Image.Image) -> Image.Image:
     return Image.fromarray(255 - np.asarray(picture))
 
 
-def painted_over(picture: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
-    """The picture with the inside of a box inverted."""
+def painted_over(picture: Image.Image, *boxes: tuple[float, float, float, float]) -> Image.Image:
+    """The picture with the inside of boxes inverted, which do not overlap."""
     pixels = np.array(picture)
-    left, top, right, bottom = (max(0, round(edge)) for edge in box)
-    part = pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
-    part[...] = np.where(part > 127, 0, 255)
+    for box in boxes:
+        left, top, right, bottom = (max(0, round(edge)) for edge in box)
+        part = pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
+        part[...] = np.where(part > 127, 0, 255)
     return Image.fromarray(pixels)
+
+
+def row_of(box: Box, grid: tuple[int, int], axis: int, number: int) -> Box:
+    """A whole row (axis 0) or column of a grid over a box."""
+    low, high = box[1 - axis], box[3 - axis]
+    ends = (low + (high - low) * number / grid[axis], low + (high - low) * (number + 1) / grid[axis])
+    return (box[0], ends[0], box[2], ends[1]) if axis == 0 else (ends[0], box[1], ends[1], box[3])
+
+
+def numbers_of(count: int, change: Callable[[Sequence[int]], Tensor]) -> Tensor:
+    """The row or column, out of so many, that each token answers to.
+
+    For each binary digit those that have it are painted, and then the others: a token has the digit if it changes more in the
+    first.
+
+    Args:
+        count: of rows, or of columns.
+        change: from those that are painted to how much each token changes.
+    """
+    found = torch.zeros_like(change(range(count)), dtype=torch.long)
+    for digit in range((count - 1).bit_length()):
+        having = [number for number in range(count) if number >> digit & 1]
+        others = [number for number in range(count) if not number >> digit & 1]
+        found += (change(having) > change(others)).long() << digit
+    return found
 
 
 # -- guesses ---------------------------------------------------------------------------------------------------------------

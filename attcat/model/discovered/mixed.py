@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey
 from ...errors import InputError, OptionError, ProcessorError, UnsupportedModelError
-from ...tokens import Interleaved, Patches, Place, Span, Tokens, View, cell_of
+from ...tokens import Interleaved, Patches, Place, Span, Tokens, View
 from ..bound import borrowed
 from ..encoding import Encoding, content_of
 from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead
@@ -33,7 +33,7 @@ from ..tower import Tower
 from ..writing import Prompt, contents, is_chat
 from .base import Found, log
 from .experiments import FAILURES, differ, first_states, logits_of, mixed, ordinary_tokens, replaced_before, rounding
-from .guesses import Frame, Guess, Run, inverse, mosaic, painted_over, possible, run_of, seen_frames
+from .guesses import Frame, Guess, Run, inverse, mosaic, numbers_of, painted_over, possible, row_of, run_of, seen_frames
 from .text import LENGTH, DiscoveredText, surrounded
 from .tower import find_tower
 
@@ -43,8 +43,8 @@ SEEN = (PIXELS, "visual_embeds")
 """How the arguments begin that hold pictures, or what something else saw in them."""
 CROSSING = re.compile("cross_?att")
 """How modules are called in which words read a picture by attention of its own."""
-MOST = 600
-"""Of so many cells each is painted, where tokens lie in no order."""
+TRIALS = 48
+"""So many pictures are painted, and no more, to find where the tokens of one lie; each is a pass through the tower."""
 KEPT = 256
 """Of so many sizes of pictures it is remembered where their tokens lie, so that strangers' pictures fill no memory."""
 COARSE = 3
@@ -370,11 +370,11 @@ class DiscoveredMixed(DiscoveredText):
         if not read.pictures:
             raise InputError("there is no picture in this input: give (picture, text), or the text alone")
         arguments = self._arguments(read.text, read.pictures)
+        count = arguments["input_ids"].shape[1]
+        if self.max_length is not None and count > self.max_length:  # beside a text, a picture takes none of its positions
+            what = "the text has" if self.beside else "the pictures and the text have"
+            raise InputError(f"{what} {count} tokens, the model takes at most {self.max_length}")
         encoding = self._beside_words(self._bare(arguments))
-        if self.max_length is not None and encoding.mask.shape[1] > self.max_length:
-            raise InputError(
-                f"the pictures and the text have {encoding.mask.shape[1]} tokens, the model takes at most {self.max_length}"
-            )
         key = tuple(picture.size for picture in read.pictures)
         runs = self._known(key, encoding, lambda: self._runs_of(read, encoding))
         base = _extended(self._spelled(read, encoding), encoding.mask.shape[1])
@@ -555,8 +555,8 @@ class DiscoveredMixed(DiscoveredText):
         found = []
         for number, (mine, stretch) in enumerate(zip(changed, stretches, strict=True)):
 
-            def painted(box: tuple[float, float, float, float], number: int = number) -> Tensor:
-                return states([*base[:number], painted_over(base[number], box), *base[number + 1 :]])
+            def painted(*boxes: tuple[float, float, float, float], number: int = number) -> Tensor:
+                return states([*base[:number], painted_over(base[number], *boxes), *base[number + 1 :]])
 
             shown = self._shown(read, base, number)
             guesses = list(possible(mine, shown, sizes[number]))
@@ -589,9 +589,17 @@ class DiscoveredMixed(DiscoveredText):
 
     def _best(self, guesses: Sequence[Guess], mine: Sequence[int], plain: Tensor, painted: Any) -> Guess | None:
         """The first guess in which every painted cell moves just the token that is said to lie there."""
-        best, least = None, 1 << 30
+        best, least, seen = None, 1 << 30, dict[Any, Tensor]()
+
+        def painted_once(box: Any) -> Tensor:
+            if box not in seen:
+                seen[box] = painted(box)
+            return seen[box]
+
         for guess in guesses:
-            off = guess.off(mine, plain, painted)
+            if len(seen) >= TRIALS:
+                break
+            off = guess.off(mine, plain, painted_once)
             if off < least:
                 best, least = guess, off
             if not off:
@@ -604,14 +612,17 @@ class DiscoveredMixed(DiscoveredText):
         return self._in_any_order(guesses[0], mine, plain, painted) if self.beside else None
 
     def _in_any_order(self, guess: Guess, mine: Sequence[int], plain: Tensor, painted: Any) -> Guess | None:
-        """Tokens that lie in no order (some models draw theirs): every cell is painted, and has to move a token of its own."""
+        """Tokens that lie in no order (some models draw theirs), after the digits of the rows and columns that they answer to; no
+        cell may have two."""
         (grid, box), *_ = guess.grids
-        if not 1 < grid[0] * grid[1] <= MOST:
-            return None
-        cells = range(grid[0] * grid[1])
-        change = torch.stack([(painted(cell_of(box, grid, cell)) - plain)[list(mine)].norm(dim=-1) for cell in cells])
-        order = tuple(change.argmax(0).tolist())
-        return replace(guess, order=order) if sorted(order) == list(cells) else None
+
+        def change(axis: int, numbers: Sequence[int]) -> Tensor:
+            boxes = [row_of(box, grid, axis, number) for number in numbers]
+            return (painted(*boxes) - plain)[list(mine)].norm(dim=-1)
+
+        rows, columns = (numbers_of(grid[axis], partial(change, axis)) for axis in (0, 1))
+        order = tuple((rows * grid[1] + columns).tolist())
+        return replace(guess, order=order) if sorted(order) == list(range(grid[0] * grid[1])) else None
 
     def _shown(self, read: Read, base: Sequence[Image.Image], number: int) -> list[Frame]:
         """Which part of a picture each frame (or patch) has that the processor gives to the model."""
@@ -677,11 +688,11 @@ class DiscoveredMixed(DiscoveredText):
         """Where a picture's tokens lie on its pixels, as painting parts of them shows."""
         height, width = pixels.shape[-2:]
 
-        def painted(box: tuple[float, float, float, float]) -> Tensor:
-            left, top, right, bottom = (round(edge) for edge in box)
+        def painted(*boxes: tuple[float, float, float, float]) -> Tensor:
             moved = pixels.clone()
             part = moved if pixels.dim() == 4 else moved.flatten(0, 1)
-            part[number, :, top:bottom, left:right] += 1
+            for left, top, right, bottom in (map(round, box) for box in boxes):
+                part[number, :, top:bottom, left:right] += 1
             return other(moved)
 
         guesses = list(possible(mine, [Frame((0.0, 0.0, width, height), (height, width))], (width, height)))

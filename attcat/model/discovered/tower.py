@@ -26,9 +26,7 @@ from ..bound import borrowed
 from ..encoding import Encoding
 from ..tower import Tower, tower_state
 from .experiments import Stop, rounding, stopped_before, until_stopped
-from .guesses import Frame, inverse, mosaic, possible
-
-Box = tuple[float, float, float, float]
+from .guesses import Box, Frame, inverse, mosaic, numbers_of, possible
 
 
 def find_tower(
@@ -127,12 +125,11 @@ class _Answers:
 
     def _numbers(self, own: Sequence[int], axis: int, count: int, box: Box) -> Tensor:
         """The row (axis 0) or column of each position, out of so many."""
-        found = torch.zeros(len(own), dtype=torch.long)
-        for digit in range((count - 1).bit_length()):
-            having = np.arange(count) >> digit & 1
-            one, other = (self._change(own, axis, kind, box) for kind in (having == 1, having == 0))
-            found += (one > other).long().cpu() << digit
-        return found
+
+        def change(numbers: Sequence[int]) -> Tensor:
+            return self._change(own, axis, np.isin(np.arange(count), numbers), box)
+
+        return numbers_of(count, change).cpu()
 
     def _change(self, own: Sequence[int], axis: int, painted: np.ndarray, box: Box) -> Tensor:
         states = torch.cat(self.states(_striped(self.picture, axis, painted, box)))
