@@ -371,7 +371,8 @@ class DiscoveredMixed(DiscoveredText):
             raise InputError("there is no picture in this input: give (picture, text), or the text alone")
         arguments = self._arguments(read.text, read.pictures)
         count = arguments["input_ids"].shape[1]
-        if self.max_length is not None and count > self.max_length:  # beside a text, a picture takes none of its positions
+        # Beside a text, a picture takes none of its positions.
+        if self.max_length is not None and count > self.max_length:
             what = "the text has" if self.beside else "the pictures and the text have"
             raise InputError(f"{what} {count} tokens, the model takes at most {self.max_length}")
         encoding = self._beside_words(self._bare(arguments))
