@@ -34,7 +34,7 @@ import survey_page
 import timm
 import torch
 import transformers
-from survey_inputs import PAIRS, SPEAKS, WRITES
+from survey_inputs import ANSWERS, ASKED_FOR, PAIRS, SPEAKS, WRITES
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 
@@ -77,6 +77,8 @@ LISTS = {
     "INSTANCE_SEGMENTATION": "instance segmentation",
     "UNIVERSAL_SEGMENTATION": "instance segmentation",
     "ZERO_SHOT_IMAGE_CLASSIFICATION": PAIRS,
+    "ZERO_SHOT_OBJECT_DETECTION": ASKED_FOR,
+    "VISUAL_QUESTION_ANSWERING": ANSWERS,
 }
 """Of other names by transformers' own lists of classes, `MODEL_FOR_..._MAPPING_NAMES`; of two that have a class the first one
 counts."""
@@ -226,7 +228,7 @@ def cases(names: Iterable[str] | None = None) -> Iterator[Case]:
         if name.startswith(("Auto", "DataCollator")) or not (end or name in listed) or kind is None:
             continue
         sound = getattr(kind, "main_input_name", None) in SOUND
-        task = TASKS[end] if end else listed[name]
+        task = TASKS[end] if end and listed.get(name) != ANSWERS else listed[name]
         if sound and task == TASKS["ForSequenceClassification"]:
             task = "audio classification"
         yield Case("transformers", name, task, family(name, end))
@@ -420,7 +422,7 @@ def _tried(case: Case) -> dict[str, Any]:
         attends = any(explainer.adapter.attends)
         if not attends:
             explainer = attcat.Explainer(explainer.adapter, method="cat")
-        checks = check_adapter(model, processor, given if case.task == SPEAKS else None)
+        checks = check_adapter(model, processor, given if case.task in (SPEAKS, ANSWERS) else None)
         prove(explainer.adapter, explainer.settings)  # what the explainer asks itself on first use
         survey_inputs.explain(explainer, case.task, given)
     except attcat.AttCATError as error:

@@ -30,7 +30,8 @@ PICTURES = (
     "semantic segmentation",
     "instance segmentation",
 )
-PAIRS = "zero-shot image classification"
+PAIRS, ASKED_FOR = "zero-shot image classification", "zero-shot object detection"
+ANSWERS = "visual question answering"
 
 
 def ways(model: Any, task: str) -> Iterator[dict[str, Tensor]]:
@@ -53,8 +54,10 @@ def ways(model: Any, task: str) -> Iterator[dict[str, Tensor]]:
             yield {model.main_input_name: torch.rand(1, *sound), "decoder_input_ids": written(model.config)}
     elif task == SPEAKS:
         yield from spoken(model, names)
-    elif task == PAIRS:
+    elif task in (PAIRS, ASKED_FOR, ANSWERS):
         yield {**words(names), PIXELS: picture(model.config)}
+        if "decoder_input_ids" in names:
+            yield {**words(names), PIXELS: picture(model.config), "decoder_input_ids": written(model.config)}
     elif task == WRITES:
         yield {**words(names), "decoder_input_ids": written(model.config)}
     else:
@@ -72,12 +75,12 @@ def explain(explainer: attcat.Explainer, task: str, given: dict[str, Tensor]) ->
         generation = explainer({n: v for n, v in given.items() if not n.startswith("decoder")}, answer=list(ANSWER))
         if len(generation.explanations) != len(ANSWER) or not generation.matrix.shape[0] == len(ANSWER):
             raise AssertionError("an answer has an explanation for each of its tokens")
-    elif task == "object detection":
+    elif task in ("object detection", ASKED_FOR):
         explainer(given, ("box", 0))
     elif task == "semantic segmentation":
         height, width = given[PIXELS].shape[-2:]
         explainer(given, ("pixel", width // 2, height // 2))
-    elif task in (PAIRS, "video classification"):
+    elif task in (PAIRS, ANSWERS, "video classification"):
         explainer(given)
 
 

@@ -43,6 +43,8 @@ SHORT = {
     "semantic segmentation": "pixels",
     "instance segmentation": "instances",
     "zero-shot image classification": "image-text pairs",
+    "zero-shot object detection": "image-text boxes",
+    "visual question answering": "image-text answers",
     "image and text to text": "image-text writing",
     "sequence to sequence": "writing",
     "speech to text": "speech writing",
@@ -85,6 +87,7 @@ In alphabetical order; timm's modules stand among transformers' families, with `
 *next sentence* `ForNextSentencePrediction`, *masked* `ForMaskedLM`, *causal* `ForCausalLM` or `LMHeadModel`, *writing*
 encoder-decoders that write (in transformers' list also some that hear, which were given text alone), *image-text writing* models
 that read pictures and words in one sequence, *speech writing* encoder-decoders that hear, *image-text pairs* CLIP and its kin,
+*image-text boxes* detectors that are asked in words, *image-text answers* questions about pictures,
 *image*, *video*, *boxes*, *pixels* and *instances* `ForImageClassification`, `ForVideoClassification`, `ForObjectDetection`,
 `ForSemanticSegmentation`, `ForUniversalSegmentation` or `ForInstanceSegmentation`, *audio* `ForAudioClassification` or a
 `ForSequenceClassification` that reads sound.
