@@ -20,6 +20,21 @@ def cat(trace: Trace) -> Tensor:
     return torch.stack([product.sum(-1) for product in products]) * trace.mask
 
 
+def added(trace: Trace) -> Tensor:
+    """The same of what was added to the states between the blocks, as later blocks are given a picture's features.
+
+        ( dy_c/dh^l * (h^l - output of block l-1) )_i
+
+    Returns:
+        float32 `[L, B, T]`, signed; 0 where nothing was added.
+    """
+    found = torch.zeros(len(trace.gradient), *trace.mask.shape, device=trace.mask.device)
+    for block, state in enumerate(trace.added):
+        if state is not None:
+            found[block] = (state.float() * trace.gradient[block].float()).sum(-1)
+    return found * trace.mask
+
+
 def attcat(trace: Trace) -> Tensor:
     """Attentive class activation tokens: CAT weighted by the attention that each token receives.
 

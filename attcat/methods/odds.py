@@ -8,7 +8,7 @@ from torch import Tensor
 from ..errors import Option, OptionError
 from ..trace import Trace
 from ..trace.passes import Passes
-from .cat import cat
+from .cat import added, cat
 
 
 def oddscat(
@@ -72,10 +72,10 @@ def oddscat(
 
 
 def _first_of_causal(trace: Trace) -> Tensor:
-    """CAT `[L, B, T]`, with 0 for all blocks that see only backwards but the first of them."""
-    found = cat(trace)
+    """CAT `[L, B, T]`; of blocks that see only backwards that of the first, and of what is added before the others."""
+    found, later = cat(trace), added(trace)
     for block in [index for index, causal in enumerate(trace.causal) if causal][1:]:
-        found[block] = 0
+        found[block] = later[block]
     return found
 
 

@@ -10,16 +10,17 @@ from torch import Tensor
 from ..errors import OptionError
 from ..trace import Trace
 from ..trace.passes import Passes
-from .cat import cat
+from .cat import added, cat
 
 
 def input_x_gradient(trace: Trace) -> Tensor:
-    """Gradient times input at the first block: `sum_d h^1_{i,d} dy/dh^1_{i,d}`. Complete under the rule `libra`.
+    """Gradient times input at the first block: `sum_d h^1_{i,d} dy/dh^1_{i,d}`, and times what is added before later ones.
+    Complete under the rule `libra`.
 
     Returns:
         float32 `[1, B, T]`, signed. Source: Shrikumar et al. 2016.
     """
-    return cat(trace)[:1]
+    return cat(trace)[:1] + added(trace).sum(0, keepdim=True)
 
 
 def lrp(trace: Trace) -> Tensor:

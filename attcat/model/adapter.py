@@ -115,6 +115,10 @@ class Adapter(ABC):
         """
         return None
 
+    adds_between: bool = False
+    """Whether the model may add something of its input to the states of some tokens between blocks, as features of a picture:
+    what a block takes and the one before it did not return is then evidence like the first block's input."""
+
     until_next: bool = False
     """Whether a block lasts until the next one is called, as the piece of the forward pass between two states."""
 

@@ -47,6 +47,8 @@ def incompleteness(adapter: Adapter, encoding: Encoding, rule: str = "libra", ta
             value = recording.logits[:, target]
         trace = recording.trace(value, needs=Needs(), keep=True)
         inputs = float((trace.hidden[0].double() * trace.gradient[0].double()).sum())
+        later = zip(trace.added, trace.gradient, strict=True) if trace.added else ()
+        inputs += sum(float((added.double() * g.double()).sum()) for added, g in later if added is not None)
         bias = 0.0 if trace.bias is None else float(trace.bias.sum())
         logit = float(trace.value.sum())
         worst = max(worst, abs(logit - inputs - bias) / max(abs(logit), abs(inputs), abs(bias), 1e-30))

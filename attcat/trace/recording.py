@@ -7,6 +7,7 @@ parameters are constants: a tensor requires a gradient exactly if it depends on 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,6 +42,7 @@ class Recording:
     within: Callable[[int, Block], Tensor | None] = lambda _index, _block: None  # what tokens receive within windows
     cuts: Cuts | None = None  # of an encoder with a decoder: what belongs together
     causal: tuple[bool, ...] = ()  # for each block, whether its tokens see only those before them
+    adds: bool = False  # whether something of the input may be added between blocks, see Adapter
     mingled: bool = False  # whether some biases have one factor for all examples, whose rows are routed together
 
     @property
@@ -184,28 +186,54 @@ class Recording:
             )
         rows, end = len(self.mask), None if self.cuts else self.blocks[-1].output
         with torch.no_grad():
+            gradients = self._joined(_filled(gradient[:count], states), True) if gradient else ()
+            added = self._added(rows) if hidden == "input" and gradient else ()
             return Trace(
                 hidden=self._joined([_shared(state.detach(), rows) for state in states], False),
-                gradient=self._joined(_filled(gradient[:count], states), True) if gradient else (),
+                gradient=gradients,
                 received=received,
                 attention=Matrices([partial(_matrix, attention, rows) for attention in seen]),
                 attention_gradient=_matrix_gradients(seen, gradient[count:last]),
                 last=None if end is None else _shared(end.detach(), rows),
-                bias=self._bias(gradient[last:]),
+                bias=self._bias(gradient[last:], added, gradients),
                 logits=self.logits.detach(),
                 target=target,
                 value=value.detach(),
                 mask=self.mask,
                 read=self.read,
                 causal=self.causal,
+                added=added,
             )
 
-    def _bias(self, gradient: Sequence[Tensor | None]) -> Tensor | None:
-        """What the biases contribute, `[B]` (0 of a model that has none); None if it was not measured."""
+    def _added(self, rows: int) -> tuple[Tensor | None, ...]:
+        """What each block takes and the one before it did not return: where the states of some tokens are just as they were
+        returned, and others are not. Where all are others, a layer stands there, and nothing was added.
+        """
+        if not self.adds or self.cuts is not None:
+            return ()
+        found: list[Tensor | None] = [None]
+        for before, block in itertools.pairwise(self.blocks):
+            moved = None
+            if before.output is not None and before.output is not block.input:
+                moved = block.input.detach() - before.output.detach()
+                changed = (moved != 0).any(-1)
+                moved = _shared(moved, rows) if bool(changed.any()) and not bool(changed.all()) else None
+            found.append(moved)
+        return tuple(found) if any(each is not None for each in found) else ()
+
+    def _bias(
+        self, gradient: Sequence[Tensor | None], added: Sequence[Tensor | None], gradients: Sequence[Tensor]
+    ) -> Tensor | None:
+        """What the biases contribute, `[B]` (0 of a model that has none); None if it was not measured.
+
+        What is added between blocks is a constant to them, but no bias.
+        """
         if self.ones is None or not gradient:
             return None
         rows = len(self.mask)
-        return self.ones.new_zeros(rows) if gradient[0] is None else gradient[0].reshape(rows)
+        found = self.ones.new_zeros(rows) if gradient[0] is None else gradient[0].reshape(rows)
+        pairs = zip(added, gradients, strict=True) if added else ()
+        return found - sum(((each * g).sum((1, 2)).to(found) for each, g in pairs if each is not None), 0)
 
     def _joined(self, tensors: Sequence[Tensor], share: bool) -> tuple[Tensor, ...]:
         """The states of the blocks, or their gradients, over the tokens that are named."""
@@ -443,6 +471,7 @@ def record(
         adapter.received,
         cuts,
         _causal(adapter),
+        adapter.adds_between,
         watching.mingled,
     )
 

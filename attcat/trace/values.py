@@ -57,6 +57,8 @@ class Trace:
         mask: True for real tokens, `[B, T]`.
         read: the tokens that the model's head reads, bool `[B, T]`.
         causal: per block, whether its tokens see only those before them; those of an encoder do not, those of its decoder do.
+        added: per block, what was added to the states of some tokens before it, which the block before did not return,
+            `[B, T, D]`; None where nothing was.
 
     Fields that the method does not need are empty.
     """
@@ -76,6 +78,7 @@ class Trace:
     last: Tensor | None = None
     bias: Tensor | None = None
     causal: tuple[bool, ...] = ()
+    added: tuple[Tensor | None, ...] = ()
 
     def __post_init__(self) -> None:
         batch, length = self.mask.shape

@@ -82,6 +82,7 @@ class DiscoveredMixed(DiscoveredText):
     """Whether the model reads words without a picture."""
     lead: tuple[int, ...] = ()
     """While the model is inspected: the placeholders that it needs with this picture, in front of the words."""
+    adds_between = True
     injected: str = ""
     """What of the pictures reaches the prediction past the first block."""
 
@@ -712,7 +713,8 @@ class DiscoveredMixed(DiscoveredText):
         if not differ(before, after):
             return ""
         return (
-            "; what its tower hands to later blocks counts for the prediction, and not in the scores of the first block"
+            "; its tower also hands states to later blocks: what is added to those of a picture's tokens is counted there by "
+            "gradient times input, and by no other method"
         )
 
     def tower(self, encoding: Encoding) -> Tower:
