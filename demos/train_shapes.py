@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -274,7 +275,9 @@ def main() -> None:
     torch.manual_seed(SEED)
     model = LlavaForConditionalGeneration(shapes_config())
     if arguments.check is None:
+        began = time.monotonic()
         School(model, arguments.steps).learn(arguments.state)
+        print(f"trained in {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
         weights = {name: value.detach().half() for name, value in model.state_dict().items()}
         save_file(weights, arguments.output)
         model = LlavaForConditionalGeneration(shapes_config())

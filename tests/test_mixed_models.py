@@ -592,3 +592,14 @@ def test_the_default_counts_what_a_tower_adds_between_blocks() -> None:
     assert layers[1].any()
     assert not layers[2].any()
     assert not attcat.Explainer(made("qwen2.5-vl")[2].adapter)((PICTURE, QUESTION)).layers[1:].any()
+
+
+@pytest.mark.parametrize("answer", [[-1], [40, 3.7], ["film"], [None]])
+def test_an_answer_of_something_else_than_token_numbers_is_refused(answer: Any) -> None:
+    with pytest.raises(attcat.InputError, match="token numbers"):
+        made("llava")[2]((PICTURE, QUESTION), answer=answer)
+
+
+def test_a_picture_without_a_question_is_refused() -> None:
+    with pytest.raises(attcat.InputError, match="the text beside the picture is empty"):
+        made("llava")[2]((PICTURE, " "))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, OptionError, ProcessorError, UnsupportedModelError
+from ..targets import integer
 from ..tokens import Interleaved, Span, Tokens
 from .adapter import Adapter
 from .encoding import Encoding
@@ -206,8 +207,18 @@ def _answered(
 
 
 def numbers_of(answer: Sequence[int] | Tensor) -> list[int]:
-    """The token numbers of an answer that is given by them."""
-    return [int(number) for number in (answer.flatten().tolist() if isinstance(answer, Tensor) else answer)]
+    """The token numbers of an answer that is given by them.
+
+    Raises:
+        InputError: if one is no whole number from 0.
+    """
+    found = []
+    for given in answer.flatten().tolist() if isinstance(answer, Tensor) else answer:
+        number = integer(given)
+        if number is None or number < 0:
+            raise InputError(f"an answer is a text, or token numbers (whole, from 0): {given!r} is none")
+        found.append(number)
+    return found
 
 
 def _together(adapter: TextAdapter, prompt: Prompt, answer: str) -> tuple[list[int], Tokens] | None:

@@ -908,7 +908,9 @@ def _split(value: Any) -> tuple[list[Any], str]:
     """
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], str):
         pictures = list(value[0]) if isinstance(value[0], (list, tuple)) else [value[0]]
-        if pictures and value[1].strip():
+        if pictures and not value[1].strip():
+            raise InputError("the text beside the picture is empty: say what is asked about it, e.g. 'What is this?'")
+        if pictures:
             return pictures, value[1]
     shown = (
         f"a tuple of {', '.join(type(part).__name__ for part in value)}"
