@@ -159,6 +159,15 @@ def test_one_picture_at_a_time() -> None:
         explain({"pixel_values": torch.zeros(2, 3, 32, 32)}, answer=[40])
 
 
+def test_a_pyramid_before_a_decoder_is_refused_with_its_reason() -> None:
+    """Donut."""
+    eye = transformers.DonutSwinConfig(
+        image_size=32, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4
+    )
+    with pytest.raises(attcat.UnsupportedModelError, match="in several lists, as those of a pyramid"):
+        attcat.Explainer(encoder_decoder(eye, transformers.TrOCRConfig(**_TROCR)), None)
+
+
 COLOURS = torch.eye(3)
 
 

@@ -318,7 +318,13 @@ class Lines:
         encoder = [v for v in before if v.state is not None and v.state.shape[axis] >= memory.shape[axis]]
         parents = {visit.parent for visit in encoder if visit.seen} or {visit.parent for visit in encoder}
         encoder = [visit for visit in encoder if visit.parent in parents]
-        if not encoder or len(parents) > 1:
+        if len(parents) > 1:
+            raise Unclear(
+                "its encoder's blocks stand in several lists, as those of a pyramid, where the first ones have other positions "
+                "than the decoder reads",
+                hopeless=True,
+            )
+        if not encoder:
             raise Unclear(
                 "its encoder's blocks were not found: no one list of modules before the decoder attends", hopeless=True
             )
@@ -348,6 +354,8 @@ def _readers(line: Sequence[Visit]) -> tuple[Tensor | None, list[Visit], list[Pl
             if memory is visit.state or not isinstance(memory, Tensor):  # a pair of cosines and sines, e.g.
                 continue
             reading = [v for v in line if v.parent is visit.parent]
+            if not any(v.seen for v in line[: line.index(reading[0])]):
+                continue  # no encoder has made it: positions that an encoder's own blocks are given, e.g.
             places = [[place for place, value in v.handed.items() if value is memory] for v in reading]
             if all(places):
                 return memory, reading, [found[0] for found in places]
