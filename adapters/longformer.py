@@ -6,7 +6,7 @@ cuts its output, but its blocks see the padding: here it is made beforehand, so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -71,6 +71,16 @@ class LongformerAdapter(DiscoveredText):
         values = vars(encoding)
         wide = Padded(**{**values, "window": self.window, "pad": self.pad_token})
         return super().completed(wide.padded())
+
+    def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
+        """Without padding at the end, of which there may be more than the model has positions for."""
+        mask = arguments.get("attention_mask")
+        if not isinstance(mask, Tensor) or mask.dim() != 2 or not mask.any():
+            return super().encode_arguments(arguments)
+        length = int(mask.any(0).nonzero().max()) + 1
+        return super().encode_arguments(
+            {n: v[:, :length] if v.shape == mask.shape else v for n, v in arguments.items()}
+        )
 
     def _blocks_in(self, watched: Any) -> Found:
         return replace(super()._blocks_in(watched), length=self.length)  # the rest is padding

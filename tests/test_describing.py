@@ -54,7 +54,23 @@ def reader() -> nn.Module:
     return encoder_decoder(transformers.DeiTConfig(**_EYE), transformers.TrOCRConfig(**_TROCR))
 
 
-MAKE = {"captioner": captioner, "reader": reader}
+def blip() -> nn.Module:
+    """BLIP: a text model that calls what it wrote its input."""
+    words = _IDS | {"encoder_hidden_size": 32, "max_position_embeddings": 64, "sep_token_id": 3, "vocab_size": 340}
+    shape = {
+        name: _EYE[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    }
+    config = transformers.BlipConfig(text_config=shape | words, vision_config=dict(_EYE))
+    return redraw(transformers.BlipForConditionalGeneration(config))
+
+
+MAKE = {"captioner": captioner, "reader": reader, "blip": blip}
+LINES = {
+    "captioner": ("encoder.layers", "decoder.transformer.h"),
+    "reader": ("encoder.layers", "decoder.model.decoder.layers"),
+    "blip": ("vision_model.encoder.layers", "text_decoder.bert.encoder.layer"),
+}
+"""Where the blocks are."""
 
 
 @cache
@@ -82,10 +98,10 @@ def test_scores_are_those_of_autograd_and_complete_under_libra(name: str) -> Non
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         taken.append(args[0] if args else kwargs["hidden_states"])
 
-    decoder = model.decoder.transformer.h if name == "captioner" else model.decoder.model.decoder.layers
-    blocks = (model.encoder.layers if hasattr(model.encoder, "layers") else model.encoder.encoder.layer, decoder)
-    hooks = [part[0].register_forward_pre_hook(enter, with_kwargs=True) for part in blocks]
-    logits = model(pixel_values=pixels, decoder_input_ids=torch.tensor([[2, 40, 41]])).logits
+    first = [model.get_submodule(f"{path}.0") for path in LINES[name]]
+    hooks = [block.register_forward_pre_hook(enter, with_kwargs=True) for block in first]
+    written = {"input_ids" if name == "blip" else "decoder_input_ids": torch.tensor([[2, 40, 41]])}
+    logits = model(pixel_values=pixels, **written).logits
     for hook in hooks:
         hook.remove()
     gradients = torch.autograd.grad(logits[0, -1, 42], taken)
@@ -141,6 +157,15 @@ def test_one_picture_at_a_time() -> None:
     explain = attcat.Explainer(*made("captioner"), method="cat")
     with pytest.raises(attcat.InputError, match="one picture at a time, got 2"):
         explain({"pixel_values": torch.zeros(2, 3, 32, 32)}, answer=[40])
+
+
+def test_a_pyramid_before_a_decoder_is_refused_with_its_reason() -> None:
+    """Donut."""
+    eye = transformers.DonutSwinConfig(
+        image_size=32, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4
+    )
+    with pytest.raises(attcat.UnsupportedModelError, match="in several lists, as those of a pyramid"):
+        attcat.Explainer(encoder_decoder(eye, transformers.TrOCRConfig(**_TROCR)), None)
 
 
 COLOURS = torch.eye(3)

@@ -68,6 +68,11 @@ def test_a_simple_head_for_answers_is_one_for_spans(family: str) -> None:
     config = getattr(transformers, f"{family}Config")(vocab_size=340, **options)
     adapter = attcat.Explainer(redraw(getattr(transformers, f"{family}ForQuestionAnsweringSimple")(config))).adapter
     assert isinstance(adapter.head, SpanHead)
+    beams = redraw(getattr(transformers, f"{family}ForQuestionAnswering")(config))
+    with pytest.raises(
+        attcat.UnsupportedModelError, match=r"searches for the best few starts.*ForQuestionAnsweringSimple"
+    ):
+        attcat.Explainer(beams, tokenizer("Bert"))(("the film", "a gripping film"))
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)

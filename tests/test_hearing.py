@@ -206,6 +206,24 @@ def test_moments_that_are_mixed_before_the_first_block() -> None:
     torch.testing.assert_close(found.scores[:-2], (gradient * taken[0]).sum(-1)[0].detach(), atol=1e-6, rtol=1e-3)
 
 
+def test_positions_that_an_encoder_is_given_are_no_memory() -> None:
+    """SpeechT5 hands relative positions to every block of its encoder, as its decoder's blocks are handed the memory."""
+    shape = {"hidden_size": 32, "max_speech_positions": 200, "max_text_positions": 64, "vocab_size": 340}
+    shape |= {f"{part}_layers": 2 for part in ("encoder", "decoder")}
+    shape |= {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
+    shape |= {f"{part}_ffn_dim": 48 for part in ("encoder", "decoder")}
+    stem = {"conv_dim": (16, 16), "conv_stride": (20, 16), "conv_kernel": (20, 16)}
+    positions = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
+    config = transformers.SpeechT5Config(**shape, **stem, **positions, **_IDS)
+    model = redraw(transformers.SpeechT5ForSpeechToText(config))
+    processor = SimpleNamespace(feature_extractor=transformers.SpeechT5FeatureExtractor(), tokenizer=tokenizer("Bert"))
+    explain = attcat.Explainer(model, processor, method="input_x_gradient", rule="libra", completeness=True)
+    generation = explain(sound(), answer=ANSWER)
+    assert len(generation.of("film").segments()) == 40  # of 0.8 s, each of 320 samples
+    for one in generation.explanations:
+        assert one.completeness == pytest.approx(0, abs=1e-4)
+
+
 def test_bfloat16() -> None:
     model, processor = whisper()[0].to(torch.bfloat16), made("whisper")[1]
     half = attcat.Explainer(model, processor, method="cat")(sound(), answer=ANSWER).total

@@ -129,3 +129,10 @@ def test_a_pass_without_tokens_that_the_model_needs_is_an_error_of_ours() -> Non
     message = r"does not take this input with tokens removed.*use a method that removes none"
     with pytest.raises(attcat.CaptureError, match=message):
         attcat.Explainer(model, tokens, method="occlusion")(("the film was", ["boring", "gripping"]))
+
+
+def test_padding_that_the_user_gives_does_not_count() -> None:
+    explain = attcat.Explainer(longformer("SequenceClassification"), words(), method="cat")
+    given = dict(words()(SHORT, return_tensors="pt"))
+    padded = words()(SHORT, return_tensors="pt", padding="max_length", max_length=80)  # more than there are positions
+    torch.testing.assert_close(explain(dict(padded), 0).scores, explain(given, 0).scores)

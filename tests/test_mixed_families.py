@@ -216,3 +216,16 @@ def test_a_model_of_regions_still_chooses_among_texts() -> None:
     explainer = attcat.Explainer(model, byte_bpe(), method="cat")
     found = explainer(("a gripping film", ["a boring end", "a gripping end"]))
     assert len(found.logits) == 2
+
+
+def test_blip2_with_model_arguments_alone() -> None:
+    """Without a processor the trial has a picture and its placeholders; a text without them is told what it lacks."""
+    model = made("blip-2")[0]
+    given = {n: v for n, v in real_arguments("blip-2", (PICTURE, QUESTION)).items() if n != "qformer_input_ids"}
+    explain = attcat.Explainer(model, None, method="input_x_gradient", rule="libra", completeness=True)
+    generation = explain(given, answer=[20, 21])
+    assert generation.explanations[1].completeness == pytest.approx(0, abs=1e-4)
+    assert generation.explanations[1].shares().picture > 0
+    words = {**given, "input_ids": given["input_ids"][:, 6:], "attention_mask": given["attention_mask"][:, 6:]}
+    with pytest.raises(attcat.InputError, match="hold no placeholder for the picture"):
+        explain(words, answer=[20, 21])

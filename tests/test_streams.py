@@ -47,6 +47,7 @@ _T5 = {
 # Every second layer has experts, of which each token takes one or two.
 _SWITCH = {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "num_decoder_layers": 2, "num_experts": 4}
 _NLLB = {"num_experts": 4, "encoder_sparse_step": 2, "decoder_sparse_step": 2}
+_FSMT = {"langs": ["en", "de"], "src_vocab_size": 340, "tgt_vocab_size": 340}
 _PEGASUS = {**_BART, "decoder_start_token_id": 0}
 WRITERS = {
     "bart": lambda: transformers.BartForConditionalGeneration(transformers.BartConfig(**_BART)),
@@ -57,6 +58,7 @@ WRITERS = {
     "switch": lambda: transformers.SwitchTransformersForConditionalGeneration(
         transformers.SwitchTransformersConfig(**_T5, **_SWITCH)
     ),
+    "fsmt": lambda: transformers.FSMTForConditionalGeneration(transformers.FSMTConfig(**_BART, **_FSMT)),
     "nllb-moe": lambda: transformers.NllbMoeForConditionalGeneration(transformers.NllbMoeConfig(**_BART, **_NLLB)),
 }
 CLASSIFIERS = {
@@ -82,7 +84,7 @@ def block_inputs(model: nn.Module, arguments: dict[str, Tensor]) -> tuple[Tensor
         taken.append(state)
 
     hooks = [blocks[0].register_forward_pre_hook(enter, with_kwargs=True) for blocks in (encoder, decoder)]
-    logits = model(**arguments).logits
+    logits = model(**arguments, use_cache=False).logits  # with a cache FSMT's decoder sees what comes later
     for hook in hooks:
         hook.remove()
     return logits, taken
@@ -124,14 +126,15 @@ def test_what_is_written_comes_from_the_source_and_from_what_was_written(name: s
         }
         logits, taken = block_inputs(model, arguments)
         logits[0, -1, token].backward()
-        from_source, from_written = ((state * state.grad).sum(-1)[0].detach() for state in taken)
+        # FSMT's states are [T, 1, D].
+        from_source, from_written = ((state * state.grad).sum(-1).flatten().detach() for state in taken)
         expected = torch.cat([from_source, from_written])
         scores = generation.explanations[number].scores
         torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-3)
         assert generation.explanations[number].value == pytest.approx(logits[0, -1, token].item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["bart", "t5", "switch", "nllb-moe"])
+@pytest.mark.parametrize("name", ["bart", "t5", "fsmt", "switch", "nllb-moe"])
 def test_at_one_cut_the_scores_and_biases_add_up(name: str) -> None:
     explain = attcat.Explainer(
         made(WRITERS[name]), tokenizer("Bert"), method="input_x_gradient", rule="libra", completeness=True

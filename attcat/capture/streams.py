@@ -52,13 +52,16 @@ class Streams:
 
 
 @contextmanager
-def remembered(modules: Sequence[nn.Module], streams: Streams | None, memory: list[Tensor]) -> Iterator[None]:
-    """Each block of the decoder reads a node of its own; the D + 1 nodes are put into `memory`.
+def remembered(
+    modules: Sequence[nn.Module], streams: Streams | None, memory: list[Tensor], position_axis: int = 1
+) -> Iterator[None]:
+    """Each block of the decoder reads a node of its own; the D + 1 nodes, `[B, S, D]`, are put into `memory`.
 
     Args:
         modules: all blocks.
         streams: which are the decoder's; None if there is no decoder.
         memory: where the nodes are noted.
+        position_axis: of the model's states; see `attcat.model.Adapter`.
     """
     if streams is None:
         yield
@@ -80,9 +83,10 @@ def remembered(modules: Sequence[nn.Module], streams: Streams | None, memory: li
         given.append(state)
         with torch._C.DisableTorchFunction():
             if not memory:
-                memory.append(state.view_as(state))
+                memory.append(state.transpose(1, position_axis))
             memory.append(memory[-1].view_as(memory[-1]))
-        return with_state(place, memory[-2], args, kwargs)
+            read = memory[-2].transpose(1, position_axis)
+        return with_state(place, read, args, kwargs)
 
     with ExitStack() as hooks:
         for module in dict.fromkeys(decoder):

@@ -400,7 +400,16 @@ class SpanHead(Head):
         return [("Who made it?", "A long film by Ann."), ("What?", "It rained.")]
 
     def logits(self, output: Any) -> Any:
-        """Start and end logits, `[B, T, 2]`; None if the output has none."""
+        """Start and end logits, `[B, T, 2]`; None if the output has none.
+
+        Raises:
+            UnsupportedModelError: if the head searches for answers, so that there are log-probabilities of those it found alone.
+        """
+        if getattr(output, "start_top_log_probs", None) is not None:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} searches for the best few starts and for an end of each, so that it gives no "
+                "logits for every token: load a head that does, as ...ForQuestionAnsweringSimple, or use a tagger"
+            )
         start, end = (getattr(output, name, None) for name in ("start_logits", "end_logits"))
         return torch.stack([start, end], -1) if isinstance(start, Tensor) and isinstance(end, Tensor) else None
 

@@ -434,7 +434,7 @@ def record(
             starts=starts,
             until_next=own.until_next,
         ),
-        remembered(own.blocks, streams, memory),
+        remembered(own.blocks, streams, memory, own.position_axis),
         torch.no_grad(),  # until the first block is reached
         watching,
     ):

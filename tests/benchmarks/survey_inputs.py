@@ -92,6 +92,10 @@ def processor(model: Any, given: dict[str, Tensor]) -> Any:
         return None
     sizes = {n: v for n in ("max_length", "num_mel_bins") if (v := getattr(model.config, n, None)) is not None}
     kind = getattr(transformers, name)
+    if (
+        model.main_input_name not in kind.model_input_names
+    ):  # of some the list names another one than their processor has
+        kind = transformers.SeamlessM4TFeatureExtractor
     return kind(**sizes) if "num_mel_bins" in inspect.signature(kind).parameters else kind()
 
 

@@ -5,6 +5,7 @@ Where the patches lie is found as of other models of pictures; the rest is in `s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,9 @@ from .experiments import picture_size
 from .sensing import DiscoveredSensing
 from .vision import DiscoveredVision
 
+WRITTEN_AS = "decoder_input_ids"
+"""The argument that holds what a decoder has written, as most models call it."""
+
 
 class Eye(DiscoveredVision):
     """Where the patches of a picture lie; the blocks were found by others.
@@ -30,6 +34,7 @@ class Eye(DiscoveredVision):
     """
 
     head_type: type[Head] = Head
+    written_as = WRITTEN_AS
     reads_what, lost = "one picture", "mean"
 
     def __init__(self, model: nn.Module, processor: Any, written: Tensor) -> None:
@@ -65,7 +70,8 @@ class Eye(DiscoveredVision):
         """As `DiscoveredVision`, with something for the decoder."""
         pixels = encoding.arguments["pixel_values"]
         written = self.written.to(self.device).expand(len(pixels), -1)
-        return super().call(replace(encoding, arguments={"decoder_input_ids": written, **encoding.arguments}))
+        given = {WRITTEN_AS: written, **encoding.arguments}
+        return self.model(**{self.written_as if name == WRITTEN_AS else name: value for name, value in given.items()})
 
     def named(self, arguments: dict[str, Any], source: Any) -> Encoding:
         """Model arguments of one picture."""
@@ -95,3 +101,27 @@ class DiscoveredDescribing(DiscoveredSensing):
 
     def _sense(self, model: nn.Module, processor: Any, written: Tensor) -> Eye:
         return Eye(model, processor, written)
+
+
+class TextEye(Eye):
+    """The same of a model that calls what it has written `input_ids`."""
+
+    written_as = "input_ids"
+
+
+class DiscoveredCaptioning(DiscoveredDescribing):
+    """An encoder of pictures with a text model that reads them by cross-attention, and has no other input than what it wrote."""
+
+    def _sense(self, model: nn.Module, processor: Any, written: Tensor) -> Eye:
+        return TextEye(model, processor, written)
+
+    def run(self, model: nn.Module, arguments: Mapping[str, Tensor]) -> Any:
+        """With what was written under the model's own name for it."""
+        return super().run(model, {TextEye.written_as if n == WRITTEN_AS else n: v for n, v in arguments.items()})
+
+    @property
+    def start_token(self) -> int:
+        """The token that a text begins with."""
+        config = getattr(getattr(self.model, "config", None), "text_config", None)
+        token = getattr(config, "bos_token_id", None)
+        return token if isinstance(token, int) else super().start_token

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import UnsupportedModelError
+from ...errors import AttCATError, UnsupportedModelError
 from ..adapter import GUIDE, Adapter
 from ..audio import ARGUMENTS
 from ..registry import known_adapter, no_adapter
@@ -15,7 +15,7 @@ from ..versions import warn_if_untested
 from ..video import FRAMES, VideoAdapter
 from ..wrappers import unwrap
 from .audio import DiscoveredAudio
-from .describing import DiscoveredDescribing
+from .describing import DiscoveredCaptioning, DiscoveredDescribing
 from .experiments import accepted
 from .hearing import DiscoveredHearing
 from .mixed import PIXELS, SEEN, DiscoveredMixed
@@ -54,11 +54,24 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
     if _sees_and_writes(model):
         return DiscoveredDescribing(model, processor)
     if _reads_and_sees(model):
-        return DiscoveredMixed(model, processor)
+        return _reading_and_seeing(model, processor)
     if _sees_pictures(model, processor):
         moves = any(getattr(getattr(model, "config", None), name, None) is not None for name in FRAMES)
         return (DiscoveredVideo if moves else DiscoveredVision)(model, processor)
     return (DiscoveredStreams if _has_a_decoder(model) else DiscoveredText)(model, processor)
+
+
+def _reading_and_seeing(model: nn.Module, processor: Any) -> Adapter:
+    """Words and pictures in one sequence; or a text that reads a picture by cross-attention, and is all that was written."""
+    try:
+        return DiscoveredMixed(model, processor)
+    except UnsupportedModelError as error:
+        if PIXELS not in (accepted(model.forward) or ()):
+            raise
+        try:
+            return DiscoveredCaptioning(model, processor)
+        except AttCATError:
+            raise error from None
 
 
 def _has_a_decoder(model: nn.Module) -> bool:

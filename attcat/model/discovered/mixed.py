@@ -103,7 +103,10 @@ class DiscoveredMixed(DiscoveredText):
         self.alone = self.tried is None
         if not self.alone:
             self.no_batch = "it reads no words without a picture"
+        lead, picture = self.lead, self.tried
         self.own_tokens, self.tried, self.lead = (0, 0), None, ()
+        if lead and self.whole is None:
+            self.trial = self._given(picture or {}, lead)
         if self.whole is not None:
             try:
                 self.trial = self.head.point(self.encode(self.samples()), [None])
@@ -114,6 +117,12 @@ class DiscoveredMixed(DiscoveredText):
             else:
                 self.injected = self._past(self.trial)
         log.info("%s", self.describe())
+
+    def _given(self, picture: Mapping[str, Tensor], lead: tuple[int, ...]) -> Encoding:
+        """The trial as a user without a processor gives it: a picture, and its placeholders in front of the words."""
+        ids = torch.cat([torch.tensor(lead), ordinary_tokens(self, LENGTH)])[None]
+        encoding = self.encode_arguments({"input_ids": ids, "attention_mask": torch.ones_like(ids), **picture})
+        return self.head.point(encoding, [None])
 
     def _check_crossing(self, error: UnsupportedModelError) -> None:
         """A better reason, where the words read the picture by cross-attention.
@@ -141,11 +150,16 @@ class DiscoveredMixed(DiscoveredText):
         vars(self).pop("head", None)  # was the classifier's, for this experiment
         return super().length
 
-    def _placeholders(self, picture: Mapping[str, Tensor]) -> tuple[int, ...]:
-        """The token numbers that have to stand in a text for a picture; empty if the model does not say."""
+    @property
+    def _mark(self) -> int | None:
+        """The token number that stands for a part of a picture, if the model says it."""
         config: Any = getattr(self.model, "config", None)
         names = ("image_token_id", "image_token_index")
-        mark = next((number for name in names if isinstance(number := getattr(config, name, None), int)), None)
+        return next((number for name in names if isinstance(number := getattr(config, name, None), int)), None)
+
+    def _placeholders(self, picture: Mapping[str, Tensor]) -> tuple[int, ...]:
+        """The token numbers that have to stand in a text for a picture; empty if the model does not say."""
+        mark = self._mark
         if mark is None or not hasattr(self.model, "get_image_features"):
             return ()
         with borrowed(self) as own, torch.no_grad(), OwnRandomness():
@@ -575,6 +589,11 @@ class DiscoveredMixed(DiscoveredText):
     def _stretches(self, encoding: Encoding, changed: Sequence[Sequence[int]]) -> list[list[int]]:
         """For each picture the positions of its token numbers, also those that stay as they are."""
         ids = encoding.arguments["input_ids"][0].tolist()
+        if not all(changed) and self._mark is not None and self._mark not in ids:
+            raise InputError(
+                f"input_ids hold no placeholder for the picture (token {self._mark}), so that the model does not read it: give "
+                "what its processor makes of the picture and the text together"
+            )
         if not all(changed):
             raise _CrossAttentionError(
                 _crossing(self.model, "another picture does not change what its first block takes")

@@ -93,7 +93,8 @@ class DiscoveredStreams(DiscoveredText):
         state = lines.encoder[0].state
         assert state is not None
         attends = (*(visit.is_block for visit in lines.encoder), *(False for _ in lines.decoder))
-        self.found = Found(names, kinds, state.shape[2], lines.memory.shape[1], (), attends)
+        axis = lines.decoder[0].position_axis
+        self.found = Found(names, kinds, state.shape[2], lines.memory.shape[axis], (), attends, position_axis=axis)
         calls = [pair for visit in lines.decoder if (pair := lines.calls(visit)) is not None]
         own, cross = zip(*calls, strict=True) if len(calls) == len(lines.decoder) else ((), ())
         self.streams = Streams(len(lines.encoder), tuple(lines.places), own, cross)
@@ -132,7 +133,7 @@ class DiscoveredStreams(DiscoveredText):
         first = self.streams.encoder
         with borrowed(self) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[first]) as seen:
             until_stopped(partial(own.call, encoding))
-        return seen[0]
+        return seen[0].transpose(1, self.position_axis)
 
     def _reads(self, trial: Encoding) -> str:
         return "the decoder's last token" if self.writes else super()._reads(trial)
@@ -313,10 +314,17 @@ class Lines:
             )
         first = watched.visits.index(readers[0])
         before = [visit for visit in line if watched.visits.index(visit) < first and visit not in readers]
-        encoder = [v for v in before if v.state is not None and v.state.shape[1] >= memory.shape[1]]
+        axis = readers[0].position_axis
+        encoder = [v for v in before if v.state is not None and v.state.shape[axis] >= memory.shape[axis]]
         parents = {visit.parent for visit in encoder if visit.seen} or {visit.parent for visit in encoder}
         encoder = [visit for visit in encoder if visit.parent in parents]
-        if not encoder or len(parents) > 1:
+        if len(parents) > 1:
+            raise Unclear(
+                "its encoder's blocks stand in several lists, as those of a pyramid, where the first ones have other positions "
+                "than the decoder reads",
+                hopeless=True,
+            )
+        if not encoder:
             raise Unclear(
                 "its encoder's blocks were not found: no one list of modules before the decoder attends", hopeless=True
             )
@@ -346,6 +354,8 @@ def _readers(line: Sequence[Visit]) -> tuple[Tensor | None, list[Visit], list[Pl
             if memory is visit.state or not isinstance(memory, Tensor):  # a pair of cosines and sines, e.g.
                 continue
             reading = [v for v in line if v.parent is visit.parent]
+            if not any(v.seen for v in line[: line.index(reading[0])]):
+                continue  # no encoder has made it: positions that an encoder's own blocks are given, e.g.
             places = [[place for place, value in v.handed.items() if value is memory] for v in reading]
             if all(places):
                 return memory, reading, [found[0] for found in places]
