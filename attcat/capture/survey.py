@@ -73,6 +73,11 @@ class Visit:
             parent = parent.parent
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what was taken; empty if that is no state."""
+        return () if self.taken is None else tuple(self.taken.shape)
+
+    @property
     def keeps_shape(self) -> bool:
         """Takes and passes on a hidden state of one shape, perhaps with a grid."""
         return self.taken is not None and self.given is not None and self.taken.shape == self.given.shape
