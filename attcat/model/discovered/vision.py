@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...capture.blocks import Block
 from ...capture.cuts import Piece, cuts, pieces_of
 from ...capture.randomness import OwnRandomness
-from ...capture.survey import Convolution, Survey, Unclear, survey
+from ...capture.survey import NO_ATTENTION, Convolution, Survey, Unclear, survey
 from ...capture.windowed import received_within
 from ...errors import ProcessorError, UnsupportedModelError
 from ...tokens import Tokens
@@ -69,6 +69,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
             self._check_states(height, width)
             self._place(height, width)
         except UnsupportedModelError as error:
+            if NO_ATTENTION in str(error):  # nor in any piece
+                raise
             try:
                 self._find_pieces(height, width)
             except UnsupportedModelError:
