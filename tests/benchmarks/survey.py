@@ -371,6 +371,9 @@ def drawn(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         if parameter.is_floating_point():
             nn.init.normal_(parameter, std=0.1)
+    for name, buffer in model.named_buffers():
+        if name.endswith("attn_mask_probs"):  # EoMT's masks, which are off at the end of a training
+            buffer.zero_()
     return model.eval()
 
 
