@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from attcat.errors import UnsupportedModelError
 from attcat.model import Encoding, config_labels, find_adapter
 
+from .timm_any import TimmAdapter
 from .timm_vit import TimmVisionTransformerAdapter, check_size
 
 
@@ -17,6 +18,8 @@ class TimmWrapperAdapter(TimmVisionTransformerAdapter):
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         inner: Any = model.timm_model
         adapter = find_adapter(inner)
+        if adapter is TimmAdapter:  # whose blocks are found by experiment; of convolutions it says that there are none
+            TimmAdapter(inner, processor)
         if not issubclass(adapter, TimmVisionTransformerAdapter):
             raise UnsupportedModelError(
                 f"the wrapped {type(inner).__name__} is served by {adapter.__name__}: explain it directly"

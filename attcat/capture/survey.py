@@ -73,6 +73,11 @@ class Visit:
             parent = parent.parent
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what was taken; empty if that is no state."""
+        return () if self.taken is None else tuple(self.taken.shape)
+
+    @property
     def keeps_shape(self) -> bool:
         """Takes and passes on a hidden state of one shape, perhaps with a grid."""
         return self.taken is not None and self.given is not None and self.taken.shape == self.given.shape
@@ -333,12 +338,12 @@ def _check_rest(found: Survey, blocks: Sequence[Visit]) -> None:
             )
 
 
+NO_ATTENTION = "its forward pass computes no attention: neither scaled_dot_product_attention nor a softmax [B, H, T, T]"
+
+
 def _why_none(found: Survey) -> Unclear:
     if not found.attention:
-        return Unclear(
-            "its forward pass computes no attention: neither scaled_dot_product_attention nor a softmax [B, H, T, T]",
-            hopeless=True,
-        )
+        return Unclear(NO_ATTENTION, hopeless=True)
     shapes = ", ".join(str(shape) for shape in dict.fromkeys(a.shape for a in found.attention))
     lengths = {visit.state.shape[1] for visit in found.visits if visit.state is not None}
     several = {a.shape for a in found.attention if a.shape[2] > 1}

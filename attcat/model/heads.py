@@ -111,6 +111,8 @@ class Head:
         """
         if isinstance(logits, Tensor) and logits.shape == (len(encoding.tokens),):
             return logits[:, None]  # one number for each input, as of a regression
+        if isinstance(logits, Tensor) and logits.dim() == 3 and logits.shape[:2] == (len(encoding.tokens), 1):
+            return logits[:, 0]  # of one query that pools all tokens
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} has no class logits [B, C]: load the model with its head "

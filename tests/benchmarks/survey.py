@@ -285,7 +285,9 @@ def built(case: Case) -> tuple[nn.Module, dict[str, Tensor]]:
         Exception: what the first attempt raised, if none succeeds.
     """
     if case.library == "timm":
-        return drawn(timm.create_model(case.name, num_classes=3)), {}
+        model = drawn(timm.create_model(case.name, num_classes=3))
+        size = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
+        return calibrated(model, lambda: model(torch.randn(1, *size))), {}
     kind, failed = getattr(transformers, case.name), None
     for attempt in ATTEMPTS:
         own = next((own for name, own in OWN.items() if case.name.startswith(name)), {})
@@ -298,7 +300,8 @@ def built(case: Case) -> tuple[nn.Module, dict[str, Tensor]]:
             if count > (PARAMETERS if case.task in TASKS.values() else FEWER):
                 raise MemoryError(f"{count / 1e6:.0f} million parameters")
             model = drawn(kind(config))
-            return model, run(model, case.task)
+            given = run(model, case.task)
+            return calibrated(model, lambda model=model, given=given: model(**given)), given
         except Exception as error:
             failed = failed or error
     assert failed is not None
@@ -368,6 +371,28 @@ def drawn(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         if parameter.is_floating_point():
             nn.init.normal_(parameter, std=0.1)
+    for name, buffer in model.named_buffers():
+        if name.endswith("attn_mask_probs"):  # EoMT's masks, which are off at the end of a training
+            buffer.zero_()
+    return model.eval()
+
+
+def calibrated(model: nn.Module, run: Callable[[], Any]) -> nn.Module:
+    """The model with the statistics of one pass in its batch norms, as after a training.
+
+    Without them what a picture changes drowns in rounding behind a few dozen convolutions.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(0)
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    try:
+        with torch.no_grad():
+            run() if norms else None
+    except Exception:  # one value per channel has no variance
+        model.load_state_dict(before)
     return model.eval()
 
 

@@ -77,6 +77,8 @@ def explain(explainer: attcat.Explainer, task: str, given: dict[str, Tensor]) ->
             raise AssertionError("an answer has an explanation for each of its tokens")
     elif task in ("object detection", ASKED_FOR):
         explainer(given, ("box", 0))
+    elif task == "instance segmentation":
+        explainer(given, ("segment", 0))
     elif task == "semantic segmentation":
         height, width = given[PIXELS].shape[-2:]
         explainer(given, ("pixel", width // 2, height // 2))

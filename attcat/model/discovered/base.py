@@ -13,7 +13,7 @@ from torch import nn
 
 from ...capture.cuts import Piece
 from ...capture.randomness import OwnRandomness
-from ...capture.survey import Survey, Unclear, Visit, between, blocks_of, passing, survey
+from ...capture.survey import NO_ATTENTION, Survey, Unclear, Visit, between, blocks_of, passing, survey
 from ...errors import AttCATError, UnsupportedModelError
 from ..adapter import GUIDE, Adapter
 from ..bound import borrowed
@@ -216,6 +216,12 @@ class Discovered(Adapter):
         try:
             with borrowed(self) as own, OwnRandomness():
                 return survey(own.model, lambda: self._run(own, encoding))
+        except UnsupportedModelError:
+            with borrowed(self) as own, OwnRandomness():  # what its output lacks matters only if there is attention
+                whole = survey(own.model, lambda: own.call(encoding))
+            if not whole.attention:
+                raise self._unclear(NO_ATTENTION, hopeless=True) from None
+            raise
         except AttCATError:
             raise
         except FAILURES as error:

@@ -109,11 +109,16 @@ class Stage:
         if min(self.grid) < 2:
             return True
         patches = self.flat(state)[:, self.prefix :]
+        if patches.shape[1] != self.count:  # another reading of axes that only happen to be equally long
+            return False
         change = (patches[1:] - patches[0]).abs().mean(-1).view(4, *self.grid)
+        if not is_heard(change, patches):
+            return False
         means = torch.stack([change[:, rows, columns].mean((1, 2)) for rows, columns in quarters(*self.grid)])
-        logs = means.clamp(min=1e-12).log()
-        best = max(permutations(range(4)), key=lambda order: float(logs[range(4), order].sum()))
-        return best == (0, 1, 2, 3)
+        logs = _logs(means)
+        *_, second, best = sorted(permutations(range(4)), key=lambda order: float(logs[range(4), order].sum()))
+        # What is as good in another order, as where nothing arrives, says nothing.
+        return best == (0, 1, 2, 3) and float(logs[range(4), best].sum() - logs[range(4), second].sum()) > 0
 
     def quarters(self) -> list[Tensor]:
         """For each corner of the grid a number for each position: 1 within, `[prefix + rows * columns]`."""
@@ -285,9 +290,28 @@ def _centres(change: Tensor) -> Tensor:
 
 def _relative(change: Tensor) -> Tensor:
     """How much more each position changes with each row than it does on average, and than all do with that row; a logarithm."""
-    logs = change.clamp(min=1e-12).log().float()
+    logs = _logs(change).float()
     return logs - logs.mean(0) - logs.mean(1, keepdim=True) + logs.mean()
 
+
+def _logs(change: Tensor) -> Tensor:
+    """Logarithms of how much something changes, as shares of the most."""
+    return (change / change.max().clamp(min=torch.finfo(change.dtype).tiny)).clamp(min=1e-12).log()
+
+
+def is_heard(change: Tensor, states: Tensor) -> bool:
+    """Whether what changes is more than rounding."""
+    numbers = torch.finfo(states.dtype)
+    return float(change.max()) > max(numbers.eps * float(states.abs().max()), numbers.tiny)
+
+
+def say_nothing(change: Tensor, grid: tuple[int, int]) -> bool:
+    """Whether all positions answer alike to each row, and to each column; see `order_of`."""
+    return all(float(_relative(part).std()) < ALIKE for part in (change[: grid[0]], change[grid[0] :]))
+
+
+ALIKE = 0.02
+"""How far logarithms of changes may be apart that are alike."""
 
 SURE = 4.0
 """So many standard errors are no accident."""
@@ -307,5 +331,5 @@ def _following(change: Tensor, grid: tuple[int, int], turned: bool) -> float:
     scores = []
     for part, mine in zip((change[:rows], change[rows:]), own, strict=True):
         mine_only = _relative(part)[mine, place]
-        scores.append(float(mine_only.mean() / mine_only.std().clamp(min=1e-12) * len(place) ** 0.5))
+        scores.append(float(mine_only.mean() / mine_only.std().clamp(min=1e-3) * len(place) ** 0.5))
     return min(scores)

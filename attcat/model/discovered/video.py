@@ -63,19 +63,25 @@ class DiscoveredVideo(DiscoveredSignal, VideoAdapter):
     def _blocks(self, watched: Survey) -> Found:
         """Blocks that attend over all tokens; or such as divide attention between space and time."""
         try:
-            return self._blocks_in(watched)
+            found = self._blocks_in(watched)
         except UnsupportedModelError as error:
             try:
                 visits = divided(watched)
             except Unclear:
                 raise error from None
             states = [visit.state for visit in visits]
-            first = states[0]
-            if first is None or any(state is None or state.shape != first.shape for state in states):
+            state = states[0]
+            if state is None or any(other is None or other.shape != state.shape for other in states):
                 raise error
             names, kinds = (tuple(v.name for v in visits), tuple(type(v.module).__name__ for v in visits))
             free = (False,) * len(visits)
-            return Found(names, kinds, first.shape[2], first.shape[1], ("other layers",), free)
+            found = Found(names, kinds, state.shape[2], state.shape[1], ("other layers",), free)
+        first = next(visit for visit in watched.visits if visit.name == found.names[0])
+        if min(first.shape[:2]) > 1:  # of one video: what attends within each frame, then across frames
+            raise self._unclear(
+                f"its first block ({first.name}) takes a state of shape {first.shape} of one video, which is not one sequence"
+            )
+        return found
 
     def _grids(self, shape: tuple[int, ...], length: int) -> Iterator[tuple[int, ...]]:
         """Groups of equally many frames, and patches in the proportions of a frame, with a few tokens in front."""

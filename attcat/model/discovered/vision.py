@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...capture.blocks import Block
 from ...capture.cuts import Piece, cuts, pieces_of
 from ...capture.randomness import OwnRandomness
-from ...capture.survey import Convolution, Survey, Unclear, survey
+from ...capture.survey import NO_ATTENTION, Convolution, Survey, Unclear, survey
 from ...capture.windowed import received_within
 from ...errors import ProcessorError, UnsupportedModelError
 from ...tokens import Tokens
@@ -37,7 +37,7 @@ from .experiments import (
     stopped_before,
     until_stopped,
 )
-from .stages import Layout, Stage, order_of, quarters, readable, strips_of
+from .stages import Layout, Stage, is_heard, order_of, quarters, readable, say_nothing, strips_of
 from .windows import keys_of
 
 TOGETHER = 8
@@ -69,6 +69,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
             self._check_states(height, width)
             self._place(height, width)
         except UnsupportedModelError as error:
+            if NO_ATTENTION in str(error):  # nor in any piece
+                raise
             try:
                 self._find_pieces(height, width)
             except UnsupportedModelError:
@@ -89,6 +91,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
     _convolution: int | None = None
     _layout: Layout
     """How its blocks lie on the picture that it was inspected with."""
+    _only: frozenset[str] | None = None
+    """The calls at which blocks may begin, if not at any: the positions of some lie in no order that is seen."""
     prefix: tuple[str, ...] = ()
 
     @property
@@ -211,11 +215,31 @@ class DiscoveredVision(Discovered, VisionAdapter):
             Unclear: if there are none.
             UnsupportedModelError: if it is not known where they lie on the picture.
         """
-        pieces, stages = self._pieces(height, width)
-        self._name(Found.of_pieces(pieces, stages))
+        unplaced, refused = set[tuple[int, ...]](), None
+        while True:
+            try:
+                pieces, stages = self._pieces(height, width, unplaced)
+            except Unclear:
+                if refused is None:
+                    raise
+                raise refused from None
+            self._name(Found.of_pieces(pieces, stages))
+            stages = self._ordered(height, width, stages)
+            if len(stages) == len(pieces):
+                break
+            # A block may begin before, at a state whose order is seen: in front of what unfolds it.
+            unplaced.add(pieces[len(stages)].visit.shape)
+            refused = refused or self._astray(len(stages))
+        self._only = frozenset(self.found.names) if unplaced else None
         self._layout = self._laid_out(height, width, pieces, stages)
         self._place(height, width)
         self.reads = ((), True)
+
+    def _astray(self, block: int) -> UnsupportedModelError:
+        return self._unclear(
+            f"the positions of block {block} ({self.found.names[block]}) do not lie row by row on the picture, nor in "
+            "another order that is seen when rows or columns of it are replaced"
+        )
 
     def _blocks_in(self, watched: Survey) -> Found:
         try:
@@ -254,13 +278,20 @@ class DiscoveredVision(Discovered, VisionAdapter):
                 "reads something of the picture that does not pass through it"
             )
 
-    def _pieces(self, height: int, width: int) -> tuple[list[Piece], list[Stage]]:
-        """The pieces of a pass over a picture of that size, and their grids."""
+    def _pieces(
+        self, height: int, width: int, unplaced: Collection[tuple[int, ...]] = ()
+    ) -> tuple[list[Piece], list[Stage]]:
+        """The pieces of a pass over a picture of that size, and their grids; none begins at a state of these shapes."""
         watched, value, leaf = self._graph(height, width)
         grids = readable(watched.visits, (height, width))
         if isinstance(self.head, RegionHead):
             # The tokens of several grids in one sequence, as a decoder reads them, are no grid behind a few others.
             grids = {visit: stage for visit, stage in grids.items() if not stage.prefix}
+        grids = {
+            visit: stage
+            for visit, stage in grids.items()
+            if visit.shape not in unplaced and (self._only is None or visit.name in self._only)
+        }
         pieces = pieces_of(watched, value, leaf, grids)
         return pieces, [grids[piece.visit] for piece in pieces]
 
@@ -274,9 +305,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
         return watched, values[0], leaf
 
     def _laid_out(self, height: int, width: int, pieces: Sequence[Piece], stages: Sequence[Stage]) -> Layout:
-        """Where the positions of each block lie on a picture of that size, and what its keys stand for."""
-        noise = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-        stages = self._ordered(noise, stages)
+        """Where the positions of each block lie on a picture of that size, in known orders, and what its keys stand for."""
+        noise = _noise(height, width)
         encoding = self._unnamed(noise)
         with borrowed(self) as own, OwnRandomness():
             keys = keys_of(own.blocks, stages, lambda: own.call(encoding))
@@ -300,13 +330,17 @@ class DiscoveredVision(Discovered, VisionAdapter):
             raise ProcessorError(
                 f"on pictures of {height} x {width} pixels the model has other blocks than it was found with"
             )
-        return self._laid_out(height, width, pieces, stages)
+        ordered = self._ordered(height, width, stages)
+        if len(ordered) < len(stages):
+            raise self._astray(len(ordered))
+        return self._laid_out(height, width, pieces, ordered)
 
-    def _ordered(self, noise: Tensor, stages: Sequence[Stage]) -> list[Stage]:
-        """The stages with the order of their positions, where these do not lie row by row.
+    def _ordered(self, height: int, width: int, stages: Sequence[Stage]) -> list[Stage]:
+        """The stages with the order of their positions, where these do not lie row by row; up to the first that lie in none.
 
         The quarters of a grid have to follow those of the picture that are replaced, better than if they lay in any other order.
         """
+        noise = _noise(height, width)
         pixels = noise.repeat(5, 1, 1, 1)
         other = torch.randn(noise.shape[1:], generator=torch.Generator().manual_seed(1))
         for index, (rows, columns) in enumerate(quarters(*noise.shape[-2:]), 1):
@@ -314,14 +348,18 @@ class DiscoveredVision(Discovered, VisionAdapter):
         found: list[Stage] = []
         for block, state in enumerate(self._states(pixels, len(stages) - 1)):
             likely = [one for one in found[-1:] if replace(one, order=()) == stages[block]]
-            likely += [stages[block], stages[block].turned]
+            if state.dim() == 3 or stages[block].told_by(state.shape):  # windows lie row by row in no reading
+                likely += [stages[block], stages[block].turned]
             fits = next((one for one in likely if one.follows(state)), None)
             if fits is not None and not found and not self._lies(fits, noise):
                 fits = None
             if fits is None and found:  # far from the picture, what the block before has is the better measure
                 state = self._answers(noise, found[-1], block, found[-1].quarters())
                 fits = next((one for one in likely if one.follows(state)), None)
-            found.append(fits or self._found_order(noise, found, stages[block]))
+            fits = fits or self._found_order(noise, found, stages[block])
+            if fits is None:
+                break
+            found.append(fits)
         return found
 
     def _lies(self, stage: Stage, noise: Tensor) -> bool:
@@ -331,30 +369,24 @@ class DiscoveredVision(Discovered, VisionAdapter):
         seen = placed(lambda pixels: stage.flat(self._states(pixels, 0)[0]), (height, width), stage.grid, patch)
         return seen is not None and seen.off <= 1
 
-    def _found_order(self, noise: Tensor, before: Sequence[Stage], stage: Stage) -> Stage:
-        """A stage with the order of its positions, as they follow the rows and columns of the picture, or of the block before.
-
-        Raises:
-            UnsupportedModelError: if they lie in none.
+    def _found_order(self, noise: Tensor, before: Sequence[Stage], stage: Stage) -> Stage | None:
+        """A stage with the order of its positions, as they follow the rows and columns of the picture, or of the block before;
+        None if they lie in none.
         """
         block = len(before)
         if sum(stage.grid) > STRIPS:
-            order = None
+            return None
+        if before:
+            states = self._answers(noise, before[-1], block, before[-1].strips(stage.grid))
         else:
-            if before:
-                states = self._answers(noise, before[-1], block, before[-1].strips(stage.grid))
-            else:
-                states = self._states(torch.cat([noise, *strips_of(noise, stage.grid)]), block)[block]
-            patches = stage.flat(states)[:, stage.prefix :]
-            order = order_of((patches[1:] - patches[0]).abs().mean(-1), stage.grid, stage.told_by(states.shape))
-        if order is None and before and not before[-1].order:
+            states = self._states(torch.cat([noise, *strips_of(noise, stage.grid)]), block)[block]
+        patches = stage.flat(states)[:, stage.prefix :]
+        change = (patches[1:] - patches[0]).abs().mean(-1)
+        order = order_of(change, stage.grid, stage.told_by(states.shape))
+        lost = is_heard(change, states) and say_nothing(change, stage.grid)
+        if order is None and before and not before[-1].order and lost:
             order = ()  # a block whose positions follow nothing before it (no residual connection) goes on as they lay
-        if order is None:
-            raise self._unclear(
-                f"the positions of block {block} ({self.found.names[block]}) do not lie row by row on the picture, nor in "
-                "another order that is seen when rows or columns of it are replaced"
-            )
-        return replace(stage, order=order)
+        return None if order is None else replace(stage, order=order)
 
     def _answers(self, noise: Tensor, before: Stage, block: int, parts: Sequence[Tensor]) -> Tensor:
         """What a block takes, as it is, and when each of some parts of the grid of the block before it is moved."""
@@ -481,6 +513,10 @@ class DiscoveredVision(Discovered, VisionAdapter):
         if not all(matters(position) for position in tried):
             raise self._unclear(f"its head reads some patches, but not all of {tried}")
         return special, True
+
+
+def _noise(height: int, width: int) -> Tensor:
+    return torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def _divided(height: int, width: int, grid: tuple[int, int]) -> tuple[float, float]:
