@@ -129,9 +129,9 @@ are in [methods.md](methods.md) and [benchmarks.md](benchmarks.md), because the 
 
 DATA is a folder with `sst2/dev.tsv`, `sst2/train.tsv` and the unpacked archives `cifar10/` and `photos/`; `photographs/` holds
 the 29 of `photos/labelled` and the 80 of `photos/cats_dogs/test` together, a folder for each class. A method's name alone stands
-for its own gradient rule, and for `oddscat` for beta 0.75. The second models are trained by
-`python -m attcat.demos.train_second DATA --output SECOND`. `srg` is the same area as `abpc`, between log-odds in place of
-probabilities (symmetric relevance gain), read off the recorded curves.
+for its own gradient rule, and for `oddscat` for beta 0.75 (0.25 where tokens see only those before them). The second models
+are trained by `python -m attcat.demos.train_second DATA --output SECOND`. `srg` is the same area as `abpc`, between
+log-odds in place of probabilities (symmetric relevance gain), read off the recorded curves.
 """
 
 

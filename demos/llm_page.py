@@ -39,6 +39,7 @@ from .explain_llm import gemma
 
 METHODS = (
     "oddscat",
+    "oddscat:blocks=first",
     "oddscat:blocks=all",
     "attcat",
     "cat",
@@ -113,27 +114,29 @@ class Judge:
         return [self.number(word) for word in WORDS]
 
     @torch.inference_mode()
-    def logits(self, ids: Sequence[int], mask: Tensor | None = None) -> Tensor:
-        """Of what follows a text, `[N, V]`, with the tokens hidden that a row of the mask leaves out; by default none."""
+    def logits(self, ids: Sequence[int], mask: Tensor | None = None, closed: bool = False) -> Tensor:
+        """Of what follows a text, `[N, V]`, with the tokens hidden that a row of the mask leaves out; by default none.
+
+        `closed`: the others move together, as if what is hidden had never stood there.
+        """
         mask = torch.ones(1, len(ids), dtype=torch.long) if mask is None else mask
-        rows, places = torch.tensor([ids]).expand(mask.shape), torch.arange(len(ids)).expand(mask.shape)
+        rows = torch.tensor([ids]).expand(mask.shape)
+        places = mask.cumsum(1).sub(1).clamp(min=0) if closed else torch.arange(len(ids)).expand(mask.shape)
         found: Tensor = self.model(rows, attention_mask=mask, position_ids=places, logits_to_keep=1).logits[:, -1]
         return found
 
-    def odds(self, ids: Sequence[int], mask: Tensor | None = None) -> list[float]:
+    def odds(self, ids: Sequence[int], mask: Tensor | None = None, closed: bool = False) -> list[float]:
         """Log-odds of the first word against the second, less the threshold, for each row of the mask."""
-        logits, (first, second) = self.logits(ids, mask), self.words
+        logits, (first, second) = self.logits(ids, mask, closed), self.words
         return (logits[:, first] - logits[:, second] - self.threshold).tolist()
 
     def without(self, ids: Sequence[int], order: Sequence[int], how: str) -> list[float]:
         """Log-odds with the first shares of an order removed: hidden from attention, or left out of the text."""
         gone = [set(order[: round(share * len(order))]) for share in SHARES]
+        mask = torch.tensor([[int(place not in one) for place in range(len(ids))] for one in gone])
         if how == "masked":
-            mask = torch.tensor([[int(place not in one) for place in range(len(ids))] for one in gone])
             mask[:, 0] = 1  # where the text begins
-            return self.odds(ids, mask)
-        left = [[token for place, token in enumerate(ids) if place not in one] for one in gone]
-        return [self.odds(row)[0] for row in left]
+        return self.odds(ids, mask, closed=how == "deleted")
 
 
 def measured(judge: Judge, review: str, names: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -46,18 +46,51 @@ def test_of_a_discovered_model_it_is_found_on_first_use(name: str) -> None:
     assert other.adapter.causal is None
 
 
-def test_of_a_causal_model_the_first_block_is_read_and_all_on_demand() -> None:
+@pytest.mark.parametrize(("count", "early"), [(1, 1), (2, 1), (4, 1), (5, 2), (6, 2), (8, 3)])
+def test_of_a_causal_model_the_first_third_of_the_blocks_is_read(count: int, early: int) -> None:
+    """Gradient times state by a loop over the blocks, under the smaller beta of such models; another on demand."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**{**SIZES, "num_hidden_layers": count}, vocab_size=60, num_labels=3)
+    model = transformers.LlamaForSequenceClassification(config).eval()
+    model.config.pad_token_id = 0
+
+    def scores(method: str) -> torch.Tensor:
+        return attcat.Explainer(model, method=method)({"input_ids": IDS}, 1).scores
+
+    def slow(blocks: int, beta: float) -> torch.Tensor:
+        cat = attcat.Explainer(model, method=f"cat+graded:quantity=log-odds:beta={beta}")({"input_ids": IDS}, 1)
+        total = torch.zeros(IDS.shape[1])
+        for block in range(blocks):
+            total += cat.layers[block]
+        return total
+
+    found = attcat.Explainer(model)({"input_ids": IDS}, 1)
+    torch.testing.assert_close(found.scores, slow(early, 0.25))
+    assert not found.layers[early:].any()
+    assert found.options["beta"] == 0.25
+    torch.testing.assert_close(scores("oddscat:beta=0.75"), slow(early, 0.75))
+    torch.testing.assert_close(scores("oddscat:blocks=first"), slow(1, 0.25))
+    torch.testing.assert_close(scores("oddscat:blocks=all"), slow(count, 0.25))
+
+
+def test_blocks_are_early_first_or_all() -> None:
     family = FAMILIES["gpt2"]
     model, arguments = family.model(), family.row(family.arguments(), 0)
-    found = attcat.Explainer(model)(arguments, 1)
-    first = attcat.Explainer(model, method="input_x_gradient+graded:quantity=log-odds")(arguments, 1)
-    torch.testing.assert_close(found.scores, first.scores)
-    everything = attcat.Explainer(model, method="oddscat:blocks=all")(arguments, 1)
-    cat = attcat.Explainer(model, method="cat+graded:quantity=log-odds")(arguments, 1)
-    torch.testing.assert_close(everything.layers, cat.layers)
-    assert everything.options["blocks"] == "all"
+    assert attcat.Explainer(model, method="oddscat:blocks=all")(arguments, 1).options["blocks"] == "all"
     with pytest.raises(OptionError, match="expected all or first"):
         attcat.Explainer(model, method="oddscat:blocks=some")(arguments, 1)
+
+
+def test_the_smaller_beta_is_that_of_the_methods_own_rule_where_tokens_see_backwards() -> None:
+    causal, other = FAMILIES["gpt2"], FAMILIES["bert"]
+    for family, beta in ((causal, 0.25), (other, 0.75)):
+        explainer = attcat.Explainer(family.model())
+        found = explainer(family.row(family.arguments(), 0), 1)
+        assert found.options["beta"] == beta
+        assert f"beta={beta}" in repr(explainer)
+    arguments = causal.row(causal.arguments(), 0)
+    assert attcat.Explainer(causal.model(), method="cat+graded")(arguments, 1).options["beta"] == 0.75
+    assert "beta" not in attcat.Explainer(causal.model(), rule="libra")(arguments, 1).options
 
 
 def test_a_word_that_is_passed_on_keeps_its_credit() -> None:

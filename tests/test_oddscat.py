@@ -14,6 +14,8 @@ from attcat.methods.odds import _best
 from attcat.probabilities import quantity
 
 ONE_PASS = "cat+graded:quantity=log-odds"
+BACKWARDS = f"{ONE_PASS}:beta=0.25"
+"""The same where tokens see only those before them."""
 
 
 # -- the quantity ----------------------------------------------------------------------------------------------------
@@ -111,14 +113,14 @@ def test_without_copies_it_is_one_pass(name: str) -> None:
     model, batch = family.model(), family.arguments()
     for found, expected in zip(
         attcat.Explainer(model, method="oddscat")(batch, [1, 1]),
-        attcat.Explainer(model, method=ONE_PASS)(batch, [1, 1]),
+        attcat.Explainer(model, method=BACKWARDS if name == "gpt2" else ONE_PASS)(batch, [1, 1]),
         strict=True,
     ):
         assert torch.equal(found.layers, counted(name, expected.layers))
 
 
 def counted(name: str, layers: Tensor) -> Tensor:
-    """Of a model whose tokens see only those before them the first block, else all."""
+    """Of a model whose tokens see only those before them the first third of the three blocks, else all."""
     return torch.cat([layers[:1], torch.zeros_like(layers[1:])]) if name == "gpt2" else layers
 
 
@@ -140,9 +142,10 @@ def by_hand(name: str, removed: list[Tensor], removal: str | None) -> Tensor:
     """The mean over the input and its copies, one at a time, from changed model arguments."""
     family = FAMILIES[name]
     arguments = family.row(family.arguments(), 0)
-    explain = attcat.Explainer(family.model(), method=ONE_PASS)
+    explain = attcat.Explainer(family.model(), method=BACKWARDS if name == "gpt2" else ONE_PASS)
     encoding = explain.adapter.encode_arguments(arguments)
     total, count = counted(name, explain(arguments, 1).layers).clone(), torch.ones(len(encoding.tokens[0]))
+    removal = "delete" if removal is None and name == "gpt2" else removal  # copies of such a model are shorter texts
     for gone in removed:
         changed = explain.adapter.remove(encoding, gone, removal).arguments
         found = counted(name, explain(dict(changed), 1).layers)
@@ -154,7 +157,14 @@ def by_hand(name: str, removed: list[Tensor], removal: str | None) -> Tensor:
 
 @pytest.mark.parametrize(
     ("name", "removal"),
-    [("bert", None), ("bert", "delete"), ("gpt2", "mask"), ("timm-deit-distilled", "mean"), ("dinov2", None)],
+    [
+        ("bert", None),
+        ("bert", "delete"),
+        ("gpt2", "mask"),
+        ("gpt2", None),
+        ("timm-deit-distilled", "mean"),
+        ("dinov2", None),
+    ],
 )
 @pytest.mark.parametrize("options", [{"samples": 4}, {"samples": 2, "ranked": True}, {"samples": 4, "ranked": True}])
 def test_the_mean_over_copies_is_that_of_a_loop(name: str, removal: str | None, options, drawn: list[Tensor]) -> None:
@@ -204,10 +214,25 @@ def test_copies_share_passes_within_the_budget(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(attcat.Explainer(model, method="oddscat:samples=4")(arguments, 1).layers, whole.layers)
 
 
-def test_a_text_of_one_token_has_no_halves_to_keep_it_from() -> None:
-    model, arguments = FAMILIES["gpt2"].model(), {"input_ids": torch.tensor([[7]])}
-    found = attcat.Explainer(model, method="oddscat:samples=4")(arguments, 1)
-    assert found.scores.isfinite().all()
+@pytest.mark.parametrize("removal", ["mask", "delete"])
+def test_a_text_of_one_token_has_no_halves_to_keep_it_from(removal: str) -> None:
+    """Of a copy nothing stays; alone, and beside a longer text, whose copies keep a half."""
+    explain = attcat.Explainer(FAMILIES["gpt2"].model(), method="oddscat:samples=4", removal=removal)
+    alone = explain({"input_ids": torch.tensor([[7]])}, 1)
+    assert alone.scores.isfinite().all()
+    ids = torch.tensor([[7, 0, 0, 0], [5, 6, 8, 9]])
+    together = explain({"input_ids": ids, "attention_mask": (ids > 0).long()}, [1, 1])
+    torch.testing.assert_close(together[0].scores, alone.scores)
+
+
+def test_copies_of_a_text_whose_answers_are_places_keep_them() -> None:
+    """Shorter copies would move them, so that tokens are masked, though tokens see only those before them."""
+    task = TASKS["GPT2ForQuestionAnswering"]
+    usual, masked = (
+        task.explainer(method="oddscat:samples=2", removal=removal)(task.inputs[0]) for removal in (None, "mask")
+    )
+    assert usual.options["causal"] is True
+    assert torch.equal(usual.scores, masked.scores)
 
 
 @pytest.mark.parametrize(

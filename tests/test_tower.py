@@ -191,3 +191,14 @@ def test_it_is_refused_where_there_is_no_tower() -> None:
         explainer(arguments, through_tower=True)
     with pytest.raises(attcat.InputError, match="leave out through_tower="):
         explainer((PICTURE, QUESTION), answer=[40], through_tower=True)
+
+
+def test_only_the_blocks_that_are_summed_over_say_where_patches_lie() -> None:
+    """OddsCAT of the first block of a causal model is gradient times input at it, with patches as with tokens."""
+    explainer = made("gemma3")[2]
+    first, one = (
+        attcat.Explainer(explainer.adapter, method=name)((PICTURE, QUESTION), 40, through_tower=True)
+        for name in ("oddscat:blocks=first", "input_x_gradient+graded:beta=0.25")
+    )
+    assert first.options["causal"] is True
+    torch.testing.assert_close(first.scores, one.scores)

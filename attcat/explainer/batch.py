@@ -30,16 +30,18 @@ class BatchExplainer:
 
     Args:
         adapter: the adapter of the model, or of the side.
-        settings: how to explain.
+        given: how to explain, for any model.
         through_tower: carry the scores of pictures' tokens on to the patches of the vision tower.
     """
 
     adapter: Adapter
-    settings: Settings
+    given: Settings
     through_tower: bool = False
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "settings", self.settings.of_head(self.adapter.head))
+    @property
+    def settings(self) -> Settings:
+        """How to explain this model: with what suits its head, and the order in which its tokens see each other."""
+        return self.given.of_head(self.adapter.head).of_order(self.adapter.causal)
 
     def explain(self, encoding: Encoding, targets: Sequence[Sequence[Target]]) -> list[list[Explanation]]:
         """One forward pass; one backward pass and one Explanation per target of an input."""

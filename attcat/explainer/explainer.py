@@ -141,7 +141,8 @@ class Explainer:
         return self.adapter.describe()
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value}" for name, value in self.settings.options.items())
+        settings = self.settings.of_order(self.adapter.causal)
+        options = ", ".join(f"{name}={value}" for name, value in settings.options.items())
         method = f"{self.settings.method.name} ({options})" if options else self.settings.method.name
         return f"<Explainer of {type(self.adapter.model).__name__}, {self.adapter.family}: {method}>"
 

@@ -133,6 +133,12 @@ class Settings:
             return replace(self, quantity="logit")
         return self
 
+    def of_order(self, causal: bool | None) -> Settings:
+        """With the options of the rule for models whose tokens see only those before them, as far as nobody gave others."""
+        if causal and self.rule == self.method.rule and self.method.backwards:
+            return replace(self, of_rule={**self.method.backwards, **self.of_rule})
+        return self
+
     def make_rule(self) -> Rule:
         """The gradient rule, for one pass."""
         return make_rule(self.rule or "plain", **self.of_rule)

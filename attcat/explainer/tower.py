@@ -56,7 +56,7 @@ def carried(
     seen = torch.tensor([place is not None for place in tokens.places or ()])
     scores = contributions.sum(0)[0] * seen
     rule = make_rule("libra") if settings.rule is None else settings.make_rule()
-    gradient = _gradient(settings, trace, len(contributions))
+    gradient = _gradient(settings, trace, contributions.flatten(1).any(1).tolist())
     relevance = through_tower(adapter, encoding, tower, rule, scores, gradient).cpu()
     order = _order(tokens, tower)
     words, held = explanation.scores, relevance[[place is not None for place in tower.places]].sum()
@@ -76,17 +76,19 @@ def carried(
     )
 
 
-def _gradient(settings: Settings, trace: Trace, count: int) -> Tensor | None:
-    """The sum of the gradients of the blocks that the scores are summed over, weighted as they are, `[T, D]`.
+def _gradient(settings: Settings, trace: Trace, counted: Sequence[bool]) -> Tensor | None:
+    """The sum of the gradients at the blocks that the scores are summed over, weighted as they are, `[T, D]`.
 
     None where scores are not products of gradient and state.
     """
     if not trace.gradient or settings.method.needs.attention:
         return None
     total: Tensor | None = None
-    for block, gradient in enumerate(trace.gradient[:count]):
+    for block, gradient in enumerate(trace.gradient[: len(counted)]):
         if gradient.shape != trace.gradient[0].shape:
             return None
+        if not counted[block]:
+            continue
         weight = trace.received[block][0, :, None].float() if trace.received else 1.0
         part = gradient[0].float() * weight
         total = part if total is None else total + part

@@ -49,6 +49,7 @@ class Method:
         paper: where it is defined.
         needs: what it reads from the Trace.
         rule: the gradient rule that is used when the user names none; None if gradients play no part.
+        backwards: options of that rule where tokens see only those before them, if the user names none.
         quantity: what is explained of a class when the user does not say: the logit in everything that was published.
         fixed: whether the rule belongs to the method and cannot be chosen.
         states: whether it reads hidden states of every block, so that the option `hidden` applies.
@@ -66,6 +67,7 @@ class Method:
     paper: str
     needs: Needs = field(default_factory=Needs)
     rule: str | None = "plain"
+    backwards: Mapping[str, float] = field(default_factory=dict)
     quantity: Quantity = "logit"
     fixed: bool = False
     states: bool = False
@@ -131,6 +133,7 @@ METHODS: dict[str, Method] = {
             "docs/method.md",
             Needs(order=True),
             rule="graded",
+            backwards={"beta": 0.25},
             quantity="log-odds",
             states=True,
             silent=("samples", "ranked", "removal", "seed", "blocks"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,8 @@ def oddscat(
         CAT_i^l = sum_d ( dy/dh^l * h^l )_{i,d},    y the log-odds of the class, d by the rule `graded`
         score_i = mean of sum_l CAT_i^l over the input and those of its copies that have token i
 
-    The sum is over all blocks, but where tokens see only those before them over the first alone: further inside the state of a
-    token is that of what stands before it as well, and would be credited to its place.
+    The sum is over all blocks, but of those whose tokens see only what precedes them over the first third: further inside the
+    state of a token is that of what stands before it as well, and would be credited to its place. In such models beta is smaller.
 
     Copies come in pairs: what one removes, the other keeps. Of random copies half of the content is removed, drawn for each
     input by the seed alone. Ranked copies follow the scores of the input itself, best first: with n pairs the k-th pair removes
@@ -39,9 +41,10 @@ def oddscat(
         passes: further passes through the model.
         samples: how many copies, an even number; 0 is one forward and one backward pass, any other takes 1 + samples.
         ranked: copies that follow the ranking of the input's own scores, instead of random ones; nothing is random then.
-        removal: how tokens are removed, one of the adapter's ways; by default its first.
+        removal: how tokens are removed, one of the adapter's ways; by default its first, but where tokens see only those before
+            them the copies are shorter texts, if the model takes them: of such models few have ever seen a mask token.
         seed: of the draw.
-        blocks: `all`, or of blocks that see only backwards the `first`, which is the default.
+        blocks: `all`, or of those that see only backwards the `first` alone; by default the first third of them, at least one.
 
     Returns:
         float32 `[L, B, T]`, signed; padding is 0.
@@ -58,10 +61,12 @@ def oddscat(
         )
     if blocks not in (None, "all", "first"):
         raise OptionError(Option("blocks", blocks), ": expected all or first")
-    explained = cat if blocks == "all" else _first_of_causal
+    explained = partial(_early, alone=blocks == "first") if blocks != "all" else cat
     found = explained(trace)
     if not samples:
         return found
+    if removal is None and trace.causal and all(trace.causal):
+        removal = passes.shortening
     halves = _ranked(passes, found.sum(0), samples // 2) if ranked else _random(passes, samples // 2, seed)
     removed = [part for half in halves for part in (half, passes.removable & ~half)]
     count = trace.mask.float()
@@ -71,10 +76,12 @@ def oddscat(
     return found / count.clamp(min=1)
 
 
-def _first_of_causal(trace: Trace) -> Tensor:
-    """CAT `[L, B, T]`; of blocks that see only backwards that of the first, and of what is added before the others."""
+def _early(trace: Trace, alone: bool) -> Tensor:
+    """CAT `[L, B, T]`; of blocks that see only backwards that of the first third, or of the first alone, and of the others what
+    is added before them."""
     found, later = cat(trace), added(trace)
-    for block in [index for index, causal in enumerate(trace.causal) if causal][1:]:
+    backwards = [index for index, causal in enumerate(trace.causal) if causal]
+    for block in backwards[1 if alone else max(1, round(len(backwards) / 3)) :]:
         found[block] = later[block]
     return found
 

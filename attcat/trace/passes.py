@@ -15,7 +15,7 @@ from torch import Tensor
 from ..capture.randomness import OwnRandomness
 from ..capture.rules import Rule
 from ..errors import AttCATError, CaptureError, InputError, Option, OptionError
-from ..model import Adapter, Encoding, borrowed, content_of
+from ..model import Adapter, Encoding, borrowed, content_of, first_of
 from ..model.discovered.experiments import FAILURES
 from ..targets import Goal
 from ..tokens import Tokens
@@ -95,9 +95,17 @@ class Passes:
         contributions = method(recording.trace(self.value(recording), needs=Needs(), hidden=self.hidden))
         if not moved:
             return contributions * ~removed
+        stays = whole.mask & ~removed
+        blank = first_of(whole.mask) & ~stays.any(-1, keepdim=True)  # of a text of which nothing stays, one mask token
         aligned = contributions.new_zeros(len(contributions), *whole.mask.shape)
-        aligned[:, whole.mask & ~removed] = contributions[:, encoding.mask]
-        return aligned
+        aligned[:, stays | blank] = contributions[:, encoding.mask]
+        return aligned * ~removed
+
+    @property
+    def shortening(self) -> str | None:
+        """The removal that leaves tokens out, if the model has it and what is explained would stay where it is."""
+        moves = self.encoding.focus is None and self.adapter.head.kept is not None
+        return None if moves or "delete" not in self.adapter.removals else "delete"
 
     def generator(self, row: int, seed: int) -> torch.Generator:
         """Random numbers that depend on one input and a seed: the same alone and in a batch."""

@@ -276,7 +276,7 @@ class DiscoveredStreams(DiscoveredText):
     @property
     def removals(self) -> tuple[str, ...]:  # type: ignore[override]
         """In place of what is removed stands another token; a model that writes cannot do with a shorter text."""
-        return ("mask", "pad") if self.writes else DiscoveredText.removals
+        return ("mask", "pad") if self.writes else super().removals
 
 
 @dataclass(frozen=True)

@@ -116,13 +116,18 @@ class DiscoveredText(Discovered, TextAdapter):
         tokens = tuple(surrounded(tokens, names[:before], names[before:]) for tokens in encoding.tokens)
         return replace(encoding, mask=mask, tokens=tokens)
 
+    @property
+    def removals(self) -> tuple[str, ...]:  # type: ignore[override]
+        """No deletion from texts of which the model takes one length only."""
+        return ("mask", "pad") if self.fixed_length else ("mask", "pad", "delete")
+
     def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
         """Remove tokens of the text; those that the model adds stay. See `Adapter.remove`.
 
         Raises:
             OptionError: also if tokens are deleted from texts of which the model takes one length only.
         """
-        if self.fixed_length and self.removal(how) == "delete":
+        if self.fixed_length and how == "delete":
             raise OptionError(
                 f"{type(self.model).__name__} takes {self.fixed_length} tokens and no other number: use the removal mask or pad"
             )
