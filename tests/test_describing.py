@@ -153,6 +153,20 @@ def test_other_methods(method: str) -> None:
     assert generation.explanations[-1].scores[1:17].abs().max() > 0
 
 
+def test_blips_own_arguments() -> None:
+    """`input_ids` are what it has written, as its processor makes them with their mask."""
+    model, processor = made("blip")
+    explain = attcat.Explainer(model, processor, method="cat")
+    pixels, ids = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([[2, 40, 41]])
+    one = explain({"pixel_values": pixels, "input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    torch.testing.assert_close(one.scores, explain({"pixel_values": pixels, "decoder_input_ids": ids}).scores)
+    assert one.tokens.labels[-3:] == ("[CLS]", "#40", "#41")  # the tokenizer knows fewer than the model
+    with pytest.raises(attcat.InputError, match="has padding"):
+        explain({"pixel_values": pixels, "input_ids": ids, "attention_mask": torch.tensor([[1, 1, 0]])})
+    with pytest.raises(attcat.InputError, match="at the beginning of answer="):
+        explain({"pixel_values": pixels, "input_ids": ids}, answer=[42])
+
+
 def test_one_picture_at_a_time() -> None:
     explain = attcat.Explainer(*made("captioner"), method="cat")
     with pytest.raises(attcat.InputError, match="one picture at a time, got 2"):

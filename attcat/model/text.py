@@ -15,7 +15,7 @@ from ..errors import InputError, Option, OptionError, ProcessorError, TooLongErr
 from ..tokens import Span, Tokens
 from .adapter import Adapter
 from .encoding import Encoding, checked_arguments, content_of, first_of
-from .tokenizer import undisturbed
+from .tokenizer import token_names, undisturbed
 from .wrappers import input_embeddings
 
 
@@ -308,8 +308,7 @@ class TextAdapter(Adapter):
         return next(token for token in (*known, 0, 1) if isinstance(token, int) and token != self.pad_id)
 
     def _tokens(self, ids: list[int], special: list[int], batch: Any, row: int) -> Tokens:
-        names = self.processor.convert_ids_to_tokens(ids) if self.processor is not None else [f"#{i}" for i in ids]
-        labels = tuple(str(name) for name in names)
+        labels = token_names(self.processor, ids)
         flags = tuple(bool(flag) for flag in special)
         if batch is None:
             return Tokens(labels, flags)

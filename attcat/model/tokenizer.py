@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,3 +44,9 @@ def undisturbed(tokenizer: Any) -> Iterator[Any]:
         made = object.__new__(type(tokenizer))
         vars(made).update(vars(tokenizer), _tokenizer=own.compiled)
         yield made
+
+
+def token_names(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
+    """What a tokenizer calls tokens; `#17` without one, and for numbers that it does not know."""
+    names = [None] * len(ids) if tokenizer is None else tokenizer.convert_ids_to_tokens(list(ids))
+    return tuple(f"#{number}" if name is None else str(name) for number, name in zip(ids, names, strict=True))

@@ -18,6 +18,7 @@ from .adapter import Adapter
 from .encoding import Encoding
 from .heads import MaskedTokenHead, NextTokenHead, WrittenHead
 from .text import TextAdapter
+from .tokenizer import token_names
 
 CONTEXT = 8
 """Tokens before a piece of text with which it is decoded: some tokenizers drop the space at the beginning."""
@@ -288,9 +289,8 @@ def _spelled(adapter: TextAdapter, ids: list[int], text: str, ends: list[int]) -
 def numbered(adapter: TextAdapter, ids: list[int]) -> Tokens:
     """Tokens of which only the numbers are known."""
     tokenizer = adapter.processor
-    names = [f"#{number}" for number in ids] if tokenizer is None else tokenizer.convert_ids_to_tokens(ids)
     specials = set(getattr(tokenizer, "all_special_ids", None) or ())
-    return Tokens(tuple(str(name) for name in names), tuple(number in specials for number in ids))
+    return Tokens(token_names(tokenizer, ids), tuple(number in specials for number in ids))
 
 
 def _bare(tokens: Tokens) -> Tokens:

@@ -72,7 +72,10 @@ def explain(explainer: attcat.Explainer, task: str, given: dict[str, Tensor]) ->
         attcat.AttCATError: if the explainer refuses.
     """
     if task in (WRITES, SPEAKS):
-        generation = explainer({n: v for n, v in given.items() if not n.startswith("decoder")}, answer=list(ANSWER))
+        source = {n: v for n, v in given.items() if not n.startswith("decoder")}
+        if hasattr(explainer.adapter, "sense") and PIXELS in given:  # its words are what it has written
+            source = {PIXELS: given[PIXELS]}
+        generation = explainer(source, answer=list(ANSWER))
         if len(generation.explanations) != len(ANSWER) or not generation.matrix.shape[0] == len(ANSWER):
             raise AssertionError("an answer has an explanation for each of its tokens")
     elif task in ("object detection", ASKED_FOR):

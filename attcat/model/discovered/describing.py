@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...errors import InputError
 from ..adapter import Adapter
 from ..describing import among_words
 from ..encoding import Encoding
@@ -118,6 +119,22 @@ class DiscoveredCaptioning(DiscoveredDescribing):
     def run(self, model: nn.Module, arguments: Mapping[str, Tensor]) -> Any:
         """With what was written under the model's own name for it."""
         return super().run(model, {TextEye.written_as if n == WRITTEN_AS else n: v for n, v in arguments.items()})
+
+    def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
+        """As for other models, with what was written under the model's own name for it."""
+        given = {n: v for n, v in arguments.items() if n != "attention_mask"}
+        if "attention_mask" in arguments and not torch.as_tensor(arguments["attention_mask"]).bool().all():
+            raise InputError("what was written has padding: give one row of input_ids without it")
+        return super().encode_arguments({WRITTEN_AS if n == self.sense.written_as else n: v for n, v in given.items()})
+
+    def encode_source(self, arguments: Any) -> Encoding:
+        """As for other models; a text to go on from is no source."""
+        if isinstance(arguments, Mapping) and self.sense.written_as in arguments:
+            raise InputError(
+                f"{type(self.model).__name__} reads {self.sense.written_as} as what it has written so far: give the "
+                "picture alone, and the text that it begins with at the beginning of answer="
+            )
+        return super().encode_source(arguments)
 
     @property
     def start_token(self) -> int:

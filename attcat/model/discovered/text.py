@@ -18,6 +18,7 @@ from ..bound import borrowed
 from ..encoding import Encoding, last_of
 from ..heads import Head, MaskedTokenHead, NextTokenHead, SpanHead, TokenHead, head_of
 from ..text import TextAdapter
+from ..tokenizer import token_names
 from .base import Discovered, Found, log
 from .experiments import (
     FAILURES,
@@ -164,8 +165,8 @@ class DiscoveredText(Discovered, TextAdapter):
             )
         ids = F.pad(encoding.arguments["input_ids"], (0, missing), value=token)
         others = {n: F.pad(v, (0, missing)) for n, v in encoding.arguments.items() if v.shape == encoding.mask.shape}
-        label = self.processor.convert_ids_to_tokens([token])[0] if self.processor is not None else f"#{token}"
-        tokens = tuple(surrounded(tokens, [], [str(label)] * missing) for tokens in encoding.tokens)
+        (label,) = token_names(self.processor, [token])
+        tokens = tuple(surrounded(tokens, [], [label] * missing) for tokens in encoding.tokens)
         return replace(
             encoding,
             arguments={**encoding.arguments, **others, "input_ids": ids},
