@@ -287,3 +287,40 @@ def test_snapshots_name_what_changed() -> None:
         "model: hooks",
     }
     hook.remove()
+
+
+class Ends(Bert):
+    """It lets no gradient through a part of what it adds, as models that select queries do."""
+
+    share = 0.01
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        logits = super().forward(input_ids, attention_mask)
+        return logits + self.share * logits.detach()
+
+
+class EndsMore(Ends):
+    share = 0.3
+
+
+def test_a_gradient_that_the_model_itself_ends(broken) -> None:
+    assert broken(Ends) == []
+    assert "gradients agree with finite differences" in broken(EndsMore)
+
+
+class Faint(Bert):
+    """Its head reads every token, the first as good as not at all: in float32 no logit shows it."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.inner.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weights = attention_mask.to(states) / attention_mask.sum(-1, keepdim=True)
+        faint = torch.ones_like(weights).index_fill(1, torch.tensor([0]), 1e-10)
+        return self.inner.classifier((states * (weights * faint)[..., None]).sum(1))
+
+
+def test_a_token_that_moves_the_logit_by_less_than_rounding(broken) -> None:
+    class Every(Wrong):
+        def read(self, encoding: attcat.Encoding) -> Tensor:
+            return encoding.mask.clone()
+
+    assert broken(Faint, served=Every) == []

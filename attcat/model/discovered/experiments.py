@@ -36,8 +36,8 @@ def logits_of(adapter: Adapter, encoding: Encoding) -> Tensor:
         return own.predict(encoding)[1].detach()
 
 
-def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int], turn: int = 0) -> Tensor:
-    """The logits `[B, C]` when the last block passes on other states at some positions, for each `turn` others."""
+def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int]) -> Tensor:
+    """The logits `[B, C]` when the last block passes on other states at some positions."""
     seen = 0
 
     def disturb(module: nn.Module, args: Any, output: Any) -> Any:
@@ -49,9 +49,7 @@ def logits_without(adapter: Adapter, encoding: Encoding, positions: Sequence[int
         passed = next((part for part in given if part.dim() == 3), given[0])
         state = passed.clone()
         at = state if adapter.position_axis == 1 else state.transpose(1, adapter.position_axis)
-        push = torch.linspace(-3, 3, at.shape[-1], device=state.device, dtype=state.dtype).roll(
-            turn * at.shape[-1] // 3
-        )
+        push = torch.linspace(-3, 3, at.shape[-1], device=state.device, dtype=state.dtype)
         places = [position - encoding.offset for position in positions if position >= encoding.offset]
         at[:, places] += push * state.float().std().clamp(min=1e-3).to(state.dtype)
         return replaced(output, passed, state)
