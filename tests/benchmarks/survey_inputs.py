@@ -90,18 +90,22 @@ def explain(explainer: attcat.Explainer, task: str, given: dict[str, Tensor]) ->
 
 
 def processor(model: Any, given: dict[str, Tensor]) -> Any:
-    """The usual feature extractor of a model that reads spectrograms; None for others, which do without a processor."""
+    """The usual feature extractor of a model that reads spectrograms, or hears and writes; others do without a processor."""
     main = given.get(getattr(model, "main_input_name", ""))
     name = FEATURE_EXTRACTOR_MAPPING_NAMES.get(model.config.model_type) if hasattr(model, "config") else None
-    if main is None or main.dim() != 3 or name is None or main.is_floating_point() is False or PIXELS in given:
+    if main is None or name is None or not main.is_floating_point() or PIXELS in given:
+        return None
+    if main.dim() != 3 and not model.config.is_encoder_decoder:
         return None
     sizes = {n: v for n in ("max_length", "num_mel_bins") if (v := getattr(model.config, n, None)) is not None}
     kind = getattr(transformers, name)
-    if (
-        model.main_input_name not in kind.model_input_names
-    ):  # of some the list names another one than their processor has
+    # Of some the list names another one than their processor has.
+    if model.main_input_name not in kind.model_input_names:
         kind = transformers.SeamlessM4TFeatureExtractor
-    return kind(**sizes) if "num_mel_bins" in inspect.signature(kind).parameters else kind()
+    taken = inspect.signature(kind).parameters
+    if main.dim() == 3 and "feature_size" in taken and main.shape[-1] == spectrogram(model.config)[0]:
+        return kind(feature_size=main.shape[-1])
+    return kind(**sizes) if "num_mel_bins" in taken else kind()
 
 
 def check_output(output: Any) -> None:
