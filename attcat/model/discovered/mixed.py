@@ -9,7 +9,7 @@ has), and believed if single cells of the picture, painted over, move just the t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cached_property, partial
@@ -26,7 +26,7 @@ from ...capture.survey import Survey
 from ...errors import InputError, OptionError, ProcessorError, UnsupportedModelError
 from ...tokens import Interleaved, Patches, Place, Span, Tokens, View
 from ..bound import borrowed
-from ..encoding import Encoding, content_of
+from ..encoding import Encoding, content_of, together
 from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead
 from ..picture import read_picture, to_pixels
 from ..tower import Tower
@@ -83,6 +83,8 @@ class DiscoveredMixed(DiscoveredText):
     lead: tuple[int, ...] = ()
     """While the model is inspected: the placeholders that it needs with this picture, in front of the words."""
     adds_between = True
+    no_pictures: str | None = "it has no processor for both"
+    """Why inputs with pictures share no forward pass; None if they do."""
     injected: str = ""
     """What of the pictures reaches the prediction past the first block."""
 
@@ -109,13 +111,14 @@ class DiscoveredMixed(DiscoveredText):
             self.trial = self._given(picture or {}, lead)
         if self.whole is not None:
             try:
-                self.trial = self.head.point(self.encode(self.samples()), [None])
+                self.trial = self.head.point(self.encode(self.samples()[:1]), [None])
             except _CrossAttentionError:
                 self.crosses = True
             except ProcessorError:  # of pages that are read with words and boxes, e.g.
                 self.injected = "; its processor takes no (picture, text): give what it makes, as model arguments"
             else:
                 self.injected = self._past(self.trial)
+                self.no_pictures = self._why_no_pictures()
         log.info("%s", self.describe())
 
     def _given(self, picture: Mapping[str, Tensor], lead: tuple[int, ...]) -> Encoding:
@@ -226,10 +229,10 @@ class DiscoveredMixed(DiscoveredText):
         return NextTokenHead if writes and callable(can) and can() else found
 
     def samples(self) -> Any:
-        """A picture that is not square, and a question."""
+        """Pictures that are not square, and questions of different lengths."""
         if self.whole is None:
             return super().samples()
-        return [(mosaic(72, 48), "What is this?")]
+        return [(mosaic(72, 48), "What is this?"), (mosaic(72, 48, 1), "What is this, and what is behind it?")]
 
     def predict(self, encoding: Encoding) -> tuple[Any, Tensor]:
         """As for others; a tagger may tag the words alone, and not what stands behind them."""
@@ -257,8 +260,36 @@ class DiscoveredMixed(DiscoveredText):
 
     @property
     def can_batch(self) -> bool:
-        """One input at a time: pictures come in numbers and sizes of their own."""
-        return False
+        """Whether a padded batch of pictures and texts gave the logits of its rows; of texts alone see `alike`."""
+        return self.no_pictures is None and not self.head.one_input
+
+    def _why_no_pictures(self) -> str | None:
+        """Why two pictures with questions of different lengths cannot share a forward pass; None if they can."""
+        if getattr(self.processor, "pad_token_id", None) is None or self.pad_token in self.marks:
+            return "its tokenizer has no padding token"
+        if self.beside == "behind":
+            return "a text's padding would stand before its picture"
+        if self.position_axis == 0:
+            return "its states have the batch behind the positions"
+        rows = [self.encode([sample]) for sample in self.samples()]
+        batch = self.head.point(together(rows, self.pad_token), [None] * len(rows))
+        try:
+            logits, states = logits_of(self, batch), first_states(self, batch)[0].transpose(1, self.position_axis)
+            for row, alone in enumerate(rows):
+                if differ(logits_of(self, self.head.point(alone, [None]))[0], logits[row]):
+                    return "padding or neighbours change its logits"
+                if differ(self._states(alone), states[row, batch.mask[row]].float()):
+                    return "padding or neighbours change what its first block takes"
+        except FAILURES as error:
+            return str(error).partition("\n")[0]
+        return None
+
+    def alike(self, value: Any) -> Hashable:
+        """Texts alone, if these share batches, or pictures of the same sizes: processors make as many pixels and tiles of
+        these."""
+        if _is_text(value):
+            return None if super().can_batch else object()
+        return tuple(picture.size for picture in self.read_mixed(value).pictures)
 
     def is_one(self, value: Any) -> bool:
         """A chat is one input, though it is a list."""
@@ -271,9 +302,11 @@ class DiscoveredMixed(DiscoveredText):
     @property
     def _tokens_found(self) -> str:
         beside = f"; a picture's tokens stand {self.beside} those of the text" if self.beside else ""
+        one = f"one at a time with pictures ({self.no_pictures})"
+        batches = "in padded batches with pictures of equal sizes" if self.no_pictures is None else one
         if self.crosses:
             return f"{super()._tokens_found}; its words read a picture by cross-attention: words alone are explained"
-        return f"{super()._tokens_found}; words and pictures in one sequence, one at a time with pictures{beside}{self.injected}"
+        return f"{super()._tokens_found}; words and pictures in one sequence, {batches}{beside}{self.injected}"
 
     # -- what is read --------------------------------------------------------------------------------------------------
 
@@ -281,16 +314,21 @@ class DiscoveredMixed(DiscoveredText):
         """`(picture, text)`, `((picture, picture), text)`, a chat whose messages hold pictures, or a text alone.
 
         Raises:
-            InputError: if it is none of these, or there are several inputs.
+            InputError: if it is none of these, or there are several that cannot share a batch.
             ProcessorError: if there is no processor for both.
         """
         if self.head.one_input or all(map(_is_text, inputs)):  # a text with its choices
             if not self.alone:
                 raise InputError(f"{type(self.model).__name__} reads no words without a picture: give (picture, text)")
             return super().encode(inputs, truncation=truncation)
-        if len(inputs) != 1:
-            raise InputError(f"inputs with pictures are explained one at a time, got {len(inputs)} in one batch")
-        return self.encoded(self.read_mixed(inputs[0]))
+        rows = [self.read_mixed(value) for value in inputs]
+        if len(rows) > 1 and self.no_pictures is not None:
+            raise InputError(
+                f"inputs with pictures are explained one at a time ({self.no_pictures}), got {len(rows)} in one batch"
+            )
+        if len(rows) == 1:
+            return self.encoded(rows[0])
+        return together([self.encoded(read) for read in rows], self.pad_token)
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
         """As `TextAdapter`; those that hold pictures stay beside the tokens, which are named by experiment."""
@@ -859,21 +897,27 @@ class DiscoveredMixed(DiscoveredText):
         Raises:
             OptionError: if there is no such way, or a picture's tokens lie nowhere in it, and only some are removed.
         """
-        tokens = encoding.tokens[0]
-        if tokens.places is None:
+        if all(tokens.places is None for tokens in encoding.tokens):
             return super().remove(encoding, removed, how)
         removed = content_of(encoding) if removed is None else removed & encoding.mask
-        places = [place if flag else None for place, flag in zip(tokens.places, removed[0].tolist(), strict=True)]
-        words = removed & torch.tensor([[place is None for place in tokens.places]], device=removed.device)
-        ids, token = (
-            encoding.arguments["input_ids"],
-            self.blank_token if self.removal(how) == "mask" else self.pad_token,
-        )
+        words, pixels = removed.clone(), list[dict[str, Tensor]]()
+        for row, tokens in enumerate(encoding.tokens):
+            real, given = encoding.mask[row], tokens.places or (None,) * len(tokens)
+            flags = removed[row, real].tolist()
+            places = [place if flag else None for place, flag in zip(given, flags, strict=True)]
+            words[row, real] &= torch.tensor([place is None for place in given], device=removed.device)
+            pixels.append(self._pixels_without(encoding.rows([row]), places))
+        ids = encoding.arguments["input_ids"]
+        token = self.blank_token if self.removal(how) == "mask" else self.pad_token
         ids = ids.masked_fill(words[:, : ids.shape[1]], token)
-        found = replace(encoding, arguments={**encoding.arguments, "input_ids": ids})
-        if not any(place is not None for place in places):
-            return found
-        return replace(found, arguments={**found.arguments, **self._without(encoding, places)})
+        seen = {name: torch.cat([row[name] for row in pixels]) for name in pixels[0]}
+        return replace(encoding, arguments={**encoding.arguments, "input_ids": ids, **seen})
+
+    def _pixels_without(self, encoding: Encoding, places: Sequence[Place | None]) -> dict[str, Tensor]:
+        """The pixels of one example, without cells if there are such."""
+        if any(place is not None for place in places):
+            return self._without(encoding, places)
+        return {name: value for name, value in encoding.arguments.items() if name.startswith(SEEN)}
 
     def _without(self, encoding: Encoding, places: Sequence[Place | None]) -> dict[str, Tensor]:
         """The pixels with the mean colour in place of cells."""
