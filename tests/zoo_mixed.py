@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import transformers
 from test_mixed_models import SIDE, TOWER, line, tokenizer
+from tokenizers_small import byte_bpe
 from torch import nn
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.layoutlmv3.image_processing_pil_layoutlmv3 import LayoutLMv3ImageProcessorPil
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
 SMALL = {name: TOWER[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")}
@@ -161,3 +164,10 @@ def layoutlmv3(kind: str, labels: int) -> nn.Module:
         pad_token_id=1,
     )
     return getattr(transformers, f"LayoutLMv3For{kind}")(config)
+
+
+def layout_processor() -> Any:
+    made = json.loads(byte_bpe()._tokenizer.to_str())["model"]
+    words = transformers.LayoutLMv3Tokenizer(vocab=made["vocab"], merges=[tuple(pair) for pair in made["merges"]])
+    pictures = LayoutLMv3ImageProcessorPil(size={"height": SIDE, "width": SIDE}, apply_ocr=False)
+    return transformers.LayoutLMv3Processor(pictures, words)

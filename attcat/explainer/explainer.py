@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, overload
@@ -375,10 +375,15 @@ def _windowed(
 
 
 def _batches(side: BatchExplainer, inputs: list[Any], truncation: bool) -> Iterator[tuple[list[int], Encoding]]:
-    """Batches, and which rows of the result they hold: inputs of similar length together."""
-    size = 1 if side.through_tower or not side.adapter.can_batch else side.settings.batch_size
-    for batch in batches([side.adapter.cost(value) for value in inputs], size):
-        yield batch, side.adapter.encode([inputs[i] for i in batch], truncation=truncation)
+    """Batches, and which rows of the result they hold: inputs of one kind and of similar length together."""
+    adapter, apart = side.adapter, dict[Hashable, list[int]]()
+    size = 1 if side.through_tower or not adapter.can_batch else side.settings.batch_size
+    for place, value in enumerate(inputs):
+        apart.setdefault(None if size == 1 else adapter.alike(value), []).append(place)
+    for kind in apart.values():
+        for batch in batches([adapter.cost(inputs[i]) for i in kind], size):
+            rows = [kind[i] for i in batch]
+            yield rows, adapter.encode([inputs[i] for i in rows], truncation=truncation)
 
 
 def _ready_made(side: BatchExplainer, inputs: list[Any], truncation: bool) -> Iterator[tuple[list[int], Encoding]]:

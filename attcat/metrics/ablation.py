@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -265,7 +266,8 @@ def _without(removed: Tensor, content: Tensor, position_axis: int = 1) -> Hook:
 
 def _encode(adapter: Adapter, inputs: Sequence[Any], truncation: bool) -> Iterator[Encoding]:
     if adapter.can_batch and not any(isinstance(value, Mapping) for value in inputs):
-        yield adapter.encode(list(inputs), truncation=truncation)
+        for _, alike in groupby(inputs, adapter.alike):
+            yield adapter.encode(list(alike), truncation=truncation)
         return
     for value in inputs:
         mapping = isinstance(value, Mapping)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from copy import copy
 from functools import cached_property
 from typing import Any, ClassVar
@@ -175,6 +175,10 @@ class Adapter(ABC):
     def cost(self, value: Any) -> int:
         """About how many tokens an input has, without encoding it; inputs of similar cost share a batch."""
         return 256
+
+    def alike(self, value: Any) -> Hashable:
+        """What inputs have to have in common to share a batch, e.g. the sizes of their pictures; None if any do."""
+        return None
 
     def describe(self) -> str:
         """What is known about the model, in one line."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
@@ -93,10 +94,42 @@ class Encoding:
 
 
 def _rows(value: Tensor, rows: Sequence[int], batch: int) -> Tensor:
-    """An argument for some of the examples; of one example all of it, as the tiles of its pictures, again and again."""
-    if batch == 1 and len(value) != 1:
-        return torch.cat([value] * len(rows))
-    return value[torch.tensor(rows, device=value.device)]
+    """An argument for some of the examples; if it has several rows for each, as the tiles of its pictures, all of these."""
+    index = torch.tensor(rows, device=value.device)
+    if len(value) == batch or len(value) % batch:
+        return value[index]
+    return value.reshape(batch, len(value) // batch, *value.shape[1:])[index].flatten(0, 1)
+
+
+def together(encodings: Sequence[Encoding], pad: int) -> Encoding:
+    """Examples in one batch, padded behind, whatever the tokenizer says: some models count positions from the first column.
+
+    Args:
+        encodings: of one example each.
+        pad: the token number of padding.
+
+    Returns:
+        The batch; arguments without a column per token have the rows of one example after those of another.
+
+    Raises:
+        InputError: if such an argument is not of the same shape in all, as pixels of pictures of other sizes.
+    """
+    length = max(encoding.mask.shape[1] for encoding in encodings)
+    rows: list[dict[str, Tensor]] = []
+    for encoding in encodings:
+        missing, shape = length - encoding.mask.shape[1], encoding.mask.shape
+        padded = {n: F.pad(v, (0, missing)) if v.shape == shape else v for n, v in encoding.arguments.items()}
+        ids = F.pad(encoding.arguments["input_ids"], (0, missing), value=pad)
+        rows.append({**padded, "attention_mask": F.pad(encoding.mask.to(ids.dtype), (0, missing)), "input_ids": ids})
+    shapes = [{name: tuple(value.shape) for name, value in row.items()} for row in rows]
+    if other := next((shape for shape in shapes if shape != shapes[0]), None):
+        raise InputError(f"these inputs share no batch, as their arguments have other shapes: {shapes[0]} and {other}")
+    mask = torch.cat([F.pad(encoding.mask, (0, length - encoding.mask.shape[1])) for encoding in encodings])
+    arguments = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    tokens, sources, dropped = (
+        tuple(getattr(encoding, name)[0] for encoding in encodings) for name in ("tokens", "sources", "dropped")
+    )
+    return Encoding(arguments, mask, tokens, sources, dropped)
 
 
 def checked_arguments(arguments: Mapping[str, Any]) -> dict[str, Tensor]:

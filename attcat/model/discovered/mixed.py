@@ -8,8 +8,9 @@ has), and believed if single cells of the picture, painted over, move just the t
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cached_property, partial
@@ -26,7 +27,7 @@ from ...capture.survey import Survey
 from ...errors import InputError, OptionError, ProcessorError, UnsupportedModelError
 from ...tokens import Interleaved, Patches, Place, Span, Tokens, View
 from ..bound import borrowed
-from ..encoding import Encoding, content_of
+from ..encoding import Encoding, content_of, together
 from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead
 from ..picture import read_picture, to_pixels
 from ..tower import Tower
@@ -60,11 +61,13 @@ class Read:
         text: as the processor is given it, with a placeholder for each picture if the model has one.
         pictures: upright, RGB.
         said: of a chat the characters of its messages; None if all of the text is the user's.
+        boxes: of a page the words of the text, each with its box on the page, `(left, top, right, bottom)` in thousandths.
     """
 
     text: str
     pictures: tuple[Image.Image, ...]
     said: tuple[Span, ...] | None = None
+    boxes: tuple[tuple[str, tuple[int, ...]], ...] | None = None
 
 
 class DiscoveredMixed(DiscoveredText):
@@ -83,6 +86,8 @@ class DiscoveredMixed(DiscoveredText):
     lead: tuple[int, ...] = ()
     """While the model is inspected: the placeholders that it needs with this picture, in front of the words."""
     adds_between = True
+    no_pictures: str | None = "it has no processor for both"
+    """Why inputs with pictures share no forward pass; None if they do."""
     injected: str = ""
     """What of the pictures reaches the prediction past the first block."""
 
@@ -109,13 +114,14 @@ class DiscoveredMixed(DiscoveredText):
             self.trial = self._given(picture or {}, lead)
         if self.whole is not None:
             try:
-                self.trial = self.head.point(self.encode(self.samples()), [None])
+                self.trial = self._aimed(self.encode(self.samples()[:1]))
             except _CrossAttentionError:
                 self.crosses = True
             except ProcessorError:  # of pages that are read with words and boxes, e.g.
                 self.injected = "; its processor takes no (picture, text): give what it makes, as model arguments"
             else:
                 self.injected = self._past(self.trial)
+                self.no_pictures = self._why_no_pictures()
         log.info("%s", self.describe())
 
     def _given(self, picture: Mapping[str, Tensor], lead: tuple[int, ...]) -> Encoding:
@@ -123,6 +129,12 @@ class DiscoveredMixed(DiscoveredText):
         ids = torch.cat([torch.tensor(lead), ordinary_tokens(self, LENGTH)])[None]
         encoding = self.encode_arguments({"input_ids": ids, "attention_mask": torch.ones_like(ids), **picture})
         return self.head.point(encoding, [None])
+
+    def _aimed(self, encoding: Encoding) -> Encoding:
+        """At what follows, or the whole; of a tagger at one of the words."""
+        tagged = (encoding.tokens[0].spans or ()) if type(self.head) is TokenHead else ()
+        word = next((at for at, span in enumerate(tagged) if span is not None), None)
+        return self.head.point(encoding, [word] * len(encoding.tokens))
 
     def _check_crossing(self, error: UnsupportedModelError) -> None:
         """A better reason, where the words read the picture by cross-attention.
@@ -226,10 +238,14 @@ class DiscoveredMixed(DiscoveredText):
         return NextTokenHead if writes and callable(can) and can() else found
 
     def samples(self) -> Any:
-        """A picture that is not square, and a question."""
+        """Pictures that are not square, and questions of different lengths."""
         if self.whole is None:
             return super().samples()
-        return [(mosaic(72, 48), "What is this?")]
+        if self.reads_pages:
+            return [
+                (mosaic(72, 48), ["What", "is", "this", "?"], [(200 * at, 40, 200 * at + 150, 90) for at in range(4)])
+            ]
+        return [(mosaic(72, 48), "What is this?"), (mosaic(72, 48, 1), "What is this, and what is behind it?")]
 
     def predict(self, encoding: Encoding) -> tuple[Any, Tensor]:
         """As for others; a tagger may tag the words alone, and not what stands behind them."""
@@ -257,8 +273,36 @@ class DiscoveredMixed(DiscoveredText):
 
     @property
     def can_batch(self) -> bool:
-        """One input at a time: pictures come in numbers and sizes of their own."""
-        return False
+        """Whether a padded batch of pictures and texts gave the logits of its rows; of texts alone see `alike`."""
+        return self.no_pictures is None and not self.head.one_input
+
+    def _why_no_pictures(self) -> str | None:
+        """Why two pictures with questions of different lengths cannot share a forward pass; None if they can."""
+        if getattr(self.processor, "pad_token_id", None) is None or self.pad_token in self.marks:
+            return "its tokenizer has no padding token"
+        if self.beside == "behind":
+            return "a text's padding would stand before its picture"
+        if self.position_axis == 0:
+            return "its states have the batch behind the positions"
+        rows = [self.encode([sample]) for sample in self.samples()]
+        batch = self._aimed(together(rows, self.pad_token))
+        try:
+            logits, states = logits_of(self, batch), first_states(self, batch)[0].transpose(1, self.position_axis)
+            for row, alone in enumerate(rows):
+                if differ(logits_of(self, self._aimed(alone))[0], logits[row]):
+                    return "padding or neighbours change its logits"
+                if differ(self._states(alone), states[row, batch.mask[row]].float()):
+                    return "padding or neighbours change what its first block takes"
+        except FAILURES as error:
+            return str(error).partition("\n")[0]
+        return None
+
+    def alike(self, value: Any) -> Hashable:
+        """Texts alone, if these share batches, or pictures of the same sizes: processors make as many pixels and tiles of
+        these."""
+        if _is_text(value):
+            return None if super().can_batch else object()
+        return tuple(picture.size for picture in self.read_mixed(value).pictures)
 
     def is_one(self, value: Any) -> bool:
         """A chat is one input, though it is a list."""
@@ -271,26 +315,34 @@ class DiscoveredMixed(DiscoveredText):
     @property
     def _tokens_found(self) -> str:
         beside = f"; a picture's tokens stand {self.beside} those of the text" if self.beside else ""
+        one = f"one at a time with pictures ({self.no_pictures})"
+        batches = "in padded batches with pictures of equal sizes" if self.no_pictures is None else one
         if self.crosses:
             return f"{super()._tokens_found}; its words read a picture by cross-attention: words alone are explained"
-        return f"{super()._tokens_found}; words and pictures in one sequence, one at a time with pictures{beside}{self.injected}"
+        return f"{super()._tokens_found}; words and pictures in one sequence, {batches}{beside}{self.injected}"
 
     # -- what is read --------------------------------------------------------------------------------------------------
 
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
-        """`(picture, text)`, `((picture, picture), text)`, a chat whose messages hold pictures, or a text alone.
+        """`(picture, text)`, `((picture, picture), text)`, a chat whose messages hold pictures, a text alone, or for a
+        processor of pages `(page, words, boxes)`.
 
         Raises:
-            InputError: if it is none of these, or there are several inputs.
+            InputError: if it is none of these, or there are several that cannot share a batch.
             ProcessorError: if there is no processor for both.
         """
-        if self.head.one_input or all(map(_is_text, inputs)):  # a text with its choices
+        if not self.reads_pages and (self.head.one_input or all(map(_is_text, inputs))):  # a text with its choices
             if not self.alone:
                 raise InputError(f"{type(self.model).__name__} reads no words without a picture: give (picture, text)")
             return super().encode(inputs, truncation=truncation)
-        if len(inputs) != 1:
-            raise InputError(f"inputs with pictures are explained one at a time, got {len(inputs)} in one batch")
-        return self.encoded(self.read_mixed(inputs[0]))
+        rows = [self.read_mixed(value) for value in inputs]
+        if len(rows) > 1 and self.no_pictures is not None:
+            raise InputError(
+                f"inputs with pictures are explained one at a time ({self.no_pictures}), got {len(rows)} in one batch"
+            )
+        if len(rows) == 1:
+            return self.encoded(rows[0])
+        return together([self.encoded(read) for read in rows], self.pad_token)
 
     def encode_arguments(self, arguments: Mapping[str, Tensor]) -> Encoding:
         """As `TextAdapter`; those that hold pictures stay beside the tokens, which are named by experiment."""
@@ -316,6 +368,8 @@ class DiscoveredMixed(DiscoveredText):
                 "pictures and texts need the processor for both (AutoProcessor); without one, give model arguments "
                 '{"input_ids": ..., "pixel_values": ...}'
             )
+        if self.reads_pages:
+            return _page(value)
         if is_chat(value):
             return self._chat(value)
         pictures, text = _split(value)
@@ -326,6 +380,11 @@ class DiscoveredMixed(DiscoveredText):
                 return self._chat([{"role": "user", "content": [*content, {"type": "text", "text": text}]}])
             text = mark * len(pictures) + text
         return Read(text, tuple(read_picture(picture) for picture in pictures))
+
+    @cached_property
+    def reads_pages(self) -> bool:
+        """Whether the processor takes the words of a page with their boxes."""
+        return self.whole is not None and "boxes" in inspect.signature(type(self.whole).__call__).parameters
 
     @cached_property
     def placeholder(self) -> str | None:
@@ -384,7 +443,7 @@ class DiscoveredMixed(DiscoveredText):
         """One input, ready for the model."""
         if not read.pictures:
             raise InputError("there is no picture in this input: give (picture, text), or the text alone")
-        arguments = self._arguments(read.text, read.pictures)
+        arguments = self._arguments(read.text, read.pictures, read.boxes)
         count = arguments["input_ids"].shape[1]
         # Beside a text, a picture takes none of its positions.
         if self.max_length is not None and count > self.max_length:
@@ -436,9 +495,21 @@ class DiscoveredMixed(DiscoveredText):
             )
         return "before" if moved else "behind"
 
-    def _arguments(self, text: str, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """What the processor makes of a text and its pictures, on the model's device."""
+    def _arguments(
+        self, text: str, pictures: Sequence[Image.Image], boxes: Sequence[tuple[str, Sequence[int]]] | None = None
+    ) -> dict[str, Tensor]:
+        """What the processor makes of a text and its pictures, on the model's device; of a page without its words' boxes the
+        pixels alone are right."""
         whole: Any = self.whole
+        if self.reads_pages:
+            words, places = zip(*(boxes or [("a", (0, 0, 0, 0))]), strict=True)
+            try:
+                made = whole(list(pictures), [list(words)], boxes=[list(map(list, places))], return_tensors="pt")
+            except FAILURES as error:
+                raise ProcessorError(
+                    f"{type(whole).__name__} does not take this page with its words and boxes: {error}"
+                ) from error
+            return self.place({n: v for n, v in made.items() if isinstance(v, Tensor) and self.takes(n)})
         bos = getattr(self.processor, "bos_token", None)
         options: dict[str, Any] = {"return_tensors": "pt"}
         if bos and text.startswith(bos):
@@ -461,6 +532,8 @@ class DiscoveredMixed(DiscoveredText):
     def _spelled(self, read: Read, encoding: Encoding) -> Tokens:
         """The tokens with the characters of those that the text itself has; others are the processor's, and special."""
         bos = getattr(self.processor, "bos_token", None)
+        if read.boxes is not None:
+            return self._spelled_page(read.boxes)
         own, tokens = self.tokens_of(read.text, specials=not (bos and read.text.startswith(bos)))
         ids = encoding.arguments["input_ids"][0].tolist()
         named = encoding.tokens[0].kept([at < len(ids) for at in range(len(encoding.tokens[0]))])
@@ -482,6 +555,19 @@ class DiscoveredMixed(DiscoveredText):
         special = tuple(span is None for span in spans)
         segments = tuple(None if span is None else 0 for span in spans)
         return replace(named, special=special, spans=tuple(spans), segments=segments, words=tuple(words))
+
+    def _spelled_page(self, boxes: Sequence[tuple[str, Sequence[int]]]) -> Tokens:
+        """The tokens of a page's words, which are those of the text one after another, with a space between them."""
+        words, places = zip(*boxes, strict=True)
+        options = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
+        made = self.processor([list(words)], boxes=[list(map(list, places))], **options)
+        tokens = self._tokens(made["input_ids"][0], made["special_tokens_mask"][0], made, 0)
+        starts = [0, *np.cumsum([len(word) + 1 for word in words]).tolist()]
+        spans = tuple(
+            None if span is None or word is None else (starts[word] + span[0], starts[word] + span[1])
+            for span, word in zip(tokens.spans or (), tokens.words or (), strict=True)
+        )
+        return replace(tokens, spans=spans)
 
     def _placed_tokens(
         self, encoding: Encoding, tokens: Tokens, runs: Sequence[Run], sizes: Sequence[tuple[int, int]] | None
@@ -557,9 +643,7 @@ class DiscoveredMixed(DiscoveredText):
         base = [Image.fromarray(mosaic(*size, seed)) for seed, size in enumerate(sizes)]
 
         def states(pictures: Sequence[Image.Image]) -> Tensor:
-            made = self._arguments(read.text, pictures)
-            pixels = {name: value for name, value in made.items() if name.startswith(SEEN)}
-            return self._states(replace(encoding, arguments={**encoding.arguments, **pixels}))
+            return self._states(self.repainted(encoding, read.text, pictures))
 
         plain = states(base)
         self._check_length(plain, encoding)
@@ -578,6 +662,12 @@ class DiscoveredMixed(DiscoveredText):
             guesses = list(possible(mine, shown, sizes[number]))
             found.append(run_of(mine, stretch, self._best(guesses, mine, plain, painted)))
         return tuple(found)
+
+    def repainted(self, encoding: Encoding, text: str, pictures: Sequence[Image.Image]) -> Encoding:
+        """One input with other pictures of the same sizes."""
+        made = self._arguments(text, pictures)
+        pixels = {name: value for name, value in made.items() if name.startswith(SEEN)}
+        return replace(encoding, arguments={**encoding.arguments, **pixels})
 
     def _check_length(self, states: Tensor, encoding: Encoding) -> None:
         if len(states) != encoding.mask.shape[1]:
@@ -859,21 +949,27 @@ class DiscoveredMixed(DiscoveredText):
         Raises:
             OptionError: if there is no such way, or a picture's tokens lie nowhere in it, and only some are removed.
         """
-        tokens = encoding.tokens[0]
-        if tokens.places is None:
+        if all(tokens.places is None for tokens in encoding.tokens):
             return super().remove(encoding, removed, how)
         removed = content_of(encoding) if removed is None else removed & encoding.mask
-        places = [place if flag else None for place, flag in zip(tokens.places, removed[0].tolist(), strict=True)]
-        words = removed & torch.tensor([[place is None for place in tokens.places]], device=removed.device)
-        ids, token = (
-            encoding.arguments["input_ids"],
-            self.blank_token if self.removal(how) == "mask" else self.pad_token,
-        )
+        words, pixels = removed.clone(), list[dict[str, Tensor]]()
+        for row, tokens in enumerate(encoding.tokens):
+            real, given = encoding.mask[row], tokens.places or (None,) * len(tokens)
+            flags = removed[row, real].tolist()
+            places = [place if flag else None for place, flag in zip(given, flags, strict=True)]
+            words[row, real] &= torch.tensor([place is None for place in given], device=removed.device)
+            pixels.append(self._pixels_without(encoding.rows([row]), places))
+        ids = encoding.arguments["input_ids"]
+        token = self.blank_token if self.removal(how) == "mask" else self.pad_token
         ids = ids.masked_fill(words[:, : ids.shape[1]], token)
-        found = replace(encoding, arguments={**encoding.arguments, "input_ids": ids})
-        if not any(place is not None for place in places):
-            return found
-        return replace(found, arguments={**found.arguments, **self._without(encoding, places)})
+        seen = {name: torch.cat([row[name] for row in pixels]) for name in pixels[0]}
+        return replace(encoding, arguments={**encoding.arguments, "input_ids": ids, **seen})
+
+    def _pixels_without(self, encoding: Encoding, places: Sequence[Place | None]) -> dict[str, Tensor]:
+        """The pixels of one example, without cells if there are such."""
+        if any(place is not None for place in places):
+            return self._without(encoding, places)
+        return {name: value for name, value in encoding.arguments.items() if name.startswith(SEEN)}
 
     def _without(self, encoding: Encoding, places: Sequence[Place | None]) -> dict[str, Tensor]:
         """The pixels with the mean colour in place of cells."""
@@ -940,6 +1036,33 @@ def _split(value: Any) -> tuple[list[Any], str]:
         f"an input is a picture and a text, e.g. (picture, 'What animal is this?'), several pictures and a text, "
         f"((one, two), 'What differs?'), or a chat; got {shown}"
     )
+
+
+def _page(value: Any) -> Read:
+    """A page with its words and their boxes.
+
+    Raises:
+        InputError: if it is something else, or the words and boxes do not fit each other.
+    """
+    if not isinstance(value, tuple) or len(value) != 3 or isinstance(value[1], str):
+        raise InputError(
+            "this model reads a page with its words and their boxes: give (page, words, boxes), e.g. "
+            "(picture, ['Total', '12'], [(40, 10, 120, 30), (130, 10, 160, 30)]), boxes in thousandths of the page"
+        )
+    page, words, boxes = value
+    places = [tuple(int(number) for number in box) for box in boxes]
+    if len(words) != len(places) or not len(words):
+        raise InputError(
+            f"a page has a box for each word, at least one; got {len(words)} words and {len(places)} boxes"
+        )
+    for word, place in zip(words, places, strict=True):
+        if not isinstance(word, str) or not word.strip():
+            raise InputError(f"the words of a page are texts, and not empty; got {word!r}")
+        if len(place) != 4 or not all(0 <= number <= 1000 for number in place):
+            raise InputError(
+                f"a box is (left, top, right, bottom) in thousandths of the page, from 0 to 1000; {word!r} has {place}"
+            )
+    return Read(" ".join(words), (read_picture(page),), boxes=tuple(zip(words, places, strict=True)))
 
 
 def _parts(content: Any, pictures: list[Image.Image]) -> list[dict[str, Any]]:

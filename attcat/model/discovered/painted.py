@@ -9,7 +9,7 @@ from ...tokens import Interleaved
 from ..encoding import Encoding
 from .experiments import first_states
 from .guesses import Guess, painted_over
-from .mixed import COARSE, DiscoveredMixed, Read
+from .mixed import COARSE, DiscoveredMixed
 
 
 def painted_off(adapter: DiscoveredMixed, encoding: Encoding) -> tuple[int, int] | None:
@@ -20,18 +20,19 @@ def painted_off(adapter: DiscoveredMixed, encoding: Encoding) -> tuple[int, int]
 
     Args:
         adapter: of the model.
-        encoding: one input.
+        encoding: one input, or a batch, of which the first is painted.
 
     Returns:
         Both numbers; None if it holds no picture, or the tokens of the pictures lie nowhere in them.
     """
+    encoding = encoding.alone(0)
     tokens, source = encoding.tokens[0], encoding.sources[0]
     if not isinstance(source, Interleaved) or tokens.patches is None or tokens.places is None:
         return None
     given = [Image.fromarray(picture) for picture in source.pictures]
 
     def states(number: int, picture: Image.Image) -> Tensor:
-        other = adapter.encoded(Read(source.text, (*given[:number], picture, *given[number + 1 :])))
+        other = adapter.repainted(encoding, source.text, (*given[:number], picture, *given[number + 1 :]))
         return first_states(adapter, other)[0].transpose(1, adapter.position_axis)[0].float()
 
     plain, off, coarse = states(0, given[0]), [], False
