@@ -383,7 +383,7 @@ def calibrated(model: nn.Module, run: Callable[[], Any]) -> nn.Module:
     Without them what a picture changes drowns in rounding behind a few dozen convolutions.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = {name: value.clone() for name, value in model.state_dict().items()} if norms else {}
     torch.manual_seed(0)
     for norm in norms:
         norm.momentum = 1.0
@@ -392,7 +392,7 @@ def calibrated(model: nn.Module, run: Callable[[], Any]) -> nn.Module:
         with torch.no_grad():
             run() if norms else None
     except Exception:  # one value per channel has no variance
-        model.load_state_dict(before)
+        model.load_state_dict(before) if norms else None
     return model.eval()
 
 

@@ -40,8 +40,8 @@ from .experiments import (
 from .stages import Layout, Stage, is_heard, order_of, quarters, readable, say_nothing, strips_of
 from .windows import keys_of
 
-TOGETHER = 8
-"""How many pictures share a pass of an experiment."""
+TOGETHER = 8 * 224 * 224
+"""How many pixels share a pass of an experiment: so many pictures of the usual size, and one of a large size by itself."""
 
 STRIPS = 128
 """So many rows and columns are replaced one by one, but no more."""
@@ -403,10 +403,10 @@ class DiscoveredVision(Discovered, VisionAdapter):
             last: the number of the last block.
             instead: states of the block before the last one that take the place of its own, of the one picture.
         """
-        parts = []
-        for start in range(0, len(instead) or len(pixels), TOGETHER):
-            given = instead[start : start + TOGETHER]
-            encoding = self._unnamed(pixels.repeat(len(given), 1, 1, 1) if given else pixels[start : start + TOGETHER])
+        parts, together = [], _together(pixels)
+        for start in range(0, len(instead) or len(pixels), together):
+            given = instead[start : start + together]
+            encoding = self._unnamed(pixels.repeat(len(given), 1, 1, 1) if given else pixels[start : start + together])
             with borrowed(self) as own, OwnRandomness(), torch.no_grad(), ExitStack() as undo:
                 if given:
                     undo.enter_context(replaced_before(own.blocks[last - 1], torch.cat(list(given))))
@@ -425,7 +425,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
 
     def _patches(self, pixels: Tensor, behind: int) -> Tensor:
         """What the first block takes, without the tokens behind the patches."""
-        state = self._embed(pixels)[0]
+        state = torch.cat([self._embed(part)[0] for part in torch.split(pixels, _together(pixels))])
         return state[:, : state.shape[1] - behind]
 
     def _candidates(
@@ -513,6 +513,11 @@ class DiscoveredVision(Discovered, VisionAdapter):
         if not all(matters(position) for position in tried):
             raise self._unclear(f"its head reads some patches, but not all of {tried}")
         return special, True
+
+
+def _together(pixels: Tensor) -> int:
+    """How many of these pictures `[B, 3, H, W]` share a pass."""
+    return max(1, TOGETHER // (pixels.shape[-2] * pixels.shape[-1]))
 
 
 def _noise(height: int, width: int) -> Tensor:
