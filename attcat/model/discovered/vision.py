@@ -64,6 +64,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
         self._layouts: dict[tuple[int, ...], Layout] = {}
         height, width = picture_size(self)
         pixels = torch.zeros(1, 3, height, width)
+        refused: UnsupportedModelError | None = None
         try:
             self.found = self._blocks_in(self._watch(self._unnamed(pixels)))
             self._check_states(height, width)
@@ -71,12 +72,14 @@ class DiscoveredVision(Discovered, VisionAdapter):
         except UnsupportedModelError as error:
             if NO_ATTENTION in str(error):  # nor in any piece
                 raise
+            refused = _forgetful(error)
+        if refused is not None:
             try:
                 self._find_pieces(height, width)
             except UnsupportedModelError:
                 raise
             except (Unclear, *FAILURES):
-                raise error from None
+                raise refused from None
         else:
             trial = self._tried(pixels)
             self._leave_out_idle(trial)
@@ -293,6 +296,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
             if visit.shape not in unplaced and (self._only is None or visit.name in self._only)
         }
         pieces = pieces_of(watched, value, leaf, grids)
+        for visit in watched.visits:  # a graph of large pictures fills the memory while others are tried
+            visit.forget()
         return pieces, [grids[piece.visit] for piece in pieces]
 
     def _graph(self, height: int, width: int) -> tuple[Survey, Tensor, Tensor]:
@@ -513,6 +518,15 @@ class DiscoveredVision(Discovered, VisionAdapter):
         if not all(matters(position) for position in tried):
             raise self._unclear(f"its head reads some patches, but not all of {tried}")
         return special, True
+
+
+def _forgetful(error: UnsupportedModelError) -> UnsupportedModelError:
+    """The error without its tracebacks, whose frames hold every state of the forward pass that was watched."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
 
 
 def _together(pixels: Tensor) -> int:
