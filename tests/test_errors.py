@@ -15,6 +15,7 @@ import attcat
 from attcat import errors
 from attcat.cli.wording import in_shell
 from attcat.errors import AttCATError, LoadError, Option, TooLongError
+from attcat.testing import check_adapter
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, AttCATError)]
 
@@ -97,5 +98,8 @@ def test_too_little_memory_is_reported_when_a_model_is_inspected_and_when_it_is_
     model.left = 0
     with pytest.raises(attcat.OutOfMemoryError, match="too little memory"):
         explainer({"pixel_values": pixels})
+    model.left = 0
+    with pytest.raises(attcat.OutOfMemoryError, match="too little memory"):
+        check_adapter(model)
     model.left = 10**9
     assert explainer({"pixel_values": pixels}).scores.isfinite().all()

@@ -25,6 +25,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 
 import attcat
+from attcat.capture.unwound import unwound
 from attcat.explainer.proof import prove
 from attcat.testing import check_adapter
 
@@ -448,7 +450,7 @@ def _tried(case: Case) -> dict[str, Any]:
         if not attends:
             explainer = attcat.Explainer(explainer.adapter, method="cat")
         checks = check_adapter(model, processor, given if case.task in (SPEAKS, ANSWERS) else None)
-        prove(explainer.adapter, explainer.settings)  # what the explainer asks itself on first use
+        unwound(partial(prove, explainer.adapter, explainer.settings))  # what the explainer asks itself on first use
         survey_inputs.explain(explainer, case.task, given)
     except attcat.AttCATError as error:
         reason = str(error)
