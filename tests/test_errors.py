@@ -15,6 +15,7 @@ import attcat
 from attcat import errors
 from attcat.cli.wording import in_shell
 from attcat.errors import AttCATError, LoadError, Option, TooLongError
+from attcat.explainer import proof
 from attcat.testing import check_adapter
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, AttCATError)]
@@ -103,3 +104,12 @@ def test_too_little_memory_is_reported_when_a_model_is_inspected_and_when_it_is_
         check_adapter(model)
     model.left = 10**9
     assert explainer({"pixel_values": pixels}).scores.isfinite().all()
+
+
+def test_too_little_memory_for_a_copy_in_float64_is_no_verdict_on_the_model() -> None:
+    """Without the exact figure a model was refused for kinks that it may not have."""
+    model = _Full(10**9).eval()
+    adapter = attcat.Explainer(model).adapter
+    model.left = 0
+    with pytest.raises(RuntimeError, match="allocate"):
+        proof._exact_slope_error(adapter)

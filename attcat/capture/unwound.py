@@ -29,7 +29,7 @@ def unwound(run: Callable[[], Result]) -> Result:
         try:
             return run()
         except BaseException as error:
-            lack = None if _interrupted(error) else _lack_of_memory(error)
+            lack = None if _interrupted(error) else lack_of_memory(error)
             if lack is not None:
                 _finish(error)  # its frames hold what filled the memory
                 raise OutOfMemoryError(_too_little(lack)) from error
@@ -58,7 +58,7 @@ def _interrupted(error: BaseException | None) -> bool:
     return error is not None and (not isinstance(error, Exception) or _interrupted(error.__context__))
 
 
-def _lack_of_memory(error: BaseException | None) -> BaseException | None:
+def lack_of_memory(error: BaseException | None) -> BaseException | None:
     """The error with which memory ran out, if this is it, or came while it was handled; None if it has been reported."""
     if error is None or isinstance(error, (OutOfMemoryError, InputError)):  # e.g. a picture that is too large to decode
         return None
@@ -67,7 +67,7 @@ def _lack_of_memory(error: BaseException | None) -> BaseException | None:
     # On processors it is a RuntimeError like any other.
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _ALLOCATION):
         return error
-    return _lack_of_memory(error.__cause__ or error.__context__)
+    return lack_of_memory(error.__cause__ or error.__context__)
 
 
 _ALLOCATION = ("can't allocate memory", "not enough memory")
