@@ -8,7 +8,8 @@
     ├── ProcessorError          tokenizer, image processor or transform does not fit the model
     ├── TargetError             the class that was asked for does not exist
     ├── OptionError             a method, rule or option that does not exist
-    └── CaptureError            the forward pass did not show what the method needs
+    ├── CaptureError            the forward pass did not show what the method needs
+    └── OutOfMemoryError        the device has too little memory for this model and input
 
 A message says what was given, what was expected, and the next thing to try. An option that it names is an `Option`, not part of
 the text: Python and the command line each write it in their own way.
@@ -87,3 +88,7 @@ class OptionError(AttCATError, ValueError):
 
 class CaptureError(AttCATError, RuntimeError):
     """The forward pass did not show what the method needs."""
+
+
+class OutOfMemoryError(AttCATError, MemoryError):
+    """The device has too little memory for this model and this input; what torch said is its cause."""

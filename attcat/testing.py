@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from .capture.attention import Call, parts_of
 from .capture.rules import make_rule
+from .capture.unwound import unwound
 from .errors import CaptureError, InputError
 from .methods import METHODS
 from .model import Adapter, Encoding, SignalAdapter, TextAdapter, VisionAdapter
@@ -102,7 +103,12 @@ def check_adapter(
     Raises:
         UnsupportedModelError: if no adapter serves the model, and inspecting it does not replace one.
         InputError: if there are no default inputs for this kind of adapter.
+        OutOfMemoryError: if the device has too little memory for the model and a copy of it.
     """
+    return unwound(partial(_every_check, model, processor, inputs, token))
+
+
+def _every_check(model: nn.Module, processor: Any, inputs: Any, token: Token | list[Token]) -> list[Check]:
     adapter = adapter_of(model, processor)
     inputs = _default_inputs(adapter) if inputs is None else inputs
     towers = adapter.towers

@@ -234,3 +234,18 @@ def test_a_moment_is_named_by_its_number_or_its_second() -> None:
     samples = explain.adapter.encode([value]).arguments
     with pytest.raises(attcat.InputError, match="the tokens have no times"):
         attcat.Explainer(SOUNDS["frames of wavlm"](), method="cat")(samples, token=0.1)
+
+
+def test_a_model_of_pictures_whose_configuration_names_frames_is_not_refused_for_them() -> None:
+    """Perceiver's configuration is of all models of its kind, of which one reads videos."""
+    config = transformers.PerceiverConfig(
+        image_size=32,
+        d_latents=16,
+        num_latents=8,
+        num_self_attends_per_block=2,
+        num_self_attention_heads=2,
+        num_cross_attention_heads=2,
+    )
+    model = transformers.PerceiverForImageClassificationLearned(config).eval()
+    with pytest.raises(attcat.UnsupportedModelError, match=r"attention of shape \(1, 2, 8, 1024\) elsewhere"):
+        attcat.Explainer(model)

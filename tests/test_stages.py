@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from zoo_unseen import PYRAMIDS, STAGES
 
 import attcat
+from attcat.model.discovered.vision import DiscoveredVision
 from attcat.testing import check_adapter
 from attcat.trace import incompleteness
 
@@ -75,6 +77,50 @@ def test_every_arrangement_is_found(kind: str) -> None:
     assert explanation.method == attcat.methods.DEFAULT
     assert bool((torch.as_tensor(explanation.layers).abs().sum(1) > 0).any())
     assert explanation.heatmap().shape == (height, width)
+
+
+def test_large_pictures_are_not_tried_together() -> None:
+    """Eight of SAM's pictures at a time do not fit into the memory of most machines."""
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "samvit_base_patch16",
+        img_size=512,
+        patch_size=64,
+        embed_dim=8,
+        depth=2,
+        num_heads=1,
+        global_attn_indexes=(1,),
+        window_size=5,
+        neck_chans=8,
+        num_classes=3,
+    ).eval()
+    counts: list[int] = []
+    with_hook = model.patch_embed.register_forward_pre_hook(lambda _, args: counts.append(len(args[0])))
+    explainer = attcat.Explainer(model)
+    with_hook.remove()
+    assert explainer.adapter.has_stages
+    assert max(counts) == 1
+
+
+def test_no_graph_is_kept_while_other_pictures_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor the states of the pass that was watched before; of large pictures each of them fills the memory."""
+    made: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def states(self: DiscoveredVision, *args: Any, **options: Any) -> list[Tensor]:
+        alive.append(sum(state() is not None for state in made))
+        return _states(self, *args, **options)
+
+    _states = DiscoveredVision._states
+    monkeypatch.setattr(DiscoveredVision, "_states", states)
+    torch.manual_seed(0)
+    model = STAGES["segformer"]().eval()
+    for layer in model.modules():
+        if isinstance(layer, nn.LayerNorm):
+            layer.register_forward_hook(lambda _, args, output: made.append(weakref.ref(output)))
+    attcat.Explainer(model)
+    assert made
+    assert max(alive) == 0
 
 
 def test_what_needs_attention_over_all_tokens_is_refused() -> None:

@@ -242,6 +242,24 @@ STAGES: dict[str, Callable[[], nn.Module]] = {
 }
 """Models that attend within windows, or over coarser and coarser grids."""
 
+
+def _hieradet() -> nn.Module:
+    """SAM 2's encoder with a head."""
+    model = timm.models.hieradet_sam2.HieraDet(
+        embed_dim=8,
+        num_heads=1,
+        stages=(1, 2, 1, 1),
+        global_pos_size=(4, 4),
+        window_spec=(8, 4, 4, 2),
+        global_att_blocks=(2,),
+        num_classes=3,
+    )
+    model.pretrained_cfg = model.default_cfg = {"input_size": (3, 64, 64)}
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return model
+
+
 PYRAMIDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
     "windows in an order of their own, a picture that is not square": (
         _hf(
@@ -284,6 +302,7 @@ PYRAMIDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
         ),
         (14, 14),
     ),
+    "windows whose queries are pooled": (lambda: _hieradet(), (16, 16)),
     "coarser keys, and windows": (
         lambda: timm.create_model(
             "twins_svt_small", embed_dims=(16, 16, 32, 32), depths=(1, 2, 1, 1), num_heads=(1, 1, 1, 1), num_classes=3

@@ -72,6 +72,13 @@ class Visit:
             yield parent
             parent = parent.parent
 
+    def forget(self) -> None:
+        """Keep the shape of what was taken, and let go of all tensors and of the graph that made them."""
+        self.state = self.output = self.given = self.origin = None
+        self.handed = {}
+        if self.taken is not None:
+            self.taken = torch.empty_like(self.taken, device="meta", requires_grad=False)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Of what was taken; empty if that is no state."""

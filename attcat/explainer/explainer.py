@@ -252,7 +252,7 @@ class Explainer:
             each = [self(zero_shot.hypotheses(text, labels, template), entailed, **options) for text in texts]
             return each if isinstance(inputs, list) else each[0]
         for tower in self._towers:
-            prove(tower, self.settings)
+            unwound(partial(prove, tower, self.settings))
         if answer is not None:
             _check_written(token, top_k, truncation, window, through_tower)
             side = BatchExplainer(self.adapter, self.settings)
@@ -284,7 +284,7 @@ class Explainer:
             ProcessorError: if there is no tokenizer, or for a chat no template.
         """
         for tower in self._towers:
-            prove(tower, self.settings)
+            unwound(partial(prove, tower, self.settings))
         side = BatchExplainer(self.adapter, self.settings)
         return writing.generate(side, prompt, max_new_tokens, target, contrast, options)
 

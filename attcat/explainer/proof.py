@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import torch
 
+from ..capture.unwound import lack_of_memory
 from ..errors import CaptureError, UnsupportedModelError
 from ..model import Adapter, Encoding
 from ..trace import incompleteness, looks_back, passed_by, past_the_blocks, slope_error
@@ -125,7 +126,11 @@ def _exact_slope_error(adapter: Adapter) -> float | None:
     trial = replace(adapter.trial, arguments=exact.place(adapter.trial.arguments))
     try:
         return slope_error(exact, trial, enough=EXACT)
-    except RuntimeError:  # not every kernel takes float64
+    except RuntimeError as error:  # not every kernel takes float64
+        if (
+            lack_of_memory(error) is not None
+        ):  # float32's figure alone would refuse a model for kinks that it may not have
+            raise
         return None
 
 

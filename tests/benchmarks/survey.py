@@ -25,6 +25,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 
 import attcat
+from attcat.capture.unwound import unwound
 from attcat.explainer.proof import prove
 from attcat.testing import check_adapter
 
@@ -383,7 +385,7 @@ def calibrated(model: nn.Module, run: Callable[[], Any]) -> nn.Module:
     Without them what a picture changes drowns in rounding behind a few dozen convolutions.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = {name: value.clone() for name, value in model.state_dict().items()} if norms else {}
     torch.manual_seed(0)
     for norm in norms:
         norm.momentum = 1.0
@@ -392,7 +394,7 @@ def calibrated(model: nn.Module, run: Callable[[], Any]) -> nn.Module:
         with torch.no_grad():
             run() if norms else None
     except Exception:  # one value per channel has no variance
-        model.load_state_dict(before)
+        model.load_state_dict(before) if norms else None
     return model.eval()
 
 
@@ -448,7 +450,7 @@ def _tried(case: Case) -> dict[str, Any]:
         if not attends:
             explainer = attcat.Explainer(explainer.adapter, method="cat")
         checks = check_adapter(model, processor, given if case.task in (SPEAKS, ANSWERS) else None)
-        prove(explainer.adapter, explainer.settings)  # what the explainer asks itself on first use
+        unwound(partial(prove, explainer.adapter, explainer.settings))  # what the explainer asks itself on first use
         survey_inputs.explain(explainer, case.task, given)
     except attcat.AttCATError as error:
         reason = str(error)

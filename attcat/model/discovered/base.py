@@ -27,6 +27,10 @@ from .stages import Stage
 log = logging.getLogger("attcat")
 
 
+FAILED = "its forward pass failed on"
+"""What is said where a model does not take what it is tried on."""
+
+
 @dataclass(frozen=True)
 class Found:
     """What was found about a model.
@@ -226,7 +230,7 @@ class Discovered(Adapter):
             raise
         except FAILURES as error:
             given = ", ".join(f"{name} {tuple(value.shape)}" for name, value in encoding.arguments.items())
-            raise self._unclear(f"its forward pass failed on {given}: {type(error).__name__}: {error}") from error
+            raise self._unclear(f"{FAILED} {given}: {type(error).__name__}: {error}") from error
 
     def _unclear(self, reason: str, hopeless: bool = False) -> UnsupportedModelError:
         """The error, with the adapter to write, unless none would help."""

@@ -26,7 +26,7 @@ from ..text import TextAdapter
 from ..vision import VisionAdapter
 from ..wrappers import input_embeddings
 
-FAILURES = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
+FAILURES = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError, AssertionError, ArithmeticError)
 """What other people's forward passes raise on arguments that they do not take."""
 
 

@@ -15,6 +15,7 @@ from ..versions import warn_if_untested
 from ..video import FRAMES, VideoAdapter
 from ..wrappers import unwrap
 from .audio import DiscoveredAudio
+from .base import FAILED
 from .describing import DiscoveredCaptioning, DiscoveredDescribing
 from .experiments import accepted
 from .hearing import DiscoveredHearing
@@ -56,8 +57,7 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
     if _reads_and_sees(model):
         return _reading_and_seeing(model, processor)
     if _sees_pictures(model, processor):
-        moves = any(getattr(getattr(model, "config", None), name, None) is not None for name in FRAMES)
-        return (DiscoveredVideo if moves else DiscoveredVision)(model, processor)
+        return _seeing(model, processor)
     return (DiscoveredStreams if _has_a_decoder(model) else DiscoveredText)(model, processor)
 
 
@@ -72,6 +72,21 @@ def _reading_and_seeing(model: nn.Module, processor: Any) -> Adapter:
             return DiscoveredCaptioning(model, processor)
         except AttCATError:
             raise error from None
+
+
+def _seeing(model: nn.Module, processor: Any) -> Adapter:
+    """Frames or one picture: a configuration may name frames for another model of its family (Perceiver)."""
+    if all(getattr(getattr(model, "config", None), name, None) is None for name in FRAMES):
+        return DiscoveredVision(model, processor)
+    try:
+        return DiscoveredVideo(model, processor)
+    except UnsupportedModelError as error:
+        if FAILED not in str(error):
+            raise
+        try:
+            return DiscoveredVision(model, processor)
+        except AttCATError as second:
+            raise (error if FAILED in str(second) else second) from None
 
 
 def _has_a_decoder(model: nn.Module) -> bool:

@@ -40,8 +40,8 @@ from .experiments import (
 from .stages import Layout, Stage, is_heard, order_of, quarters, readable, say_nothing, strips_of
 from .windows import keys_of
 
-TOGETHER = 8
-"""How many pictures share a pass of an experiment."""
+TOGETHER = 8 * 224 * 224
+"""How many pixels share a pass of an experiment: so many pictures of the usual size, and one of a large size by itself."""
 
 STRIPS = 128
 """So many rows and columns are replaced one by one, but no more."""
@@ -64,6 +64,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
         self._layouts: dict[tuple[int, ...], Layout] = {}
         height, width = picture_size(self)
         pixels = torch.zeros(1, 3, height, width)
+        refused: UnsupportedModelError | None = None
         try:
             self.found = self._blocks_in(self._watch(self._unnamed(pixels)))
             self._check_states(height, width)
@@ -71,12 +72,14 @@ class DiscoveredVision(Discovered, VisionAdapter):
         except UnsupportedModelError as error:
             if NO_ATTENTION in str(error):  # nor in any piece
                 raise
+            refused = _forgetful(error)
+        if refused is not None:
             try:
                 self._find_pieces(height, width)
             except UnsupportedModelError:
                 raise
             except (Unclear, *FAILURES):
-                raise error from None
+                raise refused from None
         else:
             trial = self._tried(pixels)
             self._leave_out_idle(trial)
@@ -293,6 +296,8 @@ class DiscoveredVision(Discovered, VisionAdapter):
             if visit.shape not in unplaced and (self._only is None or visit.name in self._only)
         }
         pieces = pieces_of(watched, value, leaf, grids)
+        for visit in watched.visits:  # a graph of large pictures fills the memory while others are tried
+            visit.forget()
         return pieces, [grids[piece.visit] for piece in pieces]
 
     def _graph(self, height: int, width: int) -> tuple[Survey, Tensor, Tensor]:
@@ -403,10 +408,10 @@ class DiscoveredVision(Discovered, VisionAdapter):
             last: the number of the last block.
             instead: states of the block before the last one that take the place of its own, of the one picture.
         """
-        parts = []
-        for start in range(0, len(instead) or len(pixels), TOGETHER):
-            given = instead[start : start + TOGETHER]
-            encoding = self._unnamed(pixels.repeat(len(given), 1, 1, 1) if given else pixels[start : start + TOGETHER])
+        parts, together = [], _together(pixels)
+        for start in range(0, len(instead) or len(pixels), together):
+            given = instead[start : start + together]
+            encoding = self._unnamed(pixels.repeat(len(given), 1, 1, 1) if given else pixels[start : start + together])
             with borrowed(self) as own, OwnRandomness(), torch.no_grad(), ExitStack() as undo:
                 if given:
                     undo.enter_context(replaced_before(own.blocks[last - 1], torch.cat(list(given))))
@@ -425,7 +430,7 @@ class DiscoveredVision(Discovered, VisionAdapter):
 
     def _patches(self, pixels: Tensor, behind: int) -> Tensor:
         """What the first block takes, without the tokens behind the patches."""
-        state = self._embed(pixels)[0]
+        state = torch.cat([self._embed(part)[0] for part in torch.split(pixels, _together(pixels))])
         return state[:, : state.shape[1] - behind]
 
     def _candidates(
@@ -513,6 +518,20 @@ class DiscoveredVision(Discovered, VisionAdapter):
         if not all(matters(position) for position in tried):
             raise self._unclear(f"its head reads some patches, but not all of {tried}")
         return special, True
+
+
+def _forgetful(error: UnsupportedModelError) -> UnsupportedModelError:
+    """The error without its tracebacks, whose frames hold every state of the forward pass that was watched."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
+
+
+def _together(pixels: Tensor) -> int:
+    """How many of these pictures `[B, 3, H, W]` share a pass."""
+    return max(1, TOGETHER // (pixels.shape[-2] * pixels.shape[-1]))
 
 
 def _noise(height: int, width: int) -> Tensor:
