@@ -97,7 +97,7 @@ def _has_a_decoder(model: nn.Module) -> bool:
 def _reads_and_sees(model: nn.Module) -> bool:
     """Whether a model takes words and pictures, and has no decoder for a second sequence of words."""
     names = accepted(model.forward) or frozenset()
-    # BLIP-2's arguments are the same for either kind of language model.
+    # Some take the same arguments for either kind of language model.
     decodes = getattr(getattr(model, "config", None), "is_encoder_decoder", True)
     return "input_ids" in names and not names.isdisjoint(SEEN) and not (_has_a_decoder(model) and decodes)
 
