@@ -297,8 +297,8 @@ def _finite_difference(bench: _Bench) -> Measured:
 
 
 CUT = 2e-2
-"""A model may itself end gradients (`x.detach()`, as detectors do of the queries that they select), as far as the explainer allows
-on first use: what is asked then is whether the gradient would be right without."""
+"""A model may itself end gradients (`x.detach()`, as detectors do of the queries that they select), as far as the explainer
+allows on first use: what is asked then is whether the gradient would be right without."""
 
 
 @contextmanager
