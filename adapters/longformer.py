@@ -35,11 +35,9 @@ class Padded(Encoding):
         more = -self.mask.shape[1] % self.window
         if not more:
             return self
-        ids = self.arguments["input_ids"]
-        given = {"attention_mask": self.mask.to(ids.dtype), **self.arguments}
-        wide = {n: F.pad(v, (0, more)) if v.shape == self.mask.shape else v for n, v in given.items()}
-        wide["input_ids"] = F.pad(ids, (0, more), value=self.pad)
-        return replace(self, arguments=wide, mask=F.pad(self.mask, (0, more)))
+        wide, mask = self.padded_arguments(more, self.pad), F.pad(self.mask, (0, more))
+        wide.setdefault("attention_mask", mask.to(wide["input_ids"].dtype))
+        return replace(self, arguments=wide, mask=mask)
 
     def _picked(self, rows: Sequence[int], changes: dict[str, Any], columns: slice | Tensor) -> Encoding:
         found = super()._picked(rows, changes, columns)

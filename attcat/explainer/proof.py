@@ -127,9 +127,8 @@ def _exact_slope_error(adapter: Adapter) -> float | None:
     try:
         return slope_error(exact, trial, enough=EXACT)
     except RuntimeError as error:  # not every kernel takes float64
-        if (
-            lack_of_memory(error) is not None
-        ):  # float32's figure alone would refuse a model for kinks that it may not have
+        # float32's figure alone would refuse a model for kinks that it may not have.
+        if lack_of_memory(error) is not None:
             raise
         return None
 

@@ -71,6 +71,11 @@ class Encoding:
             changes["focus"] = real[: int(self.focus[row])].sum()[None]
         return self._picked([row], changes, real)
 
+    def padded_arguments(self, more: int, pad: int) -> dict[str, Tensor]:
+        """The arguments with so many columns behind those that have one for each token: the number `pad`, 0 in the others."""
+        wide = {n: F.pad(v, (0, more)) if v.shape == self.mask.shape else v for n, v in self.arguments.items()}
+        return {**wide, "input_ids": F.pad(self.arguments["input_ids"], (0, more), value=pad)}
+
     def _picked(self, rows: Sequence[int], changes: dict[str, Any], columns: slice | Tensor) -> Encoding:
         """The entries of some rows in every field, also the fields of a subclass."""
         index = torch.tensor(rows, device=self.mask.device)
@@ -117,10 +122,9 @@ def together(encodings: Sequence[Encoding], pad: int) -> Encoding:
     length = max(encoding.mask.shape[1] for encoding in encodings)
     rows: list[dict[str, Tensor]] = []
     for encoding in encodings:
-        missing, shape = length - encoding.mask.shape[1], encoding.mask.shape
-        padded = {n: F.pad(v, (0, missing)) if v.shape == shape else v for n, v in encoding.arguments.items()}
-        ids = F.pad(encoding.arguments["input_ids"], (0, missing), value=pad)
-        rows.append({**padded, "attention_mask": F.pad(encoding.mask.to(ids.dtype), (0, missing)), "input_ids": ids})
+        missing = length - encoding.mask.shape[1]
+        padded = encoding.padded_arguments(missing, pad)
+        rows.append({**padded, "attention_mask": F.pad(encoding.mask, (0, missing)).to(padded["input_ids"].dtype)})
     shapes = [{name: tuple(value.shape) for name, value in row.items()} for row in rows]
     if other := next((shape for shape in shapes if shape != shapes[0]), None):
         raise InputError(f"these inputs share no batch, as their arguments have other shapes: {shapes[0]} and {other}")

@@ -49,7 +49,7 @@ def inverse(picture: Image.Image) -> Image.Image:
     return Image.fromarray(255 - np.asarray(picture))
 
 
-def painted_over(picture: Image.Image, *boxes: tuple[float, float, float, float]) -> Image.Image:
+def painted_over(picture: Image.Image, *boxes: Box) -> Image.Image:
     """The picture with the inside of boxes inverted, which do not overlap."""
     pixels = np.array(picture)
     for box in boxes:

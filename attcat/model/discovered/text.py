@@ -163,13 +163,11 @@ class DiscoveredText(Discovered, TextAdapter):
                 f"{type(self.model).__name__} takes {length} tokens and no other number, got {length - missing}, and there is no "
                 "padding token: give a tokenizer that has one, or so many tokens"
             )
-        ids = F.pad(encoding.arguments["input_ids"], (0, missing), value=token)
-        others = {n: F.pad(v, (0, missing)) for n, v in encoding.arguments.items() if v.shape == encoding.mask.shape}
         (label,) = token_names(self.processor, [token])
         tokens = tuple(surrounded(tokens, [], [label] * missing) for tokens in encoding.tokens)
         return replace(
             encoding,
-            arguments={**encoding.arguments, **others, "input_ids": ids},
+            arguments=encoding.padded_arguments(missing, token),
             mask=F.pad(encoding.mask, (0, missing), value=True),
             tokens=tokens,
         )
