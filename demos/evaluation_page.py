@@ -7,7 +7,7 @@ RECORDS holds a folder for each data set and way of removal, named ``SET-REMOVAL
 beside the number of its examples, and a difference is of the examples that both methods have. Records of one model that two
 versions of the code made are refused.
 
-Everything above the line `BELOW` is written anew; what is under it was written by hand, and stays.
+What a page begins with was written by hand and stays, and so does what follows the line `BELOW`; all between is written anew.
 """
 
 from __future__ import annotations
@@ -117,22 +117,6 @@ ABOUT = {
     "positive relevance for a cell's class that lies in the cell. Chance is 1/4 and 1/9.\n",
 }
 """What a figure is, before its table."""
-
-HEAD = """\
-# Which explanation is faithful? Measured on the embedded models, and on a second of each kind
-
-Tokens are removed in the order of an explanation, and the probability of the predicted class is watched. All methods compete on
-the same examples. [metrics.md](metrics.md) defines the figures. Each cell is the mean with its 95 % bootstrap interval over
-examples, `n` is how many examples are done: they are drawn by the seed, and a method that came late in the queue has
-fewer. Differences are paired, of the examples that both methods have; they are not corrected for the number of pairs. Costs
-are in [methods.md](methods.md) and [benchmarks.md](benchmarks.md), because the machine was shared.
-
-DATA is a folder with `sst2/dev.tsv`, `sst2/train.tsv` and the unpacked archives `cifar10/` and `photos/`; `photographs/` holds
-the 29 of `photos/labelled` and the 80 of `photos/cats_dogs/test` together, a folder for each class. A method's name alone stands
-for its own gradient rule, and for `oddscat` for beta 0.75 (0.25 where tokens see only those before them). The second models
-are trained by `python -m attcat.demos.train_second DATA --output SECOND`. `srg` is the same area as `abpc`, between
-log-odds in place of probabilities (symmetric relevance gain), read off the recorded curves.
-"""
 
 
 class Records:
@@ -246,18 +230,18 @@ def _all() -> dict[str, Set]:
     return {**SETS, **ASIDE}
 
 
-def page(found: Sequence[Records]) -> str:
-    """What the records say, in Markdown."""
+def page(found: Sequence[Records], place: str = "PAGE") -> str:
+    """What the records say, in Markdown, with the command that writes it to a place."""
     curves = [one for one in found if one.stem in SETS]
     usual = [one for one in curves if one.removal == next(iter(SETS[one.stem].removals))]
     others = [one for one in curves if one not in usual]
-    parts = [HEAD, "## In one table\n", _summary(usual), *(_section(one) for one in usual)]
+    parts = ["## In one table\n", _summary(usual), *(_section(one) for one in usual)] if usual else []
     if others:
         parts.append("## Other ways of removal\n")
         parts.append(f"ABPC, minus `{FIRST}`. OddsCAT's own copies are made with [MASK], and with grey patches.\n")
         parts.append(_differences(others, FIRST, lambda one: f"{SETS[one.stem].short}, {one.removal}"))
     parts += [_aside(one) for one in found if one.stem in ASIDE]
-    parts.append("## Commands and versions\n\n" + _commands(found))
+    parts.append("## Commands and versions\n\n" + _commands(found, place))
     return "\n".join(parts)
 
 
@@ -341,7 +325,7 @@ def _place(method: str) -> tuple[int, str]:
     return (int(told) if told.isdecimal() else 10**6, method)
 
 
-def _commands(found: Sequence[Records]) -> str:
+def _commands(found: Sequence[Records], place: str) -> str:
     lines = []
     for one in found:
         methods = ",".join(method for method in one.values if method != "random")
@@ -352,7 +336,7 @@ def _commands(found: Sequence[Records]) -> str:
         )
     made = [[one.name, f"`{one.settings['code'][:12]}`", one.settings["fingerprint"][:12]] for one in found]
     versions = markdown_table(["records", "code", "data"], made)
-    lines.append("python -m attcat.demos.evaluation_page RECORDS --write docs/evaluation.md")
+    lines.append(f"python -m attcat.demos.evaluation_page RECORDS --write {place}")
     note = (
         "The code's version is a hash of the library and of the model's adapter, so that it differs between models; that of "
         "the data is one of its content.\n"
@@ -361,19 +345,21 @@ def _commands(found: Sequence[Records]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> str:
-    """Print the page, or put it above the line of an existing one."""
+    """Print the tables, or put them between what an existing page begins with and its line `BELOW`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path, help="folder of the evaluations")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="the page whose upper part is replaced")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="the page whose middle is replaced")
     given = parser.parse_args(arguments)
-    text = page(read(given.records))
     if given.write is None:
+        text = page(read(given.records))
         print(text)
         return text
-    _, line, below = given.write.read_text(encoding="utf-8").partition(BELOW)
+    text = page(read(given.records), given.write.as_posix())
+    old, line, below = given.write.read_text(encoding="utf-8").partition(BELOW)
     if not line:
         raise InputError(f"{given.write} has no line {BELOW!r}: add it above what is to stay")
-    write_atomically(given.write, f"{text}\n{BELOW}{below}".encode())
+    head = old[: old.index("\n## ") + 1] if "\n## " in old else old
+    write_atomically(given.write, f"{head}{text}\n{BELOW}{below}".encode())
     print(f"wrote {given.write}")
     return text
 

@@ -217,9 +217,10 @@ def test_evaluation_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "| SST-2, delete |" in text
     assert "`aaaaaaaaaaaa`" in text
     written = tmp_path / "page.md"
-    written.write_text(f"old\n{evaluation_page.BELOW}\nby hand\n")
+    written.write_text(f"# Title\n\n## Old\n\nold\n{evaluation_page.BELOW}\nby hand\n")
     evaluation_page.main([str(tmp_path), "--write", str(written)])
-    assert written.read_text() == f"{text}\n{evaluation_page.BELOW}\nby hand\n"
+    made = text.replace("--write PAGE", f"--write {written.as_posix()}")
+    assert written.read_text() == f"# Title\n\n{made}\n{evaluation_page.BELOW}\nby hand\n"
     assert "wrote" in capsys.readouterr().out
 
 
@@ -251,6 +252,14 @@ def test_figures_beside_the_curves(tmp_path: Path) -> None:
     assert "| `oddscat` | 1 | 0.250 [0.250, 0.250] | **-0.250 [-0.250, -0.250]** (3) | 3 |" in text
     assert "1 is the ceiling" in text
     assert "Chance is 1/4 and 1/9" in text
+
+
+def test_a_page_of_other_removals_alone_has_no_table_of_the_usual_one(tmp_path: Path) -> None:
+    records(tmp_path / "sst2-delete", "attcat", [0, 1], 0.2)
+    records(tmp_path / "sst2-delete", "oddscat", [0, 1], 0.3)
+    text = evaluation_page.page(evaluation_page.read(tmp_path))
+    assert text.startswith("## Other ways of removal")
+    assert "| `oddscat` | 1 | **+0.100 [+0.100, +0.100]** (2) |" in text
 
 
 def test_the_page_refuses_what_does_not_belong_together(tmp_path: Path) -> None:
