@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -83,6 +83,11 @@ class Goal:
         functions = tuple(target if callable(target) else None for target in targets)
         classes, against = (torch.tensor(column, device=logits.device) for column in zip(*pairs, strict=True))
         return cls(classes, against, functions, measure)
+
+    def of_row(self, row: int) -> Goal:
+        """That of one example."""
+        only = slice(row, row + 1)
+        return replace(self, classes=self.classes[only], against=self.against[only], functions=self.functions[only])
 
     def value(self, output: Any, logits: Tensor) -> Tensor:
         """The number that is explained, `[N]`, for a model output of N rows: the batch, or the batch several times.

@@ -101,7 +101,7 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def test_inputs_and_biases_make_up_the_result(name: str) -> None:
     function = OPERATIONS[name]
     x = drawn(EXAMPLES, TOKENS, FEATURES, seed=11).requires_grad_()
-    ones = torch.ones(EXAMPLES, requires_grad=True)
+    ones = torch.ones(EXAMPLES, TOKENS + 1, requires_grad=True)
     block = Block(x)
     with Interception(make_rule("libra"), [block], ones=ones):
         y = function(x)
@@ -109,17 +109,41 @@ def test_inputs_and_biases_make_up_the_result(name: str) -> None:
     each = y.reshape(EXAMPLES, -1)
     each = (each * drawn(*each.shape, seed=12)).sum(1)
     of_x, of_ones = torch.autograd.grad(each.sum(), (x, ones), allow_unused=True)
-    bias = torch.zeros(EXAMPLES, dtype=DOUBLE) if of_ones is None else of_ones.double()
+    bias = torch.zeros(EXAMPLES, dtype=DOUBLE) if of_ones is None else of_ones.double().sum(1)
     torch.testing.assert_close((x * of_x).sum((1, 2)) + bias, each, rtol=1e-5, atol=1e-5)
     assert (of_ones is not None and bool(of_ones.any())) == (
         "without" not in name.split() and name != "two hidden states"
     )
 
 
+@pytest.mark.parametrize(
+    ("layout", "back", "by_token"),
+    [
+        (lambda x: x, lambda y: y, True),
+        (lambda x: x.flatten(0, 1), lambda y: y.view(EXAMPLES, TOKENS, -1), True),
+        (lambda x: x.view(EXAMPLES, 2, 2, FEATURES), lambda y: y.flatten(1, 2), False),
+        (lambda x: x[:, :3], lambda y: F.pad(y, (0, 0, 0, 1)), False),
+    ],
+)
+def test_the_biases_of_a_token_are_its_own(
+    layout: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor], by_token: bool
+) -> None:
+    """As far as it is seen whose a row is; else they are the example's."""
+    x = drawn(EXAMPLES, TOKENS, FEATURES, seed=11).requires_grad_()
+    ones, weights = torch.ones(EXAMPLES, TOKENS + 1, requires_grad=True), drawn(EXAMPLES, TOKENS, 5, seed=13)
+    with Interception(make_rule("libra"), [Block(x)], ones=ones):
+        y = back(F.linear(layout(x), W, B))
+    (found,) = torch.autograd.grad((y * weights).sum(), ones)
+    each = ((weights * B).sum(-1) * (y != 0).any(-1)).detach()
+    none = torch.zeros_like(each[:, :1])
+    expected = torch.cat([each, none] if by_token else [0 * each, each.sum(1, keepdim=True)], 1)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["linear", "layer norm", "conv2d", "batch norm", "addmm", "a tensor", "addcmul"])
 def test_constants_among_themselves_have_no_share(name: str) -> None:
     """What does not depend on the hidden states is computed as it is, bias and all."""
-    x, ones = drawn(EXAMPLES, TOKENS, FEATURES, seed=11), torch.ones(EXAMPLES, requires_grad=True)
+    x, ones = drawn(EXAMPLES, TOKENS, FEATURES, seed=11), torch.ones(EXAMPLES, TOKENS + 1, requires_grad=True)
     with Interception(make_rule("libra"), [], ones=ones):
         y = OPERATIONS[name](x)
     assert not y.requires_grad
@@ -127,7 +151,7 @@ def test_constants_among_themselves_have_no_share(name: str) -> None:
 
 
 def test_examples_that_cannot_be_distinguished_are_refused() -> None:
-    x, ones = drawn(4, FEATURES).requires_grad_(), torch.ones(3, requires_grad=True)
+    x, ones = drawn(4, FEATURES).requires_grad_(), torch.ones(3, TOKENS + 1, requires_grad=True)
     with (
         pytest.raises(CaptureError, match=r"cannot tell the examples apart in a tensor of shape \(4, 5\)"),
         Interception(make_rule("libra"), [], ones=ones),
@@ -151,21 +175,24 @@ def test_examples_that_cannot_be_distinguished_are_refused() -> None:
 def test_rows_that_are_picked_by_number_belong_to_nobody(pick: Callable[[Tensor], Tensor]) -> None:
     """In the block in which that happened biases of matrices have one factor for all examples together, not in the next one."""
     x = drawn(EXAMPLES, TOKENS, FEATURES, seed=11).requires_grad_()
-    ones = torch.ones(EXAMPLES, requires_grad=True)
+    ones = torch.ones(EXAMPLES, TOKENS + 1, requires_grad=True)
     running = [Block(x)]
     watching = Interception(make_rule("libra"), running, ones=ones)
     with watching:
         y = F.linear(pick(rows(x)), W, B)
     assert watching.mingled
     (share,) = torch.autograd.grad(y.sum(), ones)
-    torch.testing.assert_close(share.double(), (3 * B.sum() / EXAMPLES).expand(EXAMPLES), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(share.double().sum(1), (3 * B.sum() / EXAMPLES).expand(EXAMPLES), rtol=1e-5, atol=1e-5)
     running[-1] = Block(x)
     watching.mingled = False
     with watching:
         y = F.linear(rows(x), W, B)
     assert not watching.mingled
     torch.testing.assert_close(
-        torch.autograd.grad(y.sum(), ones)[0].double(), (TOKENS * B.sum()).expand(EXAMPLES), rtol=1e-5, atol=1e-5
+        torch.autograd.grad(y.sum(), ones)[0].double(),
+        torch.cat([B.sum().expand(EXAMPLES, TOKENS), torch.zeros(EXAMPLES, 1)], 1),
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
@@ -181,7 +208,7 @@ def test_rows_that_are_picked_by_number_belong_to_nobody(pick: Callable[[Tensor]
 )
 def test_rows_in_their_order_keep_their_examples(other: Callable[[Tensor], Tensor]) -> None:
     x = drawn(EXAMPLES, TOKENS, FEATURES, seed=11).requires_grad_()
-    watching = Interception(make_rule("libra"), [Block(x)], ones=torch.ones(EXAMPLES, requires_grad=True))
+    watching = Interception(make_rule("libra"), [Block(x)], ones=torch.ones(EXAMPLES, TOKENS + 1, requires_grad=True))
     with watching:
         other(rows(x) if other(x).dim() == 2 else x)
     assert watching.routed is None

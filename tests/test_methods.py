@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from dataclasses import replace
 from itertools import combinations
 
@@ -12,12 +14,15 @@ import torch
 from reference import eager_forward, eager_twin
 from slow_relevance import attnlrp, chefer, propagate
 from torch import Tensor, nn
+from transformers.activations import NewGELUActivation
 from zoo import EVERY, FAMILIES, TEXT
 
 import attcat
 from attcat.capture.rules import Rule
+from attcat.demos import embedded
 from attcat.methods import METHODS
 from attcat.model.encoding import content_of
+from attcat.trace.passes import Passes
 
 TARGET = 1
 SEED = 8  # of a model in which no method's scores are all zero
@@ -135,6 +140,142 @@ def last_state(plain: Plain) -> Tensor:
 def test_input_x_gradient(plain: Plain) -> None:
     hidden, gradient = plain.hidden[0]
     close(plain.scores("input_x_gradient")[0], (hidden * gradient).sum(-1))
+
+
+def test_fullgrad_plus(plain: Plain) -> None:
+    """Of every module behind the first block's input its bias times the gradient at what it gives, seen by hooks.
+
+    A GELU that is written out, x / 2 (1 + tanh ...), has the bias 1.
+    """
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def keep(module: nn.Module, args: tuple[Tensor, ...], output: object) -> None:
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.retain_grad()
+            found.append((args[0] / 2 if type(module) is NewGELUActivation else module.bias, output))
+
+    undo = [
+        module.register_forward_hook(keep)
+        for name, module in plain.model.named_modules()
+        if (isinstance(getattr(module, "bias", None), Tensor) and "embed" not in name)
+        or type(module) is NewGELUActivation
+    ]
+    hidden, _, output = eager_forward(plain.model, plain.arguments)
+    for state in hidden:
+        state.retain_grad()
+    getattr(output, "logits", output)[0, TARGET].backward()
+    for hook in undo:
+        hook.remove()
+    expected = sum((h.detach()[0] * h.grad[0]).sum(-1) for h in hidden)
+    for bias, given in found:
+        shares = (bias.detach() * given.grad).sum(-1).flatten() if given.grad is not None else torch.zeros(1)
+        expected = expected + (shares if len(shares) == len(expected) else shares.sum() / len(expected))
+    assert len(found) > 2 * len(plain.hidden)
+    close(plain.scores("fullgrad_plus", rule="plain")[0], expected, 1e-4)
+
+
+def test_under_libra_the_first_block_and_the_biases_of_fullgrad_plus_make_up_the_logit(plain: Plain) -> None:
+    one, several = (plain.scores(name, rule="libra") for name in ("cat", "fullgrad_plus"))
+    with torch.no_grad():
+        logit = float(plain.adapter.predict(plain.encoding)[1][0, TARGET])
+    assert float(several.sum() - one[1:].sum()) == pytest.approx(logit, rel=1e-4, abs=1e-5)
+
+
+def draws(plain: Plain, seed: int = 0) -> torch.Generator:
+    return Passes(plain.adapter, plain.encoding, None).generator(0, seed)
+
+
+def test_smoothgrad(plain: Plain) -> None:
+    state = plain.hidden[0][0]
+    close(plain.scores("smoothgrad", noise=0.0), plain.scores("input_x_gradient"), 1e-4)
+    moves = 0.3 * state.std() * torch.randn(2, *state.shape, generator=draws(plain))
+    gradients = []
+    for move in (sign * move for move in moves for sign in (1, -1)):
+        moved = (state + move)[None].requires_grad_()
+
+        def put(module: nn.Module, args: tuple, kwargs: dict, moved: Tensor = moved) -> tuple:
+            return ((moved, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": moved})
+
+        hook = plain.adapter.blocks[0].register_forward_pre_hook(put, with_kwargs=True)
+        value = plain.adapter.predict(plain.encoding)[1][0, TARGET]
+        hook.remove()
+        gradients.append(torch.autograd.grad(value, moved)[0][0])
+    expected = (state * torch.stack(gradients).mean(0)).sum(-1)
+    close(plain.scores("smoothgrad", noise=0.3, samples=4)[0], expected, 1e-3)
+
+
+def worth(plain: Plain, kept: Tensor) -> float:
+    """The logit of the input with only these of its content tokens."""
+    content = content_of(plain.encoding)
+    removed = content.clone()
+    removed[0, content[0].nonzero()[:, 0][kept]] = False
+    encoding = plain.adapter.remove(plain.encoding, removed) if removed.any() else plain.encoding
+    with torch.no_grad():
+        return float(plain.adapter.predict(encoding)[1][0, TARGET])
+
+
+def test_rise(plain: Plain) -> None:
+    masks = torch.rand(12, plain.encoding.mask.shape[1], generator=draws(plain)) < 0.6
+    content = content_of(plain.encoding)[0]
+    expected = sum(worth(plain, mask[content]) * (mask & content).float() for mask in masks) / (12 * 0.6)
+    close(plain.scores("rise", samples=12, keep=0.6)[0], expected, 1e-3)
+
+
+def shapley(plain: Plain) -> Tensor:
+    """By their definition: the mean over all orders of what a token adds to those before it."""
+    count = int(content_of(plain.encoding).sum())
+    every = {
+        kept: worth(plain, torch.tensor(kept, dtype=torch.bool))
+        for kept in itertools.product((False, True), repeat=count)
+    }
+    values = torch.zeros(count)
+    for kept, value in every.items():
+        size = sum(kept)
+        for token in range(count):
+            if not kept[token]:
+                weight = math.factorial(size) * math.factorial(count - size - 1) / math.factorial(count)
+                values[token] += weight * (every[(*kept[:token], True, *kept[token + 1 :])] - value)
+    return values
+
+
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_kernel_shap_comes_close_to_shapley_values(name: str) -> None:
+    plain = Plain(name)
+    content, expected = content_of(plain.encoding)[0], shapley(plain)
+    before = torch.random.get_rng_state()
+    found = plain.scores("kernel_shap", samples=400)[0]
+    assert torch.equal(torch.random.get_rng_state(), before)  # the user's
+    assert not found[~content].any()
+    assert float(found.sum()) == pytest.approx(float(expected.sum()), rel=1e-3, abs=1e-6)
+    assert float((found[content] - expected).abs().max()) < 0.1 * float(expected.abs().max())
+    assert not torch.equal(
+        plain.scores("kernel_shap", samples=20)[0], plain.scores("kernel_shap", samples=20, seed=1)[0]
+    )
+
+
+def test_kernel_shap_gives_all_to_the_only_token_and_nothing_to_none() -> None:
+    explain = attcat.Explainer(*embedded.sentiment(), method="kernel_shap")
+    alone, occluded = explain("boring"), attcat.Explainer(*embedded.sentiment(), method="occlusion")("boring")
+    assert len(alone.words()) == 1
+    torch.testing.assert_close(alone.scores, occluded.scores)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("smoothgrad", {"samples": 3}),
+        ("smoothgrad", {"samples": 0}),
+        ("smoothgrad", {"noise": -1.0}),
+        ("rise", {"samples": 0}),
+        ("rise", {"keep": 1.0}),
+        ("kernel_shap", {"samples": 2}),
+        ("kernel_shap", {"batch": 0}),
+    ],
+)
+def test_options_of_sampling_that_make_no_sense_are_refused(method: str, options: dict[str, float]) -> None:
+    family = FAMILIES["bert"]
+    with pytest.raises(attcat.OptionError, match=r"expected"):
+        attcat.Explainer(family.model(), None, method=method, **options)(family.arguments(1))
 
 
 def test_contrast_cat(plain: Plain) -> None:
@@ -351,7 +492,7 @@ def test_a_method_needs_what_it_says_and_nothing_else(name: str) -> None:
     every = attcat.Explainer(model, None, method=name, **options)(arguments, "all")
     expected = every[0].layers
     assert any(float(one.layers.min()) < 0 for one in every) == method.signed
-    for need in ("gradient", "received", "attention", "relevance"):
+    for need in ("gradient", "received", "attention", "relevance", "biases"):
         if not getattr(method.needs, need):
             continue
         without = replace(method, needs=replace(method.needs, **{need: False}))

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import CaptureError
@@ -24,9 +24,10 @@ SEED = 0
 
 
 class Draws:
-    """What draws random numbers, answered from generators of our own, one for each device."""
+    """What draws random numbers, answered from generators of our own, one for each device, from a seed on."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = SEED) -> None:
+        self._seed = seed
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def __call__(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -41,7 +42,7 @@ class Draws:
         """The generator of a device."""
         where = torch.empty(0, device=device).device
         if where not in self._generators:
-            self._generators[where] = torch.Generator(where).manual_seed(SEED)
+            self._generators[where] = torch.Generator(where).manual_seed(self._seed)
         return self._generators[where]
 
     def given(self, function: Function, *args: Any, generator: torch.Generator | None = None, **options: Any) -> Any:
@@ -115,6 +116,8 @@ _EVERY_ENTRY: tuple[Function, ...] = (F.dropout, torch.dropout, torch.dropout_)
 _FILLS = ("uniform_", "normal_", "exponential_", "bernoulli_", "geometric_", "cauchy_", "log_normal_", "random_")
 _GIVEN: list[Function] = [
     *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli, torch.multinomial),
+    *(nn.init.uniform_, nn.init.normal_, nn.init.trunc_normal_, nn.init.xavier_uniform_, nn.init.xavier_normal_),
+    *(nn.init.kaiming_uniform_, nn.init.kaiming_normal_),
     *(torch.poisson, Tensor.bernoulli, Tensor.multinomial, *(getattr(Tensor, name) for name in _FILLS)),
 ]
 
@@ -132,9 +135,9 @@ DRAWING: dict[Function, Callable[..., Any]] = {
 class OwnRandomness(TorchFunctionMode):
     """While it is on, what this thread draws does not come from the process's generator."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = SEED) -> None:
         super().__init__()
-        self.draws = Draws()
+        self.draws = Draws(seed)
 
     def __torch_function__(
         self, func: Function, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

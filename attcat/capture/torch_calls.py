@@ -32,7 +32,8 @@ class Interception(TorchFunctionMode):
         rule: replaces operations so that their gradient follows the rule.
         open_blocks: the blocks that are running; the innermost gets the attention that is seen.
         attention: note with the queries and keys what the gradient of the attention matrix is made from.
-        ones: a factor for every bias, `[B]`, whose gradient is what the biases contribute.
+        ones: a factor for every bias, whose gradient is what the biases contribute: at each token, and in a last column those
+            that belong to no single one, `[B, T + 1]`.
     """
 
     def __init__(
@@ -106,12 +107,12 @@ class Interception(TorchFunctionMode):
         return result
 
     def _plus(self, result: Any, bias: Tensor | None) -> Any:
-        """result + bias with a factor for each example; of all examples together where nobody knows whose the rows are."""
+        """result + bias with a factor for each token; of all examples together where nobody knows whose the rows are."""
         assert self.ones is not None
         within = bool(self.open_blocks) and self.routed is self.open_blocks[-1]
         if bias is not None and within and len(self.ones) > 1 and result.dim() == 2:
             self.mingled = True
-            return result + bias * self.ones.mean().to(result.dtype)
+            return result + bias * self.ones[:, -1].mean().to(result.dtype)
         return _plus(result, bias, self.ones, self.positions_first)
 
     def _weights(self, result: Tensor, variable: bool) -> Tensor:
@@ -350,22 +351,36 @@ def _with_factor(parts: Any, ones: Tensor) -> Any:
 
 
 def _plus(result: Any, bias: Tensor | None, ones: Tensor, positions_first: bool = False) -> Any:
-    """result + bias, with a factor of one for each example (rows of a flattened batch belong to it in order)."""
+    """result + bias, with a factor of one for each token, or where a row stands for no token for each example.
+
+    Args:
+        result: rows of a flattened batch belong to its examples in order.
+        bias: what is added, if anything.
+        ones: `[B, T + 1]`.
+        positions_first: whether tokens come before examples, `[T, B, ...]` or flattened.
+    """
     if bias is None:
         return result
-    if positions_first:  # [T, B, ...], or flattened to [T * B, ...]
-        factor = ones.to(result.dtype)
-        flat = result.dim() < 3
-        return result + bias * (factor.repeat(result.shape[0] // len(ones))[:, None] if flat else factor[:, None])
-    if bias.dim() == 0 and (result.dim() == 0 or result.shape[0] % len(ones)):
+    (batch, length), whole = ones[:, :-1].shape, ones[:, -1]
+    if bias.dim() == 0 and (result.dim() == 0 or result.shape[0] % batch) and not positions_first:
         return result + bias  # a number that is added to something that belongs to no example
-    if result.shape[0] % len(ones):
+    if positions_first:
+        flat = result.dim() < 3
+        count = result.shape[0] // batch if flat else result.shape[0]
+        factor = ones[:, :-1].T if count == length else whole.expand(count, batch)
+        factor = factor.flatten() if flat else factor
+    elif result.shape[0] % batch:
         raise CaptureError(
             f"cannot tell the examples apart in a tensor of shape {tuple(result.shape)}: use ",
             Option("completeness", False),
         )
-    factor = ones.to(result.dtype).repeat_interleave(result.shape[0] // len(ones))
-    return result + bias * factor.view(-1, *(1,) * (result.dim() - 1))
+    elif result.dim() == 3 and result.shape[:2] == (batch, length):
+        factor = ones[:, :-1]
+    elif result.dim() == 2 and result.shape[0] == batch * length:
+        factor = ones[:, :-1].flatten()
+    else:
+        factor = whole.repeat_interleave(result.shape[0] // batch)
+    return result + bias * factor.to(result.dtype).view(*factor.shape, *(1,) * (result.dim() - factor.dim()))
 
 
 def _open_function(function: Callable[..., Any]) -> Callable[..., Any]:

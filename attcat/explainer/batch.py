@@ -124,7 +124,7 @@ class BatchExplainer:
                 model=type(self.adapter.model).__name__,
                 dropped=encoding.dropped[row],
                 value=float(trace.value[row]),
-                bias=None if trace.bias is None else float(trace.bias[row]),
+                bias=self.bias_of(trace, row),
                 measured={name: float(values[row]) for name, values in passes.measured.items()},
             )
             for row, tokens in enumerate(encoding.tokens)
@@ -168,9 +168,15 @@ class BatchExplainer:
             encoding,
             self.settings.make_rule(),
             attention=needs.attention,
-            biases=self.settings.completeness,
+            biases=needs.biases,
             gradient=needs.gradient,
         )
+
+    def bias_of(self, trace: Trace, row: int) -> float | None:
+        """What the biases contribute beside the scores, if that was asked for."""
+        if trace.bias is None or not self.settings.completeness:
+            return None
+        return 0.0 if self.settings.method.needs.biases else float(trace.bias[row])
 
     def contributions(self, trace: Trace, passes: Passes | None) -> Tensor:
         """The method's, float32 `[L, B, T]` on the CPU; `passes` for a method that runs the model again.

@@ -151,7 +151,7 @@ class Settings:
     @property
     def needs(self) -> Needs:
         """What the trace has to hold."""
-        return replace(self.method.needs, gradient=True) if self.completeness else self.method.needs
+        return replace(self.method.needs, gradient=True, biases=True) if self.completeness else self.method.needs
 
     @property
     def options(self) -> dict[str, Any]:

@@ -221,7 +221,7 @@ class Reading(Source):
             classes=tuple(chosen.classes),
             position=self.encoding.start + place - 1,
             value=float(trace.value[row]),
-            bias=None if trace.bias is None else float(trace.bias[row]),
+            bias=self.side.bias_of(trace, row),
             **self._common(place, first, second),
         )
 
@@ -341,7 +341,7 @@ class Reading(Source):
             rest=math.log(others) if others > 0 else None,
             position=self.encoding.start + rows[0] - 1,
             value=float(trace.value[0]),
-            bias=None if trace.bias is None else float(trace.bias[0]),
+            bias=self.side.bias_of(trace, 0),
             **self._common(rows[-1], -1, -1) | {"options": self._options_of_part(contrast)},
         )
 

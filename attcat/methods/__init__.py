@@ -29,10 +29,11 @@ from .attention import (
     rollout,
     tokentm,
 )
-from .cat import attcat, cat
+from .cat import attcat, cat, fullgrad_plus
 from .contrast import contrast_cat
 from .odds import oddscat
-from .propagation import input_x_gradient, integrated_gradients, lrp, occlusion, random
+from .propagation import input_x_gradient, integrated_gradients, lrp, random, smoothgrad
+from .removal import kernel_shap, occlusion, rise
 from .tam import tam
 
 Function = Callable[..., Tensor]
@@ -85,6 +86,7 @@ class Method:
             "gradient": self.needs.gradient or ("backward" in self.passes and not self.needs.relevance),
             "received attention": self.needs.received,
             "full attention": self.needs.attention,
+            "biases": self.needs.biases,
             "relevance": self.needs.relevance,
             "several passes": self.passes not in ("1 forward", "1 forward, 1 backward"),
             **dict.fromkeys(self.required, True),
@@ -182,6 +184,14 @@ METHODS: dict[str, Method] = {
             passes="1 forward, 1 backward, 1 forward per reference",
             required=("references",),
         ),
+        Method(
+            "fullgrad_plus",
+            fullgrad_plus,
+            "Mehri et al., LibraGrad, CVPR 2025",
+            Needs(biases=True),
+            rule="libra",
+            states=True,
+        ),
         Method("input_x_gradient", input_x_gradient, "Shrikumar et al. 2016"),
         Method("attnlrp", input_x_gradient, "Achtibat et al., ICML 2024", rule="attnlrp", fixed=True),
         Method("gim", input_x_gradient, "Edin et al., GIM, 2025", rule="gim", fixed=True),
@@ -194,7 +204,31 @@ METHODS: dict[str, Method] = {
             rule=None,
             passes="steps forward and backward",
         ),
+        Method(
+            "smoothgrad",
+            smoothgrad,
+            "Smilkov et al., SmoothGrad, 2017",
+            _NOTHING,
+            rule=None,
+            passes="samples forward and backward",
+        ),
         Method("occlusion", occlusion, "Zeiler & Fergus, ECCV 2014", _NOTHING, rule=None, passes="T forward"),
+        Method(
+            "rise",
+            rise,
+            "Petsiuk et al., RISE, BMVC 2018",
+            _NOTHING,
+            rule=None,
+            passes="samples forward",
+        ),
+        Method(
+            "kernel_shap",
+            kernel_shap,
+            "Lundberg & Lee, NeurIPS 2017",
+            _NOTHING,
+            rule=None,
+            passes="samples forward",
+        ),
         Method(
             "tam",
             tam,

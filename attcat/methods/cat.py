@@ -20,6 +20,19 @@ def cat(trace: Trace) -> Tensor:
     return torch.stack([product.sum(-1) for product in products]) * trace.mask
 
 
+def fullgrad_plus(trace: Trace) -> Tensor:
+    """CAT of all blocks, and what the bias terms contribute at the token; a bias that is no single token's is shared by all.
+
+        score_i = sum_l CAT_i^l + sum_b sum_d ( dy_c/db * b )_{i,d}
+
+    Returns:
+        float32 `[1, B, T]`, signed. Source: Srinivas & Fleuret, FullGrad, NeurIPS 2019, over the hidden states of all blocks as
+        in Mehri et al., LibraGrad, CVPR 2025.
+    """
+    assert trace.biases is not None
+    return (cat(trace).sum(0) + added(trace).sum(0) + trace.biases.float() * trace.mask)[None]
+
+
 def added(trace: Trace) -> Tensor:
     """The same of what was added to the states between the blocks, as later blocks are given a picture's features.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from ..errors import OptionError
 from ..trace import Trace
 from ..trace.passes import Passes
 from .cat import added, cat
+from .extras import captum_attr
 
 
 def input_x_gradient(trace: Trace) -> Tensor:
@@ -52,7 +51,7 @@ def integrated_gradients(trace: Trace, passes: Passes, *, steps: int = 50) -> Te
     """
     if steps < 1:
         raise OptionError(f"steps={steps}, expected at least 1")
-    method = _captum().IntegratedGradients(passes.values_at, multiply_by_inputs=True)
+    method = captum_attr().IntegratedGradients(passes.values_at, multiply_by_inputs=True)
     start = passes.blank_state()
     rows = max(len(passes.tokens), 16) if passes.adapter.can_batch else len(passes.tokens)
     found = method.attribute(trace.hidden[0], baselines=start, n_steps=steps, internal_batch_size=rows)
@@ -62,34 +61,45 @@ def integrated_gradients(trace: Trace, passes: Passes, *, steps: int = 50) -> Te
     return (found.float().sum(-1) * trace.mask)[None]
 
 
-def occlusion(trace: Trace, passes: Passes, *, batch: int = 8) -> Tensor:
-    """How much the value falls when one token is removed: mask token, or grey patch; special tokens stay and get 0.
+def smoothgrad(trace: Trace, passes: Passes, *, samples: int = 8, noise: float = 0.15, seed: int = 0) -> Tensor:
+    """Gradient times input at the first block, the gradient as the mean over inputs with normal noise.
 
-        y(x) - y(x without token i)
+        sum_d h_{i,d} * mean over k of dy/dh_{i,d} at h + noise * std(h) * e_k,    e_k ~ N(0, 1)
+
+    The noise comes in pairs, e and -e. The paper adds it to pixels, in shares of their range; here it is in shares of the
+    standard deviation of the hidden state, whose range a few features decide.
 
     Args:
         trace: of the batch.
         passes: further passes through the model.
-        batch: how many copies of the batch share a forward pass, if the model takes several examples at once.
+        samples: how many noisy inputs, an even number.
+        noise: how strong, as a share of the standard deviation.
+        seed: of the draw.
 
     Returns:
-        float32 `[1, B, T]`, signed. Source: Zeiler & Fergus, ECCV 2014. One forward pass per token.
+        float32 `[1, B, T]`, signed. Source: Smilkov et al., SmoothGrad, 2017.
 
     Raises:
-        OptionError: if `batch` is not positive.
-        UnsupportedModelError: if the adapter does not say how tokens are removed.
+        OptionError: if `samples` is odd or not positive, or `noise` is negative.
     """
-    if batch < 1:
-        raise OptionError(f"batch={batch}, expected at least 1")
-    content = passes.content
-    place = content.cumsum(-1) - 1  # which content token of its row
-    count = int(content.sum(-1).max())
-    one_each = [content & (place == number) for number in range(count)]
-    copies = batch if passes.adapter.can_batch else 1
-    groups = [torch.stack(one_each[start : start + copies]) for start in range(0, count, copies)]
-    before = passes.values_without(torch.zeros_like(content)[None])[0].float()
-    falls = torch.cat([before - passes.values_without(group).float() for group in groups])  # [n, B]
-    return (falls.T.gather(1, place.clamp(min=0)) * content)[None]
+    if samples < 2 or samples % 2:
+        raise OptionError(f"samples={samples}, expected an even number, at least 2: noise comes in pairs")
+    if not noise >= 0:
+        raise OptionError(f"noise={noise}, expected at least 0")
+    state = trace.hidden[0]
+    drawn = torch.zeros(samples // 2, *state.shape)
+    for row in range(len(state)):
+        real, generator = trace.mask[row].cpu(), passes.generator(row, seed)
+        drawn[:, row, real] = torch.randn(samples // 2, int(real.sum()), state.shape[-1], generator=generator)
+    scale = torch.stack([each[real].float().std() for each, real in zip(state, trace.mask, strict=True)])
+    moves = noise * scale.view(-1, 1, 1) * drawn.to(state.device)
+    total = torch.zeros_like(state, dtype=torch.float32)
+    for move in (sign * each for each in moves for sign in (1, -1)):
+        moved = (state + move.to(state)).requires_grad_()
+        with torch.enable_grad():
+            value = passes.values_at(moved).sum()
+        total += torch.autograd.grad(value, moved)[0].float()
+    return ((state.float() * total / samples).sum(-1) * trace.mask)[None]
 
 
 def random(trace: Trace, passes: Passes, *, seed: int = 0) -> Tensor:
@@ -103,11 +113,3 @@ def random(trace: Trace, passes: Passes, *, seed: int = 0) -> Tensor:
         noise = torch.rand(len(tokens), generator=passes.generator(row, seed))
         scores[row, trace.mask[row]] = noise.to(scores.device)
     return scores[None]
-
-
-def _captum() -> Any:
-    try:
-        import captum.attr
-    except ImportError as error:
-        raise OptionError("this method needs captum: pip install 'attcat[captum]'") from error
-    return captum.attr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -50,6 +50,10 @@ class Passes:
     def tokens(self) -> tuple[Tokens, ...]:
         """What each example's positions stand for."""
         return self.encoding.tokens
+
+    def of_row(self, row: int) -> Passes:
+        """The same for one example without its padding."""
+        return replace(self, encoding=self.encoding.alone(row), goal=self.goal.of_row(row))
 
     def record(self, early: int | None = None) -> Recording:
         """Another trace with plain gradients and attention matrices; `early` is the block whose output the head reads."""

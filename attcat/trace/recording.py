@@ -36,7 +36,7 @@ class Recording:
     logits: Tensor
     mask: Tensor
     read: Tensor
-    ones: Tensor | None = None  # factor of every bias, [B], when their share is measured
+    ones: Tensor | None = None  # factor of every bias, [B, T + 1], when their share is measured
     aligned: Callable[[int, Tensor, bool], Tensor] = lambda _block, state, _share: state  # see Adapter
     attends: tuple[bool, ...] = ()  # for each block, whether it does; those that do not receive no weight
     within: Callable[[int, Block], Tensor | None] = lambda _index, _block: None  # what tokens receive within windows
@@ -84,7 +84,7 @@ class Recording:
         if self.mingled and gradient:  # of the biases each example asks for its own
             assert self.ones is not None
             each = [_differentiate(value[row : row + 1], (self.ones,), keep=True)[0] for row in range(len(value))]
-            shares = [self.ones.new_zeros(()) if share is None else share.sum() for share in each]
+            shares = [self.ones.new_zeros(self.ones.shape[1]) if share is None else share.sum(0) for share in each]
             gradient = (*gradient[:-1], torch.stack(shares))
         return self._trace(
             value, target, gradient, states, seen, hidden, self._received(queries) if needs.received else ()
@@ -195,7 +195,7 @@ class Recording:
                 attention=Matrices([partial(_matrix, attention, rows) for attention in seen]),
                 attention_gradient=_matrix_gradients(seen, gradient[count:last]),
                 last=None if end is None else _shared(end.detach(), rows),
-                bias=self._bias(gradient[last:], added, gradients),
+                biases=self._biases(gradient[last:], added, gradients),
                 logits=self.logits.detach(),
                 target=target,
                 value=value.detach(),
@@ -221,19 +221,20 @@ class Recording:
             found.append(moved)
         return tuple(found) if any(each is not None for each in found) else ()
 
-    def _bias(
+    def _biases(
         self, gradient: Sequence[Tensor | None], added: Sequence[Tensor | None], gradients: Sequence[Tensor]
     ) -> Tensor | None:
-        """What the biases contribute, `[B]` (0 of a model that has none); None if it was not measured.
+        """What the biases contribute at each token, `[B, T]` (0 of a model that has none); None if it was not measured.
 
         What is added between blocks is a constant to them, but no bias.
         """
         if self.ones is None or not gradient:
             return None
-        rows = len(self.mask)
-        found = self.ones.new_zeros(rows) if gradient[0] is None else gradient[0].reshape(rows)
+        shape = (len(self.mask), self.ones.shape[1])
+        each = self.ones.new_zeros(shape) if gradient[0] is None else gradient[0].reshape(shape)
+        found = each[:, :-1] + each[:, -1:] * self.mask / self.mask.sum(1, keepdim=True)
         pairs = zip(added, gradients, strict=True) if added else ()
-        return found - sum(((each * g).sum((1, 2)).to(found) for each, g in pairs if each is not None), 0)
+        return found - sum(((each * g).sum(2).to(found) for each, g in pairs if each is not None), 0)
 
     def _joined(self, tensors: Sequence[Tensor], share: bool) -> tuple[Tensor, ...]:
         """The states of the blocks, or their gradients, over the tokens that are named."""
@@ -407,7 +408,8 @@ def record(
         raise CaptureError("of an encoder with a decoder no earlier block can be read by the head: use another method")
     blocks: list[Block] = []
     open_blocks: list[Block] = []
-    ones = torch.ones(len(encoding.tokens), device=adapter.device, requires_grad=True) if biases else None
+    batch, length = encoding.mask.shape
+    ones = torch.ones(batch, length + 1, device=adapter.device, requires_grad=True) if biases else None
 
     # An argument may itself be the first block's input, which is written to.
     written = {name: v.clone() for name, v in encoding.arguments.items() if _is_state(v)}

@@ -23,6 +23,7 @@ class Needs:
         received: the attention that each token receives; linear memory.
         attention: the attention matrices, a block at a time; memory grows with the square of the sequence.
         relevance: the relevance of attention and of the first hidden state (one more forward and backward pass).
+        biases: what the bias terms contribute at each token.
         order: whether tokens see only those before them (two more forward passes, once for a model).
     """
 
@@ -30,6 +31,7 @@ class Needs:
     received: bool = False
     attention: bool = False
     relevance: bool = False
+    biases: bool = False
     order: bool = False
 
 
@@ -50,7 +52,8 @@ class Trace:
         attention_relevance: per block, its relevance, `[B, H, T, T]`.
         relevance: the relevance of the first block's input, `[B, T, D]`; None if not requested.
         last: the last block's output, `[B, T, D]`.
-        bias: what the bias terms contribute to the target under the gradient rule, `[B]`; None if not requested.
+        biases: what the bias terms contribute to the target at each token under the gradient rule, `[B, T]`; those that belong to
+            no single token are shared equally by all. None if not requested.
         logits: `[B, C]`.
         target: the class explained, `[B]`; None if the target was a function of the output.
         value: what is explained, `[B]`: the target's logit, or what the function returned.
@@ -76,9 +79,14 @@ class Trace:
     attention_relevance: tuple[Tensor, ...] = ()
     relevance: Tensor | None = None
     last: Tensor | None = None
-    bias: Tensor | None = None
+    biases: Tensor | None = None
     causal: tuple[bool, ...] = ()
     added: tuple[Tensor | None, ...] = ()
+
+    @property
+    def bias(self) -> Tensor | None:
+        """What all bias terms contribute, `[B]`."""
+        return None if self.biases is None else self.biases.sum(-1)
 
     def __post_init__(self) -> None:
         batch, length = self.mask.shape
