@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..capture.randomness import OwnRandomness
 from ..errors import OptionError
 from ..trace import Trace
 from ..trace.passes import Passes
@@ -117,7 +116,7 @@ def kernel_shap(trace: Trace, passes: Passes, *, samples: int = 50, seed: int = 
         else:
             method = captum_attr().KernelShap(worth)
             together = min(batch, samples) if passes.adapter.can_batch else 1
-            with OwnRandomness(passes.generator(row, seed).initial_seed()):
+            with passes.drawing(row, seed):
                 found = method.attribute(whole, n_samples=samples, perturbations_per_eval=together)
         real = trace.mask[row].nonzero().flatten()
         scores[row, real[content]] = found.flatten().float()

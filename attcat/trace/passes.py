@@ -118,6 +118,10 @@ class Passes:
         key = zlib.crc32(repr(self.tokens[row].labels).encode(), zlib.crc32(text, seed))
         return torch.Generator().manual_seed(key)
 
+    def drawing(self, row: int, seed: int) -> OwnRandomness:
+        """While it is on, other people's code in this thread draws such numbers, and not the process's."""
+        return OwnRandomness(self.generator(row, seed).initial_seed())
+
     def values_at(self, states: Tensor) -> Tensor:
         """What is explained, `[N]`, when the first block's input is `states` `[N, T, D]` (N: the batch, k times)."""
         encoding = self._repeated(len(states) // len(self.tokens))
