@@ -33,13 +33,11 @@ def plain_attcat(
     value.backward()
     cats, attcats = [], []
     gradients = [state.grad for state in hidden]
-    for h, g, a in zip([h.detach() for h in hidden], gradients, [a.detach() for a in attention], strict=True):
+    for h, g, weights in zip([h.detach() for h in hidden], gradients, attention, strict=True):
         cat = [float((g[0, i] * h[0, i]).sum()) for i in range(h.shape[1])]
         rows = range(h.shape[1]) if queries == "mean" else read[0].nonzero()[:, 0].tolist()
-        weight = [
-            sum(float(a[0, head, q, i]) for head in range(a.shape[1]) for q in rows) / a.shape[1] / len(rows)
-            for i in range(h.shape[1])
-        ]
+        heads = weights[0].tolist()  # plain numbers: a tensor is looked into a thousand times slower
+        weight = [sum(a[q][i] for a in heads for q in rows) / len(heads) / len(rows) for i in range(h.shape[1])]
         cats.append(cat)
         attcats.append([w * c for w, c in zip(weight, cat, strict=True)])
     return torch.tensor(attcats), torch.tensor(cats)

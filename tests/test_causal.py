@@ -34,16 +34,14 @@ def test_of_a_discovered_model_it_is_found_on_first_use(name: str) -> None:
     if family is None:
         pytest.skip("transformers no longer has it")
     explainer = attcat.Explainer(family.model())
-    assert explainer.adapter.causal is None
     arguments = family.row(family.arguments(), 0)
+    # Those that do not need to know do not ask.
+    explainer.like(method="cat")(arguments, 1)
+    assert explainer.adapter.causal is None
     found = explainer(arguments, 1)
     assert explainer.adapter.causal is (name in CAUSAL)
     assert found.options.get("causal", False) is (name in CAUSAL)
     assert bool(found.layers[1:].any()) is (name not in CAUSAL)
-    # Those that do not need to know do not ask.
-    other = attcat.Explainer(family.model(), method="cat")
-    other(arguments, 1)
-    assert other.adapter.causal is None
 
 
 @pytest.mark.parametrize(("count", "early"), [(1, 1), (2, 1), (4, 1), (5, 2), (6, 2), (8, 3)])
@@ -53,18 +51,19 @@ def test_of_a_causal_model_the_first_third_of_the_blocks_is_read(count: int, ear
     config = transformers.LlamaConfig(**{**SIZES, "num_hidden_layers": count}, vocab_size=60, num_labels=3)
     model = transformers.LlamaForSequenceClassification(config).eval()
     model.config.pad_token_id = 0
+    explainer = attcat.Explainer(model)
 
     def scores(method: str) -> torch.Tensor:
-        return attcat.Explainer(model, method=method)({"input_ids": IDS}, 1).scores
+        return explainer.like(method=method)({"input_ids": IDS}, 1).scores
 
     def slow(blocks: int, beta: float) -> torch.Tensor:
-        cat = attcat.Explainer(model, method=f"cat+graded:quantity=log-odds:beta={beta}")({"input_ids": IDS}, 1)
+        cat = explainer.like(method=f"cat+graded:quantity=log-odds:beta={beta}")({"input_ids": IDS}, 1)
         total = torch.zeros(IDS.shape[1])
         for block in range(blocks):
             total += cat.layers[block]
         return total
 
-    found = attcat.Explainer(model)({"input_ids": IDS}, 1)
+    found = explainer({"input_ids": IDS}, 1)
     torch.testing.assert_close(found.scores, slow(early, 0.25))
     assert not found.layers[early:].any()
     assert found.options["beta"] == 0.25

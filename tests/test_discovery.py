@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 
 import numpy as np
 import pytest
@@ -26,6 +27,31 @@ def family(request: pytest.FixtureRequest) -> Unseen:
     return UNSEEN[request.param]
 
 
+class Messages(logging.Handler):
+    """What is logged while it is there, in a list; pytest's own is for one test only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.all.append(record.getMessage())
+
+
+@cache
+def found_out(name: str) -> tuple[attcat.Explainer, list[str]]:
+    """An explainer of a family's model, which no test changes, and what was logged meanwhile: its experiments run once."""
+    log, messages = logging.getLogger("attcat"), Messages()
+    level = log.level
+    log.addHandler(messages)
+    log.setLevel(logging.INFO)
+    try:
+        return attcat.Explainer(UNSEEN[name].model(), None), messages.all
+    finally:
+        log.setLevel(level)
+        log.removeHandler(messages)
+
+
 def arguments_for(family: Unseen, explain: attcat.Explainer, rows: int = 2) -> dict[str, torch.Tensor]:
     """A batch that is padded with the model's own padding token; one row if the model takes no more."""
     batch = family.arguments(rows if explain.adapter.can_batch else 1)
@@ -42,13 +68,11 @@ def expected_read(family: Unseen, mask: torch.Tensor) -> torch.Tensor:
     return read
 
 
-def test_it_is_found_out(family: Unseen, caplog: pytest.LogCaptureFixture) -> None:
-    model = family.model()
-    known = known_adapter(model)
+def test_it_is_found_out(family: Unseen) -> None:
+    explain, messages = found_out(family.name)
+    known = known_adapter(explain.adapter.model)
     assert known is None or known.__name__ == "TimmAdapter"
-    with caplog.at_level(logging.INFO, logger="attcat"):
-        explain = attcat.Explainer(model, None)
-    assert [r.message for r in caplog.records if r.name == "attcat"] == [explain.describe()]
+    assert messages == [explain.describe()]
     assert f"{BLOCKS} blocks" in explain.describe()
     assert f"width {WIDTH}" in explain.describe()
     adapter = explain.adapter
@@ -73,7 +97,7 @@ RETURNED = [n for n in UNSEEN if not n.startswith(("timm", "torch", "t5", "data2
 def test_scores_equal_the_plain_reference(name: str) -> None:
     """Against transformers' own `output_attentions` and `output_hidden_states`, under plain gradients."""
     family = UNSEEN[name]
-    explain = attcat.Explainer(family.model(), None, method="attcat", rule="plain")
+    explain = found_out(name)[0].like(method="attcat", rule="plain")
     batch = arguments_for(family, explain)
     explained = explain(batch, 1)
     for row, explanation in enumerate(explained if isinstance(explained, list) else [explained]):
