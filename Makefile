@@ -48,8 +48,6 @@ engines: $(READY)  ## real Ray: two workers, one of which is killed; real Spark,
 
 coverage: $(READY)  ## run the tests, measuring branch coverage of attcat/ and adapters/; fails below 95 %
 	$(BIN)/pytest -n auto --maxprocesses 4 --cov --cov-report=term:skip-covered
-	@# An exception at any instant may come within coverage itself: these tests were skipped, and are run without it.
-	$(BIN)/pytest tests/test_faults.py -k "interruption and (any_instant or looked_at)"
 
 mutants: $(READY)  ## change the code one place at a time: does a test fail? (SAMPLE=300 tries so many; all are a day; resumable)
 	$(BIN)/pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.3,<9'

@@ -111,29 +111,36 @@ def attnlrp(step: Step) -> list[Tensor | None]:
     return list(step.back(relevance))
 
 
-def propagate(model: nn.Module, adapter: Any, arguments: dict[str, Tensor], target: int, rules: Rules) -> Any:
-    """The relevance of the first block's input `[1, T, D]`, and of every softmax `[1, H, T, T]` in order.
+class Graph:
+    """What a model computes of one example, without padding, from the first block's input to the logit of a class."""
 
-    Chefer's relevance starts from 1, AttnLRP's from the logit itself. One example, without padding.
-    """
-    twin = plain_twin(model).double()
-    blocks = type(adapter)(twin, adapter.processor).blocks
-    arguments = {n: v.double() if v.is_floating_point() else v for n, v in arguments.items()}
-    if not hasattr(twin, "score"):  # without padding there is nothing to mask; only GPT-2 asks what is padding
-        arguments.pop("attention_mask", None)
-    first = first_state(twin, blocks[0], arguments)
+    def __init__(self, model: nn.Module, adapter: Any, arguments: dict[str, Tensor], target: int) -> None:
+        twin = plain_twin(model).double()
+        blocks = type(adapter)(twin, adapter.processor).blocks
+        arguments = {n: v.double() if v.is_floating_point() else v for n, v in arguments.items()}
+        if not hasattr(twin, "score"):  # without padding there is nothing to mask; only GPT-2 asks what is padding
+            arguments.pop("attention_mask", None)
+        first = first_state(twin, blocks[0], arguments)
 
-    def logit(state: Tensor) -> Tensor:
-        hook = blocks[0].register_forward_pre_hook(lambda m, a, k: with_state(a, k, state), with_kwargs=True)
-        try:
-            return class_logits(twin, arguments)[0, target]
-        finally:
-            hook.remove()
+        def logit(state: Tensor) -> Tensor:
+            hook = blocks[0].register_forward_pre_hook(lambda m, a, k: with_state(a, k, state), with_kwargs=True)
+            try:
+                return class_logits(twin, arguments)[0, target]
+            finally:
+                hook.remove()
 
-    with torch.no_grad():
-        graph = make_fx(logit)(first)
-        start = torch.ones((), dtype=torch.double) if rules is chefer else logit(first)
-    return _back(graph, list(_walk(graph, first)), start, rules)
+        with torch.no_grad():
+            self.graph = make_fx(logit)(first)
+            self.logit = logit(first)
+        self.steps = list(_walk(self.graph, first))
+
+    def propagate(self, rules: Rules) -> tuple[Tensor, list[Tensor]]:
+        """The relevance of the first block's input `[1, T, D]`, and of every softmax `[1, H, T, T]` in order.
+
+        Chefer's relevance starts from 1, AttnLRP's from the logit itself.
+        """
+        start = torch.ones((), dtype=torch.double) if rules is chefer else self.logit
+        return _back(self.graph, self.steps, start, rules)
 
 
 def _walk(graph: torch.fx.GraphModule, first: Tensor) -> Iterator[tuple[torch.fx.Node, Step | None]]:

@@ -80,6 +80,11 @@ def made(name: str) -> tuple[nn.Module, Any]:
     return MAKE[name](), SimpleNamespace(image_processor=images, tokenizer=tokenizer("Bert"))
 
 
+@cache
+def explainer(name: str) -> attcat.Explainer:
+    return attcat.Explainer(*made(name), method="cat")
+
+
 def picture(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
@@ -91,7 +96,7 @@ def test_every_check_holds(name: str) -> None:
 
 @pytest.mark.parametrize("name", MAKE)
 def test_scores_are_those_of_autograd_and_complete_under_libra(name: str) -> None:
-    model, processor = made(name)
+    model, _ = made(name)
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     taken: list[torch.Tensor] = []
 
@@ -106,17 +111,17 @@ def test_scores_are_those_of_autograd_and_complete_under_libra(name: str) -> Non
         hook.remove()
     gradients = torch.autograd.grad(logits[0, -1, 42], taken)
     expected = [(state * gradient).sum(-1)[0].detach() for state, gradient in zip(taken, gradients, strict=True)]
-    plain = attcat.Explainer(model, processor, method="input_x_gradient", rule="plain")
+    plain = explainer(name).like(method="input_x_gradient", rule="plain")
     found = plain({"pixel_values": pixels}, answer=[40, 41, 42]).explanations[-1]
     torch.testing.assert_close(found.scores, torch.cat(expected), atol=1e-6, rtol=1e-3)
-    libra = attcat.Explainer(model, processor, method="input_x_gradient", rule="libra", completeness=True)
+    libra = plain.like(rule="libra", completeness=True)
     for one in libra(picture(), answer=ANSWER).explanations:
         assert one.completeness == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", MAKE)
 def test_what_is_written_is_explained_by_patches_and_words(name: str, tmp_path: Path) -> None:
-    explain = attcat.Explainer(*made(name), method="cat")
+    explain = explainer(name)
     before = 2 if name == "reader" else 1
     generation = explain(picture(), answer=ANSWER)
     start = before + 16 + 1  # the patches, and the decoder's start, with which the tokenizer begins as well
@@ -140,8 +145,7 @@ def test_what_is_written_is_explained_by_patches_and_words(name: str, tmp_path: 
 
 def test_what_the_model_writes_by_itself() -> None:
     model, processor = made("captioner")
-    explain = attcat.Explainer(model, processor, method="cat")
-    generation = explain.generate(picture(), max_new_tokens=3)
+    generation = explainer("captioner").generate(picture(), max_new_tokens=3)
     pixels = processor.image_processor(images=picture(), return_tensors="pt").pixel_values
     expected = model.generate(pixel_values=pixels, max_new_tokens=3)[0, 1:]
     assert generation.source.ids.tolist() == expected.tolist()
@@ -149,14 +153,13 @@ def test_what_the_model_writes_by_itself() -> None:
 
 @pytest.mark.parametrize("method", ["occlusion", "integrated_gradients", "attcat"])
 def test_other_methods(method: str) -> None:
-    generation = attcat.Explainer(*made("captioner"), method=method)(picture(), answer=ANSWER)
+    generation = explainer("captioner").like(method=method)(picture(), answer=ANSWER)
     assert generation.explanations[-1].scores[1:17].abs().max() > 0
 
 
 def test_blips_own_arguments() -> None:
     """`input_ids` are what it has written, as its processor makes them with their mask."""
-    model, processor = made("blip")
-    explain = attcat.Explainer(model, processor, method="cat")
+    explain = explainer("blip")
     pixels, ids = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([[2, 40, 41]])
     one = explain({"pixel_values": pixels, "input_ids": ids, "attention_mask": torch.ones_like(ids)})
     torch.testing.assert_close(one.scores, explain({"pixel_values": pixels, "decoder_input_ids": ids}).scores)
@@ -168,7 +171,7 @@ def test_blips_own_arguments() -> None:
 
 
 def test_one_picture_at_a_time() -> None:
-    explain = attcat.Explainer(*made("captioner"), method="cat")
+    explain = explainer("captioner")
     with pytest.raises(attcat.InputError, match="one picture at a time, got 2"):
         explain({"pixel_values": torch.zeros(2, 3, 32, 32)}, answer=[40])
 

@@ -8,8 +8,9 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -107,13 +108,20 @@ def test_a_fault_at_any_step_leaves_nothing_behind(method: str, rule: str | None
         assert torch.equal(gradient, wanted)
 
 
-def measured() -> bool:
-    """Whether coverage is measured, in this process."""
+@contextmanager
+def unmeasured() -> Iterator[None]:
+    """Coverage pauses, if it is measured: an exception at any instant may come within it, and leave its lock locked."""
     module = sys.modules.get("coverage")
-    return module is not None and module.Coverage.current() is not None
-
-
-at_any_instant = pytest.mark.skipif(measured(), reason="an exception within coverage itself leaves its lock locked")
+    coverage = module and module.Coverage.current()
+    if coverage:
+        coverage.stop()
+    try:
+        yield
+    finally:
+        if coverage:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that what it measures has been imported before
+                coverage.start()
 
 
 def interrupted(run: Callable[[], Any], after: float) -> bool:
@@ -140,11 +148,11 @@ def without_twin(model: nn.Module) -> nn.Module:
     return model
 
 
-@at_any_instant
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 @pytest.mark.parametrize("change", [lambda model: model, without_twin], ids=["twin", "without twin"])
 @pytest.mark.parametrize("method", ["attcat", "transatt"])
+@unmeasured()
 def test_an_interruption_at_any_instant_leaves_nothing_behind(change: Callable[[nn.Module], Any], method: str) -> None:
     batch = FAMILIES["bert"].arguments(1)
     model = trained(change(model_of()))
@@ -164,8 +172,8 @@ def test_an_interruption_at_any_instant_leaves_nothing_behind(change: Callable[[
     assert torch.equal(explain(batch).layers, expected)
 
 
-@at_any_instant
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@unmeasured()
 def test_an_interruption_while_a_model_is_looked_at() -> None:
     from zoo_unseen import UNSEEN
 

@@ -72,8 +72,12 @@ def made(name: str) -> tuple[nn.Module, Any]:
 
 
 @cache
+def found(name: str) -> attcat.Explainer:
+    return attcat.Explainer(*made(name))
+
+
 def explainer(name: str, method: str = "input_x_gradient", rule: str = "libra") -> attcat.Explainer:
-    return attcat.Explainer(*made(name), method=method, rule=rule, completeness=rule == "libra")
+    return found(name).like(method=method, rule=rule, completeness=rule == "libra")
 
 
 def sound(seconds: float = 0.8) -> tuple[np.ndarray, int]:
@@ -227,7 +231,7 @@ def test_positions_that_an_encoder_is_given_are_no_memory() -> None:
 def test_bfloat16() -> None:
     model, processor = whisper()[0].to(torch.bfloat16), made("whisper")[1]
     half = attcat.Explainer(model, processor, method="cat")(sound(), answer=ANSWER).total
-    whole = attcat.Explainer(*made("whisper"), method="cat")(sound(), answer=ANSWER).total
+    whole = found("whisper").like(method="cat")(sound(), answer=ANSWER).total
     assert half.scores.dtype == torch.float32
     assert float(torch.corrcoef(torch.stack([half.scores, whole.scores]))[0, 1]) > 0.95
 

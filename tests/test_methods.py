@@ -6,13 +6,14 @@ import copy
 import itertools
 import math
 from dataclasses import replace
+from functools import cache, cached_property
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from reference import eager_forward, eager_twin
-from slow_relevance import attnlrp, chefer, propagate
+from slow_relevance import Graph, attnlrp, chefer
 from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 from zoo import EVERY, FAMILIES, TEXT
@@ -58,19 +59,31 @@ class Plain:
         return joint
 
     def scores(self, method: str, **options: object) -> Tensor:
-        """The library's contributions for this example, in a padded batch with another one."""
+        """The library's contributions for this example."""
+        return self.explained(method, **options).layers
+
+    def explained(self, method: str, **options: object) -> attcat.Explanation:
+        """The library's explanation of this example, which is the same in a padded batch with another one."""
         explain = attcat.Explainer(self.model, None, method=method, **options)
         alone = explain(self.arguments, TARGET)
         together = explain(self.family.arguments(2), [TARGET] * 2)[1]
         # 5e-7 is what float32 logits differ by, from which occlusion takes differences.
         atol = 5e-7 + 1e-4 * float(alone.layers.abs().max())
         torch.testing.assert_close(together.layers, alone.layers, rtol=0, atol=atol)
-        return alone.layers
+        return alone
+
+    @cached_property
+    def graph(self) -> Graph:
+        return Graph(self.model, self.adapter, self.arguments, TARGET)
+
+
+plain_of = cache(Plain)
+"""One of each family for all tests: none of them changes it."""
 
 
 @pytest.fixture(params=EVERY)
 def plain(request: pytest.FixtureRequest) -> Plain:
-    return Plain(request.param)
+    return plain_of(request.param)
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = 2e-5) -> None:
@@ -340,26 +353,25 @@ def test_occlusion(plain: Plain) -> None:
 
 
 def test_integrated_gradients(plain: Plain) -> None:
-    """The same integral, by Gauss-Legendre points from numpy, one at a time."""
+    """The same integral, by Gauss-Legendre points from numpy, which are the rows of one batch."""
     start, end = plain.adapter.blocks[0], plain.hidden[0][0]
     blank = {**plain.arguments}
     name = "input_ids" if plain.family.text else "pixel_values"
     blank[name] = plain.adapter.remove(plain.encoding).arguments[name]
     reference = eager_forward(plain.model, blank)[0][0].detach()[0]
-    points, weights = np.polynomial.legendre.leggauss(50)
-    total = torch.zeros_like(end)
-    for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
-        state = (reference + float(point) * (end - reference))[None].requires_grad_()
+    points, weights = (torch.tensor(given, dtype=torch.float32) / 2 for given in np.polynomial.legendre.leggauss(50))
+    state = (reference + (points + 0.5)[:, None, None] * (end - reference)).requires_grad_()
 
-        def put(module: nn.Module, args: tuple, kwargs: dict, state: Tensor = state) -> tuple:
-            return ((state, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": state})
+    def put(module: nn.Module, args: tuple, kwargs: dict) -> tuple:
+        return ((state, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": state})
 
-        hook = start.register_forward_pre_hook(put, with_kwargs=True)
-        logit = plain.adapter.predict(plain.encoding)[1][0, TARGET]
-        hook.remove()
-        total += float(weight) * torch.autograd.grad(logit, state)[0][0]
-    close(plain.scores("integrated_gradients")[0], (total * (end - reference)).sum(-1), 1e-3)
-    explanation = attcat.Explainer(plain.model, None, method="integrated_gradients")(plain.arguments, TARGET)
+    rows = {name: value.expand(len(points), *value.shape[1:]) for name, value in plain.arguments.items()}
+    hook = start.register_forward_pre_hook(put, with_kwargs=True)
+    logits = plain.adapter.predict(plain.adapter.encode_arguments(rows))[1][:, TARGET]
+    hook.remove()
+    total = torch.einsum("n,ntd->td", weights, torch.autograd.grad(logits.sum(), state)[0])
+    explanation = plain.explained("integrated_gradients")
+    close(explanation.layers[0], (total * (end - reference)).sum(-1), 1e-3)
     assert abs(explanation.measured["convergence_delta"]) < 0.02
 
 
@@ -445,7 +457,7 @@ def test_relevance_is_conserved_down_to_the_embeddings(plain: Plain) -> None:
 
 
 def test_relevance_methods_agree_with_a_slow_walk_over_the_graph(plain: Plain) -> None:
-    relevance, matrices = propagate(plain.model, plain.adapter, plain.arguments, TARGET, chefer)
+    relevance, matrices = plain.graph.propagate(chefer)
     matrices = [matrix[0].float() for matrix in matrices]
     assert len(matrices) == len(plain.hidden)
     close(plain.scores("lrp")[0], relevance[0].sum(-1).float(), 1e-3)
@@ -455,7 +467,7 @@ def test_relevance_methods_agree_with_a_slow_walk_over_the_graph(plain: Plain) -
 
 
 def test_attnlrp_agrees_with_a_slow_walk_over_the_graph(plain: Plain) -> None:
-    relevance, _ = propagate(plain.model, plain.adapter, plain.arguments, TARGET, attnlrp)
+    relevance, _ = plain.graph.propagate(attnlrp)
     close(plain.scores("attnlrp")[0], relevance[0].sum(-1).float(), 1e-3)
 
 

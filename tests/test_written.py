@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from test_families import assert_same
@@ -28,6 +30,12 @@ def expected(written: Written, length: int) -> list[int]:
     return sorted(p % length for p in (places or [int(p) for p in written.reads.removeprefix("at ").split(",")]))
 
 
+@cache
+def explainer(name: str) -> attcat.Explainer:
+    """It is found out once; no test changes it."""
+    return attcat.Explainer(made(EXPLAINED[name]), None)
+
+
 @pytest.mark.parametrize("name", EXPLAINED)
 def test_every_promise_is_kept(name: str) -> None:
     model = made(EXPLAINED[name])
@@ -38,9 +46,8 @@ def test_every_promise_is_kept(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, written in EXPLAINED.items() if name not in PICTURES])
 def test_scores_equal_a_slow_computation(name: str) -> None:
     """Autograd from the first block's input on, by hooks on the blocks that were found; attention from nowhere but there."""
-    written = EXPLAINED[name]
-    model = made(written)
-    explain = attcat.Explainer(model, None, rule="plain", method="cat")
+    written, explain = EXPLAINED[name], explainer(name).like(method="cat", rule="plain")
+    model = explain.adapter.model
     token = None if written.reads != "focus" or "nanogpt" in name else 2
     arguments = some(written)
     target = min(1, getattr(model, "outputs", 2) - 1)
@@ -66,8 +73,7 @@ def test_scores_equal_a_slow_computation(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n, w in EXPLAINED.items() if w.reads != "focus" and n not in PICTURES])
 def test_what_the_head_reads(name: str) -> None:
-    written = WRITTEN[name]
-    adapter = attcat.Explainer(made(written)).adapter
+    written, adapter = WRITTEN[name], explainer(name).adapter
     encoding = adapter.encode_arguments(some(written))
     assert adapter.read(encoding)[0].nonzero().flatten().tolist() == expected(written, encoding.mask.shape[1])
 
@@ -80,11 +86,11 @@ def test_the_reason_is_true(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, written in WRITTEN.items() if not written.weights])
 def test_methods_that_need_weights_are_refused_where_there_are_none(name: str) -> None:
-    model = made(WRITTEN[name])
+    explain = attcat.Explainer(made(WRITTEN[name]))
     for method in ("attcat", "rollout", "lrp"):
         with pytest.raises(attcat.UnsupportedModelError, match=f"no attention weights, which {method} needs"):
-            attcat.Explainer(model, method=method)(some(WRITTEN[name]))
-    assert "none of which attends over all tokens" in attcat.Explainer(model).describe()
+            explain.like(method=method)(some(WRITTEN[name]))
+    assert "none of which attends over all tokens" in explain.describe()
 
 
 @pytest.mark.parametrize("name", ["torch attention, positions first", "flat bmm", "own class token", "flattened"])
