@@ -51,6 +51,7 @@ def test_it_is_found_out(family: Unseen, caplog: pytest.LogCaptureFixture) -> No
     assert [r.message for r in caplog.records if r.name == "attcat"] == [explain.describe()]
     assert f"{BLOCKS} blocks" in explain.describe()
     assert f"width {WIDTH}" in explain.describe()
+    assert ("no adapter" in explain.describe()) == (known is None)
     adapter = explain.adapter
     assert len(adapter.blocks) == BLOCKS
     assert isinstance(adapter, attcat.TextAdapter) == family.text
