@@ -99,6 +99,12 @@ def test_a_text_is_read_by_pointer_and_keyboard(show: Any) -> None:
     assert not any(" 0.0%" in row for row in strongest)  # "strongest" lists nothing without a score
 
 
+def test_a_words_share_is_of_words_and_patches(show: Any) -> None:
+    """What stands first says that most of the magnitude is the picture's: a word's share is of the same whole."""
+    page = show([mixed()])
+    assert page.locator(".strongest li").first.inner_text().split() == ["is", "+0.5", "12.2%"]
+
+
 def test_a_text_is_shown_by_words_tokens_and_sentences(show: Any) -> None:
     source = "a film 🎬 gripping\r\nfilms. It ends."
     tokens = text(source).tokens
