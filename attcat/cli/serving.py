@@ -32,8 +32,8 @@ from ..model import TextAdapter, VisionAdapter
 from ..model.picture import read_picture
 from ..render import html, page, report
 from ..render.html import escape
-from .inputs import load_model, named_class, reads_both
 from .listing import METHODS
+from .models import load_model, named_class, reads_both
 from .wording import in_shell, unexpected
 
 LARGEST = 32 << 20
