@@ -267,7 +267,7 @@ def test_tables_of_words_and_methods_keep_whole_words_under_their_heads(
     browser: Any, tmp_path: Path, width: int
 ) -> None:
     examples = [
-        text(scores, top=top) for scores, top in (("a gripping, dull film. It ends.", 1.0 + at) for at in range(4))
+        text(scores, top=top) for scores, top in (("a entertaining, dull film. It ends.", 1.0 + at) for at in range(4))
     ]
     one = examples[0]
     timed = [(one, 0.2), (replace(one, method="input_x_gradient", options={"rule": "libra"}), 0.3)]
@@ -287,6 +287,8 @@ def test_tables_of_words_and_methods_keep_whole_words_under_their_heads(
                 shown.evaluate(columns, f"tr:nth-child({row}) {cell}") for row, cell in ((1, "th"), (2, "td"))
             )
             assert heads == cells
+            lines = "[...document.querySelectorAll('.words td:first-child mark')].map(e => e.getClientRects().length)"
+            assert set(shown.evaluate(lines)) == {1}
             assert heads.count(None) == (width < 640)  # the drawing of the interval
             tall = "[...document.querySelectorAll('.words th')].map(e => e.offsetHeight)"
         else:

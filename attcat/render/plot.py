@@ -146,8 +146,7 @@ def table(strengths: np.ndarray, rows: Sequence[str], columns: Sequence[str], ax
         InputError: if matplotlib is not installed.
     """
     if ax is None:
-        _, ax = _pyplot().subplots(layout="constrained")
-        ax.figure.set_size_inches(*table_size(len(rows), len(columns)))
+        _, ax = _pyplot().subplots(figsize=table_size(len(rows), len(columns)), layout="constrained")
     mesh = ax.pcolormesh(strengths, cmap=_diverging(), vmin=-1, vmax=1, edgecolors="white", linewidth=0.4)
     ax.invert_yaxis()
     ax.set_yticks(np.arange(len(rows)) + 0.5, [_plain(name) for name in rows], fontsize="small")
@@ -242,12 +241,16 @@ def _unit(colour: RGB) -> tuple[float, float, float]:
 
 
 def _heighten(*axes: Axes) -> None:
-    """A figure as high as its lines of words need."""
+    """A figure of our own as high as its lines of words need."""
+    from matplotlib.figure import Figure
+
+    figure = axes[0].figure
+    assert isinstance(figure, Figure)
     last = min(ax.get_ylim()[0] for ax in axes)
     for ax in axes:
         ax.set_ylim(last, ax.get_ylim()[1])
     lines = (axes[0].get_ylim()[1] - last) / axes[0].get_position().height
-    axes[0].figure.set_size_inches(axes[0].figure.get_size_inches()[0], LINE * lines)
+    figure.set_size_inches(figure.get_size_inches()[0], LINE * lines)
 
 
 def _words(explanation: Attribution, ax: Axes, key: bool = False) -> None:

@@ -185,7 +185,7 @@ STYLE = (
 .attcat .words td{vertical-align:top;border-top:1px solid rgba(128,128,128,.3);text-align:right;white-space:normal}
 .attcat .words td:first-child,.attcat .words td:last-child{text-align:left}
 .attcat .words th,.attcat .words td:nth-child(n+2):not(.where){overflow-wrap:normal;white-space:nowrap}
-.attcat .words td:first-child{min-width:4em}
+.attcat .words td:first-child{overflow-wrap:break-word;max-width:9em}
 .attcat .words .where{opacity:.8;max-width:34rem}
 .attcat .words .span{display:block;position:relative;width:9rem;height:1.1em;background:rgba(128,128,128,.15)}
 .attcat .words .span i{position:absolute;top:.45em;height:.2em;background:currentColor;opacity:.7}
