@@ -12,11 +12,12 @@
     └── OutOfMemoryError        the device has too little memory for this model and input
 
 A message says what was given, what was expected, and the next thing to try. An option that it names is an `Option`, not part of
-the text: Python and the command line each write it in their own way.
+the text: Python and the command line each write it in their own way. What comes from outside is made `visible`.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -92,3 +93,18 @@ class CaptureError(AttCATError, RuntimeError):
 
 class OutOfMemoryError(AttCATError, MemoryError):
     """The device has too little memory for this model and this input; what torch said is its cause."""
+
+
+def visible(text: str) -> str:
+    """Replace control characters, except line ends and tabs, by their symbols, one for one."""
+    text = text.replace("\r\n", " \n")
+    return "".join(_symbol(character) if _controls(character) else character for character in text)
+
+
+def _controls(character: str) -> bool:
+    return character not in "\n\t" and unicodedata.category(character) == "Cc"
+
+
+def _symbol(character: str) -> str:
+    code = ord(character)
+    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"

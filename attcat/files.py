@@ -6,16 +6,19 @@ import io
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from .errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
+
+PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Suffixes by which a path is taken for a picture's."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -56,7 +59,7 @@ def encode_png(picture: Image.Image | np.ndarray) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(buffer, "PNG")
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -68,6 +71,7 @@ def encode_palette_png(picture: Image.Image, kept: np.ndarray, colours: int) -> 
         kept: colours that must be in the palette whatever the picture looks like, uint8 `[N, 3]`, white the last of them.
         colours: how many more the palette has, from the picture itself; 256 with those that are kept.
     """
+    import numpy as np
     from PIL import Image
 
     sample = picture.resize((max(1, picture.width // 4), max(1, picture.height // 4)), Image.Resampling.NEAREST)
@@ -89,9 +93,47 @@ def encode_jpeg(picture: Image.Image | np.ndarray, quality: int = 88) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     picture.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
     return buffer.getvalue()
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Whatever Pillow raises on a broken or a huge picture is an `InputError` that names it."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} is not a picture that Pillow can read") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} is too large to be decoded safely: {error}") from error
+    except MemoryError as error:
+        raise InputError(f"{name} needs more memory than there is: make it smaller") from error
+    except Exception as error:  # Pillow's decoders raise all kinds on broken files, and on those that were closed
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name} is damaged or truncated: {error}") from error
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture of which the head is read, and no pixel.
+
+    Raises:
+        InputError: if there is no such file, or it is no picture.
+    """
+    if not os.path.exists(path):
+        raise InputError(f"no such file: {path}")
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a folder: give the pictures in it")
+    if os.path.getsize(path) == 0:
+        raise InputError(f"{path} is empty (0 bytes)")
+    from PIL import Image
+
+    with decoding(str(path)):
+        found = Image.open(path)
+    return found
 
 
 def decode_png(data: bytes, most: int) -> np.ndarray:
@@ -100,6 +142,7 @@ def decode_png(data: bytes, most: int) -> np.ndarray:
     Raises:
         ValueError: if it has more than `most` pixels; they are not decoded.
     """
+    import numpy as np
     from PIL import Image
 
     with warnings.catch_warnings():

@@ -179,6 +179,7 @@ def _asked(
     remark = str(random.choice(REMARKS)).format(
         colour=random.choice(list(COLOURS)), shape=random.choice(SHAPES), number=random.choice(NUMBERS)
     )
+    remark = remark.replace("a orange", "my orange")  # the model knows no "an"
     spans = []
     for word in words:
         found = re.search(rf"\b{word}\b", text)

@@ -99,6 +99,12 @@ def test_a_text_is_read_by_pointer_and_keyboard(show: Any) -> None:
     assert not any(" 0.0%" in row for row in strongest)  # "strongest" lists nothing without a score
 
 
+def test_a_words_share_is_of_words_and_patches(show: Any) -> None:
+    """What stands first says that most of the magnitude is the picture's: a word's share is of the same whole."""
+    page = show([mixed()])
+    assert page.locator(".strongest li").first.inner_text().split() == ["is", "+0.5", "12.2%"]
+
+
 def test_a_text_is_shown_by_words_tokens_and_sentences(show: Any) -> None:
     source = "a film 🎬 gripping\r\nfilms. It ends."
     tokens = text(source).tokens
@@ -261,7 +267,7 @@ def test_tables_of_words_and_methods_keep_whole_words_under_their_heads(
     browser: Any, tmp_path: Path, width: int
 ) -> None:
     examples = [
-        text(scores, top=top) for scores, top in (("a gripping, dull film. It ends.", 1.0 + at) for at in range(4))
+        text(scores, top=top) for scores, top in (("a entertaining, dull film. It ends.", 1.0 + at) for at in range(4))
     ]
     one = examples[0]
     timed = [(one, 0.2), (replace(one, method="input_x_gradient", options={"rule": "libra"}), 0.3)]
@@ -281,6 +287,8 @@ def test_tables_of_words_and_methods_keep_whole_words_under_their_heads(
                 shown.evaluate(columns, f"tr:nth-child({row}) {cell}") for row, cell in ((1, "th"), (2, "td"))
             )
             assert heads == cells
+            lines = "[...document.querySelectorAll('.words td:first-child mark')].map(e => e.getClientRects().length)"
+            assert set(shown.evaluate(lines)) == {1}
             assert heads.count(None) == (width < 640)  # the drawing of the interval
             tall = "[...document.querySelectorAll('.words th')].map(e => e.offsetHeight)"
         else:

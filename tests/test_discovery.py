@@ -75,6 +75,7 @@ def test_it_is_found_out(family: Unseen) -> None:
     assert messages == [explain.describe()]
     assert f"{BLOCKS} blocks" in explain.describe()
     assert f"width {WIDTH}" in explain.describe()
+    assert ("no adapter" in explain.describe()) == (known is None)
     adapter = explain.adapter
     assert len(adapter.blocks) == BLOCKS
     assert isinstance(adapter, attcat.TextAdapter) == family.text

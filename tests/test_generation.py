@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -588,6 +589,24 @@ def test_a_page_holds_the_numbers_and_nothing_foreign() -> None:
         )
     whole = "".join(unit.text for unit in units if unit.start is not None)
     assert "far" in whole
+
+
+def test_the_whole_answer_is_the_mean_over_its_words_without_its_end() -> None:
+    generation = explainer()(PROMPT, answer=ANSWER)
+    tokens = generation.tokens
+    assert tokens.spans is not None
+    ended = replace(tokens, special=(*tokens.special[:-1], True), spans=(*tokens.spans[:-1], None))
+    source = (generation.prompt or "") + generation.text
+    sheet = drawing.Sheet(generation.explanations, ended, generation.start, source)
+    units = sheet.units()
+    rows = [unit for unit in units if unit.positions[0] >= generation.start]
+    assert [row.special for row in rows] == [False] * (len(rows) - 1) + [True]
+    signed = sheet.strengths(units, sheet.scores(units, rows), {})[0]
+    mean = sheet.strengths(units, signed[:-1].mean(0, keepdim=True), {})[0][0].tolist()
+    page = drawing.page(generation.explanations, ended, generation.start, source)
+    told = re.search(r'class="label what" data-s="([^"]*)"', page)
+    assert told is not None
+    assert told[1] == " ".join(str(round(100 * value)) for value in mean)
 
 
 def test_special_tokens_set_no_scale() -> None:

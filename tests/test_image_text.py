@@ -15,7 +15,8 @@ from tasks_zoo import redraw
 from tokenizers_small import byte_bpe
 
 import attcat
-from attcat.cli.inputs import Item, check_kind
+from attcat.cli.inputs import Item
+from attcat.cli.models import check_kind
 from attcat.testing import check_adapter
 
 BLOCKS, SIDE, PATCH, LENGTH = 3, 32, 8, 16

@@ -95,6 +95,12 @@ def test_scores_are_those_of_autograd_alone_and_in_a_batch() -> None:
         torch.testing.assert_close(found.scores, expected, atol=1e-6, rtol=1e-3)
 
 
+def test_it_says_that_it_has_an_adapter() -> None:
+    told = attcat.Explainer(longformer("SequenceClassification"), words()).describe()
+    assert "Longformer (LongformerAdapter), found by a forward pass" in told
+    assert "no adapter" not in told
+
+
 def test_what_lies_outside_of_the_windows_has_no_score() -> None:
     model = longformer("TokenClassification")
     ids = torch.arange(20, 41)[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,21 @@ def test_long_texts_break_between_words_inside_the_axes() -> None:
     assert all(element.get_window_extent(renderer).x1 <= right + 6 for element in ax.texts)
 
 
+def test_lines_of_long_texts_do_not_overlap_and_a_key_says_what_colours_mean() -> None:
+    made = text("an extraordinarily gripping film " * 40)
+    for axes in ([made.plot()], render.side_by_side([made, made], ["one", "another"]).axes):
+        for ax in axes:
+            renderer = ax.figure.canvas.get_renderer()
+            boxes = [element.get_window_extent(renderer) for element in ax.texts]
+            lines = sorted({round(box.y0 + box.height / 2) for box in boxes})
+            apart = min(upper - lower for lower, upper in itertools.pairwise(lines) if upper - lower > 3)
+            assert apart > max(box.height for box in boxes)
+        assert [element.get_text() for element in axes[-1].texts][-2:] == [
+            "speaks against positive",
+            "speaks for positive",
+        ]
+
+
 def test_a_picture_is_drawn_as_everywhere() -> None:
     made = picture()
     ax = made.plot(cells=True)
@@ -73,6 +89,12 @@ def test_pdf_has_its_fonts_inside(tmp_path: Path) -> None:
         assert data.startswith(b"%PDF")
         assert b"/FontFile2" in data
         assert b"/Type3" not in data
+
+
+def test_the_heat_table_of_an_answer_is_a_pdf_file(tmp_path: Path) -> None:
+    data = written(mixed()).save(tmp_path / "answer.pdf").read_bytes()
+    assert data.startswith(b"%PDF")
+    assert b"/FontFile2" in data
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

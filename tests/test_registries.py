@@ -63,7 +63,7 @@ def test_your_own_metric_is_evaluated(tmp_path: Path) -> None:
     given = ["evaluate", str(data), "--model", str(folder), "--methods", "attcat", "--metrics", "halved"]
     assert command([*given, "--output", str(tmp_path / "out")]) == 0
     values = json.loads((tmp_path / "out" / "results.json").read_text())["methods"]["attcat"]["values"]["halved"]
-    from attcat.cli.inputs import load_model
+    from attcat.cli.models import load_model
 
     explainer = attcat.Explainer(*load_model(str(folder), False))
     texts = ["a gripping film", "the film was not boring"]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import metadata
 
+import drawn
 import pytest
 import torch
 from rich.console import Console
@@ -386,8 +387,18 @@ def test_many_share_one_scale_and_one_legend():
     assert html.count("full colour =") == 1
     assert "full colour = 1</span>" in html
     assert 'href="#input-2"' in html
+    assert "One scale for all" in html
     other = replace(made[1], model="Another")  # another model's scores are not comparable
-    assert dict(Reader(render.page([made[0], other])).marks)["good"]["style"] == "--s:1"
+    html = render.page([made[0], other])
+    assert dict(Reader(html).marks)["good"]["style"] == "--s:1"
+    assert "One scale for all" not in html
+    assert "A scale for each model and method" in html
+
+
+def test_texts_and_pictures_do_not_claim_one_scale():
+    html = render.page([drawn.text(), drawn.picture()])
+    assert "One scale for the texts, another for the pictures" in html
+    assert "One scale for all" not in html
 
 
 def test_classes_of_one_input_share_a_place():

@@ -34,6 +34,13 @@ def test_pictures_are_the_same_for_a_seed_and_others_for_another() -> None:
     assert np.array_equal(next(scenes(11, 1, start=3)).picture, first[3].picture)
 
 
+def test_the_questions_are_english() -> None:
+    """No "a orange square": that remark has another word in front of a vowel, one that the model knows."""
+    asked = [question.text for scene in drawn(300) for question in scene.questions]
+    assert any(" square hangs" in text for text in asked)
+    assert not any(re.search(r"\ba [aeiou]", text) for text in asked)
+
+
 def test_the_picture_has_the_colours_where_the_boxes_are_and_the_ground_elsewhere() -> None:
     for scene in drawn():
         ground = np.ones((SIDE, SIDE), dtype=bool)

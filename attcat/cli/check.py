@@ -8,7 +8,7 @@ import typer
 
 from ..testing import Check, check_adapter
 from .gather import Asked, gather, only_good
-from .inputs import load_model
+from .models import load_model
 from .options import Revision
 from .output import one_line, print_table
 

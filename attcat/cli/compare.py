@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..comparison import METHODS_COMPARED, Comparison
-from ..comparison import compare as compare_methods
-from ..errors import OptionError
-from ..explainer import Explainer
-from ..render.terminal import visible
+from ..errors import OptionError, visible
 from .gather import Asked, Bad, gather
-from .inputs import Item, check_kind, device_named, listed_methods, load_model, named_class, read
-from .options import Classifier, Device, Pair, PairColumn, Question, Revision, Target, TextColumn, Truncation
+from .inputs import Item, check_methods, listed, read
+from .options import COMPARED, Classifier, Device, Pair, PairColumn, Question, Revision, Target, TextColumn, Truncation
 from .output import check_name, console_for_results, write_file
+
+if TYPE_CHECKING:
+    from ..comparison import Comparison
 
 
 def compare(
@@ -24,7 +23,7 @@ def compare(
     ],
     methods: Annotated[
         str, typer.Option(metavar="NAME,NAME+RULE,...", help="The methods, see attcat methods.")
-    ] = ",".join(METHODS_COMPARED),
+    ] = ",".join(COMPARED),
     model: Classifier = None,
     revision: Revision = None,
     row: Annotated[
@@ -47,10 +46,20 @@ def compare(
     ] = None,
 ) -> None:
     """Compare methods: show how each explains the same prediction, and how long it takes."""
+    names = listed(methods)
+    check_methods(names)
     item = _one(value, Asked(pair, None, text_column, pair_column, question=question), row)
     references = [read(one, None) for one in reference or ()]
-    names = listed_methods(methods)
     _check_output(output, item.is_picture or item.has_question)
+    from ..comparison import (
+        compare as compare_methods,
+    )  # what is wrong with the input was said before torch is imported
+    from ..explainer import Explainer
+    from ..methods import read_name
+    from .models import check_kind, device_named, load_model, named_class
+
+    for name in names:
+        read_name(name)
     network, processor = load_model(model, item.is_picture, revision)
     explainer = Explainer(network.to(device_named(device)), processor)
     for one in (item, *references):

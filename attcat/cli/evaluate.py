@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import AttCATError, OptionError
-from ..explainer import Explainer
 from ..files import write_atomically
-from ..methods import read_name
-from ..model.discovered import adapter_of
-from .inputs import REFERENCES, Item, check_kind, device_named, listed, listed_methods, load_model
+from .inputs import REFERENCES, Item, check_methods, listed
 from .options import Classifier, Device, LabelColumn, Limit, PairColumn, Revision, Split, TextColumn, Truncation
 from .output import check_name, counting, print_table, write_file
 from .wording import in_shell
@@ -22,6 +19,7 @@ from .wording import in_shell
 if TYPE_CHECKING:
     from ..evaluation import Dataset, Plan, Results
     from ..evaluation.runner import Make
+    from ..explainer import Explainer
 
 METHODS = "oddscat,attcat+libra,attcat+plain,attention,rollout,genatt"
 METRICS = "aopc,lodds,comprehensiveness,sufficiency,abpc"
@@ -74,15 +72,21 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Measure which explanations are faithful: all methods on the same examples, random always among them."""
-    from ..evaluation import Plan, read_dataset, run
-    from ..evaluation.report import markdown, page, table, to_json
-    from ..evaluation.tables import Columns
-
-    plan = Plan(_named(model, revision), listed_methods(methods), listed(metrics), removal, limit, seed, truncation)
+    names, folder = listed(methods), Path(output)
+    check_methods(names)
     check_name(output)
-    place, folder = device_named(device), Path(output)
     if folder.is_file():
         raise OptionError(f"--output {output} is a file: give a folder")
+    from ..evaluation import Plan, read_dataset, run  # what is wrong with the options was said before torch is imported
+    from ..evaluation.report import markdown, page, table, to_json
+    from ..evaluation.tables import Columns
+    from ..methods import read_name
+    from .models import check_kind, device_named, load_model
+
+    for name in names:
+        read_name(name)
+    plan = Plan(_named(model, revision), names, listed(metrics), removal, limit, seed, truncation)
+    place = device_named(device)
     columns = Columns(text_column, pair_column, label_column, span_column)
     dataset = read_dataset(data, columns, split=split)
     others = None if references is None else read_dataset(references, columns, split=split)
@@ -124,6 +128,10 @@ def _conditions(image_size: int | None, others: Dataset | None) -> dict[str, Any
 
 def _maker(network: Any, processor: Any, plan: Plan, data: Dataset, others: Dataset | None) -> Make:
     """Explainers by name, each with the options that its method requires."""
+    from ..explainer import Explainer
+    from ..methods import read_name
+    from ..model.discovered import adapter_of
+
     adapter = adapter_of(network, processor)
 
     @cache

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AttCATError, InputError, OptionError
-from ..model.picture import PICTURES
-from .inputs import Item, read
+from ..files import PICTURES
+from .inputs import TABULAR, Item, read
 from .output import one_line
 from .wording import in_shell, unexpected
 
@@ -78,6 +78,11 @@ def gather(inputs: Sequence[str], asked: Asked) -> Iterator[Item | Bad]:
             yield _argument(value, asked)
 
 
+def report(bad: Bad) -> None:
+    """A line on stderr about an input that is skipped."""
+    print(f"attcat: {bad}; skipped", file=sys.stderr)
+
+
 def only_good(given: Iterable[Item | Bad]) -> list[Item]:
     """The inputs, where one that cannot be read ends the work.
 
@@ -94,7 +99,7 @@ def only_good(given: Iterable[Item | Bad]) -> list[Item]:
 
 def is_table(value: str) -> bool:
     """Whether it is the path of a table that exists."""
-    return Path(value).suffix.lower() in (".tsv", ".csv", ".jsonl", ".parquet") and os.path.isfile(value)
+    return Path(value).suffix.lower() in TABULAR and os.path.isfile(value)
 
 
 def _read(value: str, asked: Asked, place: str) -> Item | Bad:

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+DEFAULT = "oddscat"
+ENGINES = ("local", "ray")
+RULES = ("plain", "libra", "graded", "attnlrp", "gim", "reslrp")
+COMPARED = (
+    "oddscat",
+    "attcat",
+    "attcat+plain",
+    "cat",
+    "attention",
+    "rollout",
+    "genatt",
+    "transatt",
+    "input_x_gradient+libra",
+    "random",
+)
+Hidden = Literal["input", "output"]
+Queries = Literal["mean", "pooled"]
+# As in the library, where they stand beside what imports torch; a test compares.
 
 Classifier = Annotated[
     str | None,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError
+from ..errors import OptionError, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,8 +109,6 @@ def print_table(
 
 def one_line(text: str) -> str:
     """The text on one line, with control characters made visible."""
-    from ..render.terminal import visible
-
     return visible("".join(" " if character.isspace() else character for character in text))
 
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, OptionError
 from ..evaluation.tables import open_parquet
 from ..files import write_atomically
+from .options import ENGINES as ENGINES
 from .output import check_name, counting, write_file
 
 if TYPE_CHECKING:
     from ..batch import Explain
 
-ENGINES = ("local", "ray")
 ROWS = 1024
 """In a part; a killed worker loses no more."""
 BATCH = 128

@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from ..errors import OptionError
-from ..methods import DEFAULT, read_name
-from .inputs import device_named
-from .options import Device
+from .inputs import check_methods
+from .options import DEFAULT, Device
 
 
 def serve(
@@ -24,13 +23,16 @@ def serve(
     device: Device = "cpu",
 ) -> None:
     """Show a page: type a sentence or give a picture, choose class and method, and see why. Ctrl-C ends it."""
-    read_name(method)
+    check_methods([method])
     try:
         import uvicorn
 
+        from ..methods import read_name
+        from .models import device_named
         from .serving import Service, application
     except ModuleNotFoundError as error:
         raise OptionError(f"a local page needs {error.name}: pip install 'attcat[serve]'") from error
+    read_name(method)
     service = Service(model, method, device_named(device))
     service.warm()  # what is wrong with the model is said now, and not to the first visitor
     try:

@@ -32,8 +32,8 @@ from ..model import TextAdapter, VisionAdapter
 from ..model.picture import read_picture
 from ..render import html, page, report
 from ..render.html import escape
-from .inputs import load_model, named_class, reads_both
 from .listing import METHODS
+from .models import load_model, named_class, reads_both
 from .wording import in_shell, unexpected
 
 LARGEST = 32 << 20
@@ -101,7 +101,7 @@ class Service:
         if self.asks and picture and not text.strip():
             raise InputError("this model reads a text with its pictures: ask something about the picture")
         if not self.asks and bool(picture) == bool(text.strip()):
-            raise InputError("give a text or a picture, and not both")
+            raise InputError("give a text or a picture" + (", and not both" if picture else ""))
         if max(len(text), len(pair)) > LONGEST:
             raise InputError(f"a text has at most {LONGEST:,} characters here, got {max(len(text), len(pair)):,}")
         explainer = Explainer(self.explainer(bool(picture)).adapter, method=given["method"])
@@ -217,9 +217,9 @@ STYLE = """
 :root{color-scheme:light dark;background:#fff;color:#111;--line:#c4c4c4;--pale:#f1f1f1}
 @media (prefers-color-scheme:dark){:root{background:#111;color:#f4f4f4;--line:#4a4a4a;--pale:#222}}
 body{margin:0;font:16px/1.5 system-ui,sans-serif;display:flex;flex-direction:column;min-height:100vh}
-form,.error{padding:.8rem clamp(.75rem,3vw,2rem);max-width:72rem;width:100%;box-sizing:border-box;margin:0 auto}
+form,.error{padding:.8rem clamp(.75rem,3vw,2rem);max-width:76rem;width:100%;box-sizing:border-box;margin:0 auto}
 h1{font-size:1.3rem;margin:0 0 .5rem}
-label{display:block;font-size:.9em}
+label{display:block;font-size:.9em;margin-top:.4rem}.fields label{margin:0}
 textarea,input,select{font:inherit;color:inherit;background:var(--pale);border:1px solid var(--line);border-radius:.3em;
 padding:.35em .5em;width:100%;box-sizing:border-box}
 .fields{display:grid;gap:.6rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,14rem),1fr));margin:.6rem 0}

@@ -8,20 +8,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import OptionError
-from ..explainer import Explainer
-from ..explanation import Explanation, Summary, aggregate
-from ..methods import DEFAULT, read_name
-from ..render.summary import strongest
-from ..render.terminal import visible
-from .inputs import Item, check_kind, device_named, load_model
-from .options import Classifier, Device, LabelColumn, Limit, PairColumn, Revision, Split, TextColumn, Truncation
+from ..errors import OptionError, visible
+from .inputs import Item, check_methods
+from .options import (
+    DEFAULT,
+    Classifier,
+    Device,
+    LabelColumn,
+    Limit,
+    PairColumn,
+    Revision,
+    Split,
+    TextColumn,
+    Truncation,
+)
 from .output import console_for_results, counting, one_line, print_table, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..evaluation.data import Example
+    from ..explainer import Explainer
+    from ..explanation import Explanation, Summary
 
 SUFFIXES = (".html", ".csv", ".json")
 TOGETHER = 64
@@ -56,12 +64,17 @@ def summary(
 
     Where the data say which class is true, what the model got wrong stands apart: what misled it.
     """
-    from ..evaluation import read_dataset
-    from ..evaluation.data import Columns
-    from ..evaluation.runner import choose
-
+    check_methods([method])
     if output is not None and Path(output).suffix.lower() not in SUFFIXES:
         raise OptionError(f"--output {output} cannot be written: use {', '.join(SUFFIXES)}")
+    from ..evaluation import read_dataset  # what is wrong with the options was said before torch is imported
+    from ..evaluation.data import Columns
+    from ..evaluation.runner import choose
+    from ..explainer import Explainer
+    from ..explanation import aggregate
+    from ..methods import read_name
+    from .models import check_kind, device_named, load_model
+
     read_name(method)
     dataset = read_dataset(data, Columns(text_column, pair_column, label_column), split=split)
     network, processor = load_model(model, dataset.pictures, revision)
@@ -103,6 +116,8 @@ def _print(found: Summary) -> None:
     if console_for_results().is_terminal:
         found.show()
         return
+    from ..render.summary import strongest
+
     rows = found.records()
     if any(group.positions is not None for group in found.groups):
         rows = [

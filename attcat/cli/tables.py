@@ -6,10 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from ..explanation import Explanation
+
+if TYPE_CHECKING:
+    from ..explanation import Explanation
 
 Named = tuple[int, str]
 """The number of an input among all that were given, and what it is called."""

@@ -124,6 +124,7 @@ tr+tr td{border-top:1px solid rgba(128,128,128,.25)}
 svg{width:100%;max-width:38rem;height:auto;font:12px system-ui,sans-serif}
 svg text{fill:currentColor}
 figure{display:inline-block;margin:.5em 1em .5em 0;vertical-align:top;max-width:100%}
+@media (max-width:640px){figure{overflow-x:auto}svg{min-width:30rem}}
 """
 
 

@@ -181,7 +181,7 @@ class Generation:
         return f"<Generation of {self.text!r}: {len(self)} tokens after {self.start}>"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it; the suffix says how: .json or .safetensors (read back by `Generation.load`), .html, .png.
+        """Write it; the suffix says how: .json or .safetensors (read back by `Generation.load`), .html, .pdf, .png.
 
         Raises:
             InputError: for another suffix, or .png of a long text.
@@ -191,6 +191,7 @@ class Generation:
             suffix: partial(write, record) for suffix, write in saving.WRITERS_OF_WRITTEN.items()
         }
         writers[".html"] = lambda: self.to_html().encode()
+        writers[".pdf"] = lambda: render.generation.pdf(*self._drawn)
         writers[".png"] = lambda: encode_png(self.to_image())
         return write_by_suffix(Path(path), writers)
 

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import InputError, ProcessorError
+from ..files import PICTURES as PICTURES
+from ..files import decoding, open_picture
 from ..tokens import MAX_PIXELS, View
 
 Preprocess = Callable[[Image.Image], Tensor]
@@ -34,9 +36,6 @@ LEAST = 16
 
 ENOUGH = 500
 """Of a picture that has more pixels along its shorter side a smaller one is observed."""
-
-PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Suffixes by which a path is taken for a picture's."""
 
 
 def read_picture(source: Any) -> Image.Image:
@@ -54,7 +53,8 @@ def read_picture(source: Any) -> Image.Image:
             above.
     """
     if isinstance(source, (str, os.PathLike)):
-        return _open(Path(source))
+        with open_picture(Path(source)) as picture:
+            return _decoded(picture, str(source))
     if isinstance(source, io.IOBase):
         return _decoded(source, "the picture")
     if isinstance(source, Image.Image):
@@ -68,37 +68,16 @@ def read_picture(source: Any) -> Image.Image:
     raise InputError(f"cannot read a picture from {type(source).__name__}: give a path, PIL image, array or tensor")
 
 
-def _open(path: Path) -> Image.Image:
-    if not os.path.exists(path):
-        raise InputError(f"no such file: {path}")
-    if os.path.isdir(path):
-        raise InputError(f"{path} is a folder: give the pictures in it")
-    if os.path.getsize(path) == 0:
-        raise InputError(f"{path} is empty (0 bytes)")
-    return _decoded(path, str(path))
-
-
-def _decoded(source: Path | io.IOBase | Image.Image, name: str) -> Image.Image:
+def _decoded(source: io.IOBase | Image.Image, name: str) -> Image.Image:
     """A picture from a file, or one whose pixels may not have been read yet.
 
     Raises:
         InputError: if it cannot be decoded.
     """
-    try:
-        if isinstance(source, Image.Image):
-            return _to_rgb(source, name)
-        with Image.open(source) as picture:  # type: ignore[arg-type]
-            return _to_rgb(picture, name)
-    except UnidentifiedImageError as error:
-        raise InputError(f"{name} is not a picture that Pillow can read") from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name} is too large to be decoded safely: {error}") from error
-    except MemoryError as error:
-        raise InputError(f"{name} needs more memory than there is: make it smaller") from error
-    except Exception as error:  # Pillow's decoders raise all kinds on broken files, and on those that were closed
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{name} is damaged or truncated: {error}") from error
+    with decoding(name):
+        picture = Image.open(source) if isinstance(source, io.IOBase) else source  # type: ignore[arg-type]
+        found = _to_rgb(picture, name)
+    return found
 
 
 def _to_rgb(picture: Image.Image, name: str) -> Image.Image:

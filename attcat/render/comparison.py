@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..attribution import Attribution
-from ..errors import InputError
+from ..errors import InputError, visible
 from . import html, image, mixed, terminal, wording
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def lines(timed: Timed, colour: bool) -> Iterator[tuple[Text, Text, Text]]:
 
     for explanation, seconds in timed:
         if explanation.is_image:
-            told = Text(terminal.visible(wording.strongest(explanation)))
+            told = Text(visible(wording.strongest(explanation)))
         else:
             told = terminal.highlight(explanation, terminal.LINE, colour=colour)
         yield Text(name(explanation)), Text(duration(seconds)), told
@@ -63,7 +63,7 @@ def show(timed: Timed, console: Console | None = None, note: str = OWN_SCALE) ->
     console = console or Console()
     colour = console.color_system is not None and not console.no_color
     first, _ = timed[0]
-    console.print(Text(terminal.visible(wording.headline(first)), "bold"))
+    console.print(Text(visible(wording.headline(first)), "bold"))
     table = Table(box=None, pad_edge=False, show_header=False)
     for column in ("left", "right", "left"):
         table.add_column(justify="right" if column == "right" else "left", overflow="fold")

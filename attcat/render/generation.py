@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from ..attribution import Attribution
-from ..errors import InputError
+from ..errors import InputError, visible
 from ..files import encode_jpeg, encode_png
 from ..tokens import Tokens, group_times, group_words
 from . import html, image, mixed, terminal, wording
 from .colour import AGAINST, DARK, FOR, LIGHT, css, largest, tint
+from .plot import printed, table_size
 from .plot import table as heat_table
 
 if TYPE_CHECKING:
@@ -213,8 +214,8 @@ def show(
     rows = [unit for unit in units if unit.positions[0] >= start]
     if source is not None:
         first = next((unit.start for unit in rows if unit.start is not None), len(source))
-        console.print(Text.assemble(terminal.visible(source[:first]), (terminal.visible(source[first:]), "bold")))
-    console.print(Text(terminal.visible(wording.origin(explanations[0])), "dim"))
+        console.print(Text.assemble(visible(source[:first]), (visible(source[first:]), "bold")))
+    console.print(Text(visible(wording.origin(explanations[0])), "dim"))
     table = Table(box=None, pad_edge=False, show_header=False)
     for _ in range(2):
         table.add_column(overflow="fold")
@@ -225,7 +226,7 @@ def show(
         best = sorted(said, key=lambda index: -abs(scores[index]))[:STRONGEST]
         full = largest([0.0, *(scores[index] for index in said if units[index].scales), *cells])
         pieces = [terminal.piece(shown(units[index]), scores[index], full, colour) for index in best]
-        table.add_row(Text(terminal.visible(told(sheet, unit)), "bold"), Text("  ").join(pieces))
+        table.add_row(Text(visible(told(sheet, unit)), "bold"), Text("  ").join(pieces))
     console.print(table)
     for note in notes(sheet):
         console.print(Text(note, "dim"))
@@ -307,8 +308,10 @@ def _body(sheet: Sheet) -> str:
     scores = sheet.scores(units, rows)
     signed, maps = sheet.strengths(units, scores, sheet.maps(rows))
     origin = html.escape(wording.origin(sheet.explanations[0]))
-    means = {number: cells.mean(0, keepdim=True) for number, cells in maps.items()}
-    mean, together = sheet.strengths(units, signed.mean(0, keepdim=True), means)
+    words = [not row.special for row in rows]  # the end of the text is written, too, and not what the answer says
+    counted = words if any(words) else [True] * len(rows)
+    means = {number: cells[counted].mean(0, keepdim=True) for number, cells in maps.items()}
+    mean, together = sheet.strengths(units, signed[counted].mean(0, keepdim=True), means)
     whole = mean[0].tolist()
     parts = [
         f'<p class="origin">{origin}</p>',
@@ -454,6 +457,18 @@ def plot(
     units = [unit for unit in every if not unit.special]
     strengths = sheet.strengths(units, sheet.scores(units, rows), sheet.maps(rows))[0].numpy()
     return heat_table(strengths, [told(sheet, unit) for unit in rows], [shown(unit) for unit in units], ax)
+
+
+def pdf(explanations: Sequence[Attribution], tokens: Tokens, start: int, source: str | None) -> bytes:
+    """The heat table as the content of a PDF file.
+
+    Raises:
+        InputError: if matplotlib is not installed.
+    """
+    sheet = Sheet(explanations, tokens, start, source)
+    units = sheet.units()
+    size = table_size(sum(one.positions[0] >= start for one in units), sum(not one.special for one in units))
+    return printed(lambda ax: plot(explanations, tokens, start, source, ax), size, "constrained")
 
 
 def _upright(text: str, height: int) -> Image.Image:

@@ -7,7 +7,7 @@ Everything that can be is drawn as vectors; the heatmap of a picture has the pic
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,6 +29,8 @@ ACROSS = 4
 """Pictures in a row."""
 WORDS, BAR = 0.42, 0.16
 """Of axes that hold words and pictures: where the pictures begin above the words, and where the words begin above the scale."""
+LINE = 0.26
+"""Inches from a line of words to the next."""
 DASHES = ("-", "--", ":", "-.")
 FONTS: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "path"}
 """Fonts are embedded as outlines that stay text (PDF) or as paths (SVG)."""
@@ -52,6 +54,7 @@ def plot(explanation: Attribution, ax: Axes | None = None, *, layers: bool = Fal
             "contributions by block are of words or of a picture, and this Explanation is of both: plot those of .of_text() and "
             ".of_image(0) one by one"
         )
+    own = ax is None
     if ax is None:
         _, ax = _pyplot().subplots(figsize=_size(explanation, layers), layout=_layout(explanation, layers))
     if layers:
@@ -61,7 +64,9 @@ def plot(explanation: Attribution, ax: Axes | None = None, *, layers: bool = Fal
     elif explanation.is_image or is_media(explanation):
         _picture(explanation, ax, look)
     else:
-        _words(explanation, ax)
+        _words(explanation, ax, key=True)
+        if own:
+            _heighten(ax)
     ax.set_title(_plain(wording.headline(explanation)), loc="left", fontsize="medium")
     return ax
 
@@ -94,9 +99,12 @@ def side_by_side(explanations: Sequence[Attribution], names: Sequence[str]) -> F
     )
     for ax in axes.flat:
         ax.set_axis_off()
-    for explanation, name, ax in zip(explanations, names, axes.flat, strict=False):
-        plot(explanation, ax)
+    words = not any(one.is_image or one.is_mixed or is_media(one) for one in explanations)
+    for number, (explanation, name, ax) in enumerate(zip(explanations, names, axes.flat, strict=False), 1):
+        _words(explanation, ax, key=number == len(names)) if words else plot(explanation, ax)
         ax.set_title(_plain(name), loc="left", fontsize="small")
+    if words:
+        _heighten(*axes.flat)
     figure.suptitle(_plain(wording.headline(explanations[0])), fontsize="medium")
     return figure
 
@@ -138,16 +146,23 @@ def table(strengths: np.ndarray, rows: Sequence[str], columns: Sequence[str], ax
         InputError: if matplotlib is not installed.
     """
     if ax is None:
-        size = 1.6 + 0.22 * len(columns), 0.9 + 0.22 * len(rows)
-        _, ax = _pyplot().subplots(figsize=size, layout="constrained")
+        _, ax = _pyplot().subplots(figsize=table_size(len(rows), len(columns)), layout="constrained")
     mesh = ax.pcolormesh(strengths, cmap=_diverging(), vmin=-1, vmax=1, edgecolors="white", linewidth=0.4)
     ax.invert_yaxis()
     ax.set_yticks(np.arange(len(rows)) + 0.5, [_plain(name) for name in rows], fontsize="small")
     ax.set_xticks(np.arange(len(columns)) + 0.5, [_plain(name) for name in columns], fontsize="small", rotation=90)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
-    ax.figure.colorbar(mesh, ax=ax, label="against / for, of the row's strongest")
+    ax.xaxis.set_label_position("bottom")
+    ax.set_xlabel("each row in parts of its strongest", loc="left", fontsize="small")
+    bar = ax.figure.colorbar(mesh, ax=ax, ticks=[-1, 0, 1])
+    bar.ax.set_yticklabels(["against", "0", "for"], fontsize="small")
     return ax
+
+
+def table_size(rows: int, columns: int) -> tuple[float, float]:
+    """Inches of a heat table."""
+    return 2.2 + 0.22 * columns, 1.4 + 0.22 * rows
 
 
 def _diverging() -> Any:
@@ -163,15 +178,35 @@ def pdf(explanation: Attribution, look: Look = PLAIN) -> bytes:
     Raises:
         InputError: as `plot`.
     """
+
+    def draw(ax: Axes) -> None:
+        plot(explanation, ax, look=look)
+        if not (explanation.is_image or explanation.is_mixed or is_media(explanation)):
+            _heighten(ax)
+
+    return printed(draw, _size(explanation, False), _layout(explanation, False))
+
+
+def printed(draw: Callable[[Axes], object], size: tuple[float, float], layout: Literal["constrained"] | None) -> bytes:
+    """What is drawn on axes as the content of a PDF file with its fonts embedded.
+
+    Args:
+        draw: draws on the axes that it is given.
+        size: inches.
+        layout: of matplotlib.
+
+    Raises:
+        InputError: if matplotlib is not installed.
+    """
     try:
         from matplotlib import figure as figures
         from matplotlib import rc_context
     except ImportError as error:
         raise InputError("a .pdf file needs matplotlib: pip install 'attcat[plot]'") from error
-    figure = figures.Figure(figsize=_size(explanation, False), layout=_layout(explanation, False))
+    figure = figures.Figure(figsize=size, layout=layout)
     buffer = io.BytesIO()
     with rc_context(FONTS):
-        plot(explanation, figure.add_subplot(), look=look)
+        draw(figure.add_subplot())
         figure.savefig(buffer, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
     return buffer.getvalue()
 
@@ -205,13 +240,35 @@ def _unit(colour: RGB) -> tuple[float, float, float]:
 # -- texts -----------------------------------------------------------------------------------------------------------
 
 
-def _words(explanation: Attribution, ax: Axes) -> None:
-    """The words in place, line by line, on coloured grounds; what speaks against the class is underlined with dashes."""
+def _heighten(*axes: Axes) -> None:
+    """A figure of our own as high as its lines of words need."""
+    from matplotlib.figure import Figure
+
+    figure = axes[0].figure
+    assert isinstance(figure, Figure)
+    last = min(ax.get_ylim()[0] for ax in axes)
+    for ax in axes:
+        ax.set_ylim(last, ax.get_ylim()[1])
+    lines = (axes[0].get_ylim()[1] - last) / axes[0].get_position().height
+    figure.set_size_inches(figure.get_size_inches()[0], LINE * lines)
+
+
+def _words(explanation: Attribution, ax: Axes, key: bool = False) -> None:
+    """The words in place, line by line, on coloured grounds; what speaks against the class has a dashed edge.
+
+    Args:
+        explanation: of a text, or of words with pictures.
+        ax: where to.
+        key: whether a last line says what the colours mean.
+    """
     ax.set_axis_off()
     ax.set_xlim(0, 1)
     ax.set_ylim(-1, 1)
     known = wording.has_words(explanation)
     passages = wording.passages(explanation) if known else [wording.chips(explanation)]
+    if key:
+        against, supports = wording.sides(explanation)
+        passages = [*passages, [Piece(against, -1.0, -1.0), Piece("   "), Piece(supports, 1.0, 1.0)]]
     y, height = 0.0, 1.0
     for pieces in passages:
         x = 0.0

@@ -33,9 +33,10 @@
 
   // -- texts ---------------------------------------------------------------------------------------------------------
 
-  /** Each stretch that has a score, with its share of the magnitude and its rank; one Tab stop, then the arrow keys. */
-  function listen(parts, line) {
-    const total = parts.reduce((sum, part) => sum + Math.abs(part.score), 0) || 1;
+  /** Each stretch that has a score, with its share of the magnitude (of `whole`, where there are patches too) and its rank;
+   * one Tab stop, then the arrow keys. */
+  function listen(parts, line, whole) {
+    const total = whole || parts.reduce((sum, part) => sum + Math.abs(part.score), 0) || 1;
     const ranked = [...parts].sort((a, b) => Math.abs(b.score) - Math.abs(a.score));
     ranked.forEach((part, at) => (part.rank = at + 1));
     parts.forEach((part, at) => {
@@ -125,7 +126,7 @@
         box.replaceChildren(...(views[name] ? drawn(texts[at], views[name][at], item.full) : words[at])),
       );
       line.textContent = "";
-      strongest(listen(scored(boxes), line), list);
+      strongest(listen(scored(boxes), line, item.total), list);
     };
     show("words");
     const tools = make("div", { className: "tools" }, [

@@ -117,6 +117,16 @@ def _fulls(explanations: Sequence[Attribution]) -> list[float]:
     return [scales[one.is_image, one.model, one.recipe] for one in explanations]
 
 
+def _comparable(explanations: Sequence[Attribution]) -> str:
+    """Among which of them equal colours are equal scores."""
+    scales = {(one.is_image, one.model, one.recipe) for one in explanations}
+    if len(scales) == 1:
+        return "One scale for all: equal colours are equal scores."
+    if len(scales) == len({is_image for is_image, *_ in scales}):
+        return "One scale for the texts, another for the pictures: only within either are equal colours equal scores."
+    return "A scale for each model and method: only within one of them are equal colours equal scores."
+
+
 def _groups(explanations: Sequence[Attribution]) -> list[list[tuple[int, Attribution]]]:
     """Neighbours that explain several classes of one input."""
     numbered, start = [], 0
@@ -172,7 +182,6 @@ def _index(groups: Sequence[Sequence[tuple[int, Attribution]]], names: Sequence[
 def _legends(explanations: Sequence[Attribution], fulls: Sequence[float]) -> str:
     """What the colours mean, once for each kind of input."""
     kinds = {one.is_image: (one, full) for one, full in zip(explanations, fulls, strict=True) if full}
-    shared = "One scale for all: equal colours are equal scores."
     ends = "speaks against the class", "speaks for the class"
     if not any(one.class_specific for one in explanations):
         ends = wording.sides(explanations[0])
@@ -181,7 +190,7 @@ def _legends(explanations: Sequence[Attribution], fulls: Sequence[float]) -> str
         for kind, (one, full) in kinds.items()
     ]
     unseen = "".join(dict.fromkeys(html.unseen(one) for one in explanations if one.is_image))
-    return f'<div class="legend">{"".join(bars)}{unseen}<p class="origin">{shared}</p></div>'
+    return f'<div class="legend">{"".join(bars)}{unseen}<p class="origin">{_comparable(explanations)}</p></div>'
 
 
 def _any_beyond(explanations: Sequence[Attribution], fulls: Sequence[float], pictures: bool) -> bool:
@@ -318,6 +327,8 @@ def _data(explanation: Attribution, full: float, layered: bool) -> dict[str, Any
         told["views"] = {name: _view(wording.cut(explanation, found, full)) for name, found in cuts.items()}
         if told["views"]["tokens"] == _view(wording.passages(explanation, full)):
             told["views"]["tokens"] = None  # no word is made of several
+    if explanation.is_mixed:
+        told["total"] = _rounded([float(explanation.scores.abs().sum())])[0]  # a word's share is of words and patches
     if layered and len(explanation.layers) > 1 and not explanation.is_video:
         told |= _layers(explanation.of_text() if explanation.is_mixed else explanation)
     return told

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import html, image, terminal, wording
+from ..errors import visible
+from . import html, image, wording
 from .colour import largest
 
 if TYPE_CHECKING:
@@ -145,9 +146,9 @@ def show(groups: Sequence[Group], head: str, console: Console | None = None) -> 
     from rich.text import Text
 
     console = console or Console()
-    console.print(Text(terminal.visible(head), "dim"), soft_wrap=True)
+    console.print(Text(visible(head), "dim"), soft_wrap=True)
     for group in groups:
-        console.print(Text(terminal.visible(f"\n{group.title}"), "bold"), soft_wrap=True)
+        console.print(Text(visible(f"\n{group.title}"), "bold"), soft_wrap=True)
         if group.positions is not None:
             console.print(Text(f"strongest place: {strongest(group.positions)}"))
             continue
@@ -155,7 +156,7 @@ def show(groups: Sequence[Group], head: str, console: Console | None = None) -> 
         for name, side in (("word", "left"), ("inputs", "right"), ("mean", "right"), ("95 %", "left")):
             table.add_column(name, justify="right" if side == "right" else "left")
         for term in (one for side in group.sides(LINES, LINES // 2) for one in side):
-            cells = (terminal.visible(_named(term)), str(term.inputs), wording.number(term.mean), _interval(term))
+            cells = (visible(_named(term)), str(term.inputs), wording.number(term.mean), _interval(term))
             table.add_row(*(Text(cell) for cell in cells))
         console.print(table if table.row_count else Text("no word stands out from zero"))
 
@@ -184,7 +185,7 @@ STYLE = (
 .attcat .words td{vertical-align:top;border-top:1px solid rgba(128,128,128,.3);text-align:right;white-space:normal}
 .attcat .words td:first-child,.attcat .words td:last-child{text-align:left}
 .attcat .words th,.attcat .words td:nth-child(n+2):not(.where){overflow-wrap:normal;white-space:nowrap}
-.attcat .words td:first-child{min-width:4em}
+.attcat .words td:first-child{overflow-wrap:break-word;max-width:9em}
 .attcat .words .where{opacity:.8;max-width:34rem}
 .attcat .words .span{display:block;position:relative;width:9rem;height:1.1em;background:rgba(128,128,128,.15)}
 .attcat .words .span i{position:absolute;top:.45em;height:.2em;background:currentColor;opacity:.7}

@@ -6,13 +6,12 @@ and control characters, which could steer the terminal, are shown as the symbols
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..attribution import Attribution
-from ..errors import InputError
+from ..errors import InputError, visible
 from ..tokens import Waveform
 from . import wording
 from .colour import FAINT, GREY, hue, mix, readable_on, strength
@@ -174,21 +173,6 @@ def strip(explanation: Attribution, columns: int, colour: bool) -> list[Text]:
 STRIP = 100
 """Columns of a sound at most."""
 _MARKS = {0: " ", 1: "+", 2: "+", 3: "#", -1: "-", -2: "-", -3: "="}
-
-
-def visible(text: str) -> str:
-    """Replace control characters, except line ends and tabs, by their symbols, one for one."""
-    text = text.replace("\r\n", " \n")
-    return "".join(_symbol(character) if _controls(character) else character for character in text)
-
-
-def _controls(character: str) -> bool:
-    return character not in "\n\t" and unicodedata.category(character) == "Cc"
-
-
-def _symbol(character: str) -> str:
-    code = ord(character)
-    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
 
 
 def _style(signed: float, marked: bool = False) -> Style | None:

@@ -88,10 +88,11 @@ def main() -> None:
             output = Path(arguments[-1])
             command([*arguments], output)
             loop(load, inputs[:2])
-            rounds = [
-                (spent(lambda: command(arguments, output)), spent(lambda: loop(load, inputs)))  # noqa: B023
-                for _ in range(given.repeats)
-            ]
+            rounds = []
+            for _ in range(given.repeats):
+                rounds.append((spent(lambda: command(arguments, output)), spent(lambda: loop(load, inputs))))  # noqa: B023
+                (_, shell), (_, alone) = rounds[-1]
+                print(f"{name}: {shell:.1f} s of the processor, {alone:.1f} s alone", file=sys.stderr, flush=True)
         for number, unit in enumerate(("clock", "processor")):
             ratio = statistics.median(shell[number] / alone[number] for shell, alone in rounds)
             medians = [statistics.median(one[side][number] for one in rounds) for side in (0, 1)]

@@ -246,7 +246,9 @@ class Discovered(Adapter):
 
     def describe(self) -> str:
         """What was found, in words."""
-        return f"{type(self.model).__name__}: no adapter, found by a forward pass: {self.found}; {self._tokens_found}"
+        own = type(self).__module__.startswith(__package__ or "")
+        by = "no adapter" if own else f"{self.family} ({type(self).__name__})"
+        return f"{type(self.model).__name__}: {by}, found by a forward pass: {self.found}; {self._tokens_found}"
 
     @property
     def _tokens_found(self) -> str:
