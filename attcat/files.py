@@ -90,7 +90,8 @@ def encode_jpeg(picture: Image.Image | np.ndarray, quality: int = 88) -> bytes:
 
     buffer = io.BytesIO()
     picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    picture.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+    # Not optimized: Pillow does that in a buffer that is too small for pictures that are much like noise.
+    picture.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 

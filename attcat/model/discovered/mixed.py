@@ -77,7 +77,7 @@ class DiscoveredMixed(DiscoveredText):
     beside: str | None = None
     """Where a picture's tokens stand if the text has no placeholders for them: `before` or `behind` its own; empty if it has
     placeholders, None if that is not known yet."""
-    tried: Mapping[str, Tensor] | None = None
+    trial_picture: Mapping[str, Tensor] | None = None
     """While the model is inspected: the picture that it needs beside the words."""
     crosses: bool = False
     """Whether the words read a picture by cross-attention, so that the words alone are explained, without one."""
@@ -92,24 +92,19 @@ class DiscoveredMixed(DiscoveredText):
     """What of the pictures reaches the prediction past the first block."""
 
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
-        self.whole = processor if hasattr(processor, "tokenizer") else None
-        self.marks: set[int] = set()  # the token numbers that stand where a picture's tokens are
-        self._runs: dict[Any, tuple[Run, ...]] = {}
-        self._patches_of: dict[tuple[tuple[int, int], ...], Tower] = {}
-        self._behinds: dict[tuple[str, ...], int] = {}  # what is said of a written token, by the names of the arguments
-        self._before: dict[tuple[int, ...], int] = {}  # how many of a picture's tokens stand before the text
-        self.tried = _picture_for(model)
+        self._begin(processor)
+        self.trial_picture = picture_for(model)
         try:
             super().__init__(model, getattr(processor, "tokenizer", processor))
         except UnsupportedModelError as error:
             self._check_crossing(error)
             raise
         self.beside = "behind" if self.own_tokens[1] else "" if self.lead else None
-        self.alone = self.tried is None
+        self.alone = self.trial_picture is None
         if not self.alone:
             self.no_batch = "it reads no words without a picture"
-        lead, picture = self.lead, self.tried
-        self.own_tokens, self.tried, self.lead = (0, 0), None, ()
+        lead, picture = self.lead, self.trial_picture
+        self.own_tokens, self.trial_picture, self.lead = (0, 0), None, ()
         if lead and self.whole is None:
             self.trial = self._given(picture or {}, lead)
         if self.whole is not None:
@@ -123,6 +118,15 @@ class DiscoveredMixed(DiscoveredText):
                 self.injected = self._past(self.trial)
                 self.no_pictures = self._why_no_pictures()
         log.info("%s", self.describe())
+
+    def _begin(self, processor: Any) -> None:
+        """Nothing is known yet."""
+        self.whole = processor if hasattr(processor, "tokenizer") else None
+        self.marks: set[int] = set()  # the token numbers that stand where a picture's tokens are
+        self._runs: dict[Any, tuple[Run, ...]] = {}
+        self._patches_of: dict[tuple[tuple[int, int], ...], Tower] = {}
+        self._behinds: dict[tuple[str, ...], int] = {}  # what is said of a written token, by the names of the arguments
+        self._before: dict[tuple[int, ...], int] = {}  # how many of a picture's tokens stand before the text
 
     def _given(self, picture: Mapping[str, Tensor], lead: tuple[int, ...]) -> Encoding:
         """The trial as a user without a processor gives it: a picture, and its placeholders in front of the words."""
@@ -149,16 +153,16 @@ class DiscoveredMixed(DiscoveredText):
     def length(self) -> int:
         """As of a text model; with a picture beside the text if the model takes none without, and with placeholders for it if
         it has to have these."""
-        picture = self.tried
-        for self.tried, needed in ((None, False), (picture, True), (picture, False)):
+        picture = self.trial_picture
+        for self.trial_picture, needed in ((None, False), (picture, True), (picture, False)):
             try:
-                self.lead = self._placeholders(self.place(self.tried or {})) if needed else ()
+                self.lead = self._placeholders(self.place(self.trial_picture or {})) if needed else ()
                 self._called(ordinary_tokens(self, LENGTH)[None])
                 break
             except FAILURES:
                 continue
         else:
-            self.tried, self.lead = None, ()
+            self.trial_picture, self.lead = None, ()
         vars(self).pop("head", None)  # was the classifier's, for this experiment
         return super().length
 
@@ -183,9 +187,9 @@ class DiscoveredMixed(DiscoveredText):
 
     def completed(self, encoding: Encoding) -> Encoding:
         """With the picture that is tried, while the model is inspected."""
-        if self.tried is None:
+        if self.trial_picture is None:
             return super().completed(encoding)
-        pictures = {n: v.expand(len(encoding.tokens), *v.shape[1:]) for n, v in self.tried.items()}
+        pictures = {n: v.expand(len(encoding.tokens), *v.shape[1:]) for n, v in self.trial_picture.items()}
         return super().completed(replace(encoding, arguments={**encoding.arguments, **self.place(pictures)}))
 
     def call(self, encoding: Encoding) -> Any:
@@ -193,7 +197,7 @@ class DiscoveredMixed(DiscoveredText):
         before the text's."""
         arguments = encoding.arguments
         ids, lead = arguments["input_ids"], torch.tensor(self.lead, device=self.device)
-        if self.tried is not None and len(lead):
+        if self.trial_picture is not None and len(lead):
             ids = torch.cat([lead.expand(len(ids), -1), ids], 1)
             found = {**arguments, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
             if "attention_mask" in arguments:
@@ -404,7 +408,7 @@ class DiscoveredMixed(DiscoveredText):
             try:
                 ids = self._arguments(text, [picture])["input_ids"]
             except ProcessorError:
-                return False
+                return sum(counts) > 0
             counts.append(int((ids == self.processor.convert_tokens_to_ids(token)).sum()))
         return 0 < counts[0] < counts[1]
 
@@ -1107,7 +1111,7 @@ def _extended(tokens: Tokens, count: int) -> Tokens:
     return surrounded(tokens, [], more) if more else tokens
 
 
-def _picture_for(model: nn.Module) -> dict[str, Tensor] | None:
+def picture_for(model: nn.Module) -> dict[str, Tensor] | None:
     """A small picture of noise, of whole patches; None if the configuration names no size of them."""
     config = getattr(model, "config", None)
     owners = (getattr(config, "vision_config", None), config)
