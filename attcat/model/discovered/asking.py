@@ -63,7 +63,7 @@ class Reader(DiscoveredMixed):
             return self.first, None
         value = self.samples()[0]
         read = self.read_mixed(value)
-        return self._arguments(read.text, read.pictures, read.boxes), value
+        return self._arguments(read.text, read.pictures, read.boxes, read.question), value
 
     def unnamed(self, arguments: dict[str, Any]) -> Encoding:
         """One row whose tokens are not known yet."""

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey
 from ...errors import InputError, OptionError, ProcessorError, UnsupportedModelError
-from ...tokens import Interleaved, Patches, Place, Span, Tokens, View
+from ...tokens import Asked, Interleaved, Patches, Place, Span, Tokens, View
 from ..bound import borrowed
 from ..encoding import Encoding, content_of, together
-from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead
+from ..heads import Head, MaskedTokenHead, NextTokenHead, SpanHead, TokenHead
 from ..picture import read_picture, to_pixels
 from ..tower import Tower
 from ..writing import Prompt, contents, is_chat
@@ -62,12 +62,14 @@ class Read:
         pictures: upright, RGB.
         said: of a chat the characters of its messages; None if all of the text is the user's.
         boxes: of a page the words of the text, each with its box on the page, `(left, top, right, bottom)` in thousandths.
+        question: what is asked about a page, word by word; it stands first in the text.
     """
 
     text: str
     pictures: tuple[Image.Image, ...]
     said: tuple[Span, ...] | None = None
     boxes: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+    question: tuple[str, ...] = ()
 
 
 class DiscoveredMixed(DiscoveredText):
@@ -246,9 +248,9 @@ class DiscoveredMixed(DiscoveredText):
         if self.whole is None:
             return super().samples()
         if self.reads_pages:
-            return [
-                (mosaic(72, 48), ["What", "is", "this", "?"], [(200 * at, 40, 200 * at + 150, 90) for at in range(4)])
-            ]
+            asked = ("What is it?",) * self.asks
+            boxes = [(200 * at, 40, 200 * at + 150, 90) for at in range(4)]
+            return [(mosaic(72, 48), *asked, ["What", "is", "this", "?"], boxes)]
         return [(mosaic(72, 48), "What is this?"), (mosaic(72, 48, 1), "What is this, and what is behind it?")]
 
     def predict(self, encoding: Encoding) -> tuple[Any, Tensor]:
@@ -373,7 +375,7 @@ class DiscoveredMixed(DiscoveredText):
                 '{"input_ids": ..., "pixel_values": ...}'
             )
         if self.reads_pages:
-            return _page(value)
+            return _page(value, self.asks)
         if is_chat(value):
             return self._chat(value)
         pictures, text = _split(value)
@@ -390,6 +392,11 @@ class DiscoveredMixed(DiscoveredText):
         """Whether the processor takes the words of a page with their boxes."""
         return self.whole is not None and "boxes" in inspect.signature(type(self.whole).__call__).parameters
 
+    @property
+    def asks(self) -> bool:
+        """Whether what is explained is an answer to a question, which is found among the words."""
+        return isinstance(self.head, SpanHead)
+
     @cached_property
     def placeholder(self) -> str | None:
         """What stands for a picture in a text; None if the processor needs nothing there, or puts it there itself."""
@@ -403,7 +410,7 @@ class DiscoveredMixed(DiscoveredText):
 
     def _placed_twice(self, token: str) -> bool:
         """Whether the processor puts placeholders into a text also when there is one already."""
-        picture, counts = Image.fromarray(mosaic(72, 48)), []
+        picture, counts = Image.fromarray(mosaic(72, 48)), list[int]()
         for text in ("What?", f"{token}What?"):
             try:
                 ids = self._arguments(text, [picture])["input_ids"]
@@ -447,7 +454,7 @@ class DiscoveredMixed(DiscoveredText):
         """One input, ready for the model."""
         if not read.pictures:
             raise InputError("there is no picture in this input: give (picture, text), or the text alone")
-        arguments = self._arguments(read.text, read.pictures, read.boxes)
+        arguments = self._arguments(read.text, read.pictures, read.boxes, read.question)
         count = arguments["input_ids"].shape[1]
         # Beside a text, a picture takes none of its positions.
         if self.max_length is not None and count > self.max_length:
@@ -459,7 +466,10 @@ class DiscoveredMixed(DiscoveredText):
         base = _extended(self._spelled(read, encoding), encoding.mask.shape[1])
         views = [picture.size for picture in read.pictures]
         tokens = self._placed_tokens(encoding, base, runs, views)
-        source = Interleaved(read.text, tuple(to_pixels(picture) for picture in read.pictures))
+        pictures = tuple(to_pixels(picture) for picture in read.pictures)
+        source = Interleaved(read.text, pictures)
+        if read.question:
+            source = Asked(read.text, pictures, len(" ".join(read.question)) + 1)
         return replace(encoding, tokens=(tokens,), sources=(source,))
 
     def _bare(self, arguments: Mapping[str, Tensor]) -> Encoding:
@@ -500,15 +510,19 @@ class DiscoveredMixed(DiscoveredText):
         return "before" if moved else "behind"
 
     def _arguments(
-        self, text: str, pictures: Sequence[Image.Image], boxes: Sequence[tuple[str, Sequence[int]]] | None = None
+        self,
+        text: str,
+        pictures: Sequence[Image.Image],
+        boxes: Sequence[tuple[str, Sequence[int]]] | None = None,
+        question: Sequence[str] = (),
     ) -> dict[str, Tensor]:
         """What the processor makes of a text and its pictures, on the model's device; of a page without its words' boxes the
         pixels alone are right."""
         whole: Any = self.whole
         if self.reads_pages:
-            words, places = zip(*(boxes or [("a", (0, 0, 0, 0))]), strict=True)
+            texts, places = _of_page(boxes or [("a", (0, 0, 0, 0))], question)
             try:
-                made = whole(list(pictures), [list(words)], boxes=[list(map(list, places))], return_tensors="pt")
+                made = whole(list(pictures), *texts, boxes=places, return_tensors="pt")
             except FAILURES as error:
                 raise ProcessorError(
                     f"{type(whole).__name__} does not take this page with its words and boxes: {error}"
@@ -537,7 +551,7 @@ class DiscoveredMixed(DiscoveredText):
         """The tokens with the characters of those that the text itself has; others are the processor's, and special."""
         bos = getattr(self.processor, "bos_token", None)
         if read.boxes is not None:
-            return self._spelled_page(read.boxes)
+            return self._spelled_page(read.boxes, read.question)
         own, tokens = self.tokens_of(read.text, specials=not (bos and read.text.startswith(bos)))
         ids = encoding.arguments["input_ids"][0].tolist()
         named = encoding.tokens[0].kept([at < len(ids) for at in range(len(encoding.tokens[0]))])
@@ -560,18 +574,24 @@ class DiscoveredMixed(DiscoveredText):
         segments = tuple(None if span is None else 0 for span in spans)
         return replace(named, special=special, spans=tuple(spans), segments=segments, words=tuple(words))
 
-    def _spelled_page(self, boxes: Sequence[tuple[str, Sequence[int]]]) -> Tokens:
-        """The tokens of a page's words, which are those of the text one after another, with a space between them."""
-        words, places = zip(*boxes, strict=True)
+    def _spelled_page(self, boxes: Sequence[tuple[str, Sequence[int]]], question: Sequence[str]) -> Tokens:
+        """The tokens of a page's words, which are those of the text one after another, with a space between them; before them
+        those of a question."""
+        texts, places = _of_page(boxes, question)
         options = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
-        made = self.processor([list(words)], boxes=[list(map(list, places))], **options)
+        made = self.processor(*texts, boxes=places, **options)
         tokens = self._tokens(made["input_ids"][0], made["special_tokens_mask"][0], made, 0)
-        starts = [0, *np.cumsum([len(word) + 1 for word in words]).tolist()]
+        starts = [0, *np.cumsum([len(word) + 1 for word in [*question, *(word for word, _ in boxes)]]).tolist()]
+        words = tuple(
+            None if word is None else word + len(question) * (segment == 1)
+            for word, segment in zip(tokens.words or (), tokens.segments or (), strict=True)
+        )
         spans = tuple(
             None if span is None or word is None else (starts[word] + span[0], starts[word] + span[1])
-            for span, word in zip(tokens.spans or (), tokens.words or (), strict=True)
+            for span, word in zip(tokens.spans or (), words, strict=True)
         )
-        return replace(tokens, spans=spans)
+        segments = tuple(None if span is None else 0 for span in spans)
+        return replace(tokens, spans=spans, words=words, segments=segments)
 
     def _placed_tokens(
         self, encoding: Encoding, tokens: Tokens, runs: Sequence[Run], sizes: Sequence[tuple[int, int]] | None
@@ -1042,18 +1062,23 @@ def _split(value: Any) -> tuple[list[Any], str]:
     )
 
 
-def _page(value: Any) -> Read:
-    """A page with its words and their boxes.
+def _page(value: Any, asks: bool) -> Read:
+    """A page with its words and their boxes; for a model that answers questions with one, too.
 
     Raises:
         InputError: if it is something else, or the words and boxes do not fit each other.
     """
-    if not isinstance(value, tuple) or len(value) != 3 or isinstance(value[1], str):
+    count = 3 + asks
+    if not isinstance(value, tuple) or len(value) != count or isinstance(value[-2], str):
+        before, example = ("question, ", "'How much?', ") if asks else ("", "")
         raise InputError(
-            "this model reads a page with its words and their boxes: give (page, words, boxes), e.g. "
-            "(picture, ['Total', '12'], [(40, 10, 120, 30), (130, 10, 160, 30)]), boxes in thousandths of the page"
+            f"this model reads a page with its words and their boxes: give (page, {before}words, boxes), e.g. "
+            f"(picture, {example}['Total', '12'], [(40, 10, 120, 30), (130, 10, 160, 30)]), boxes in thousandths of the page"
         )
-    page, words, boxes = value
+    page, *asked, words, boxes = value
+    question = tuple(str(asked[0]).split()) if asks else ()
+    if asks and not question:
+        raise InputError("the question is empty: say what is asked about the page, e.g. 'How much?'")
     places = [tuple(int(number) for number in box) for box in boxes]
     if len(words) != len(places) or not len(words):
         raise InputError(
@@ -1066,7 +1091,15 @@ def _page(value: Any) -> Read:
             raise InputError(
                 f"a box is (left, top, right, bottom) in thousandths of the page, from 0 to 1000; {word!r} has {place}"
             )
-    return Read(" ".join(words), (read_picture(page),), boxes=tuple(zip(words, places, strict=True)))
+    text = "\n".join(" ".join(part) for part in (question, words) if part)
+    return Read(text, (read_picture(page),), boxes=tuple(zip(words, places, strict=True)), question=question)
+
+
+def _of_page(boxes: Sequence[tuple[str, Sequence[int]]], question: Sequence[str]) -> tuple[list[Any], list[Any]]:
+    """The texts of a page in rows, a question first if there is one, and the boxes, as processors take them."""
+    words, places = zip(*boxes, strict=True)
+    asked = [[" ".join(question)]] if question else []
+    return [*asked, [list(words)]], [[list(place) for place in places]]
 
 
 def _parts(content: Any, pictures: list[Image.Image]) -> list[dict[str, Any]]:
