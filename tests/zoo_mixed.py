@@ -187,3 +187,19 @@ def layout_processor() -> Any:
     words = transformers.LayoutLMv3Tokenizer(vocab=made["vocab"], merges=[tuple(pair) for pair in made["merges"]])
     pictures = LayoutLMv3ImageProcessorPil(size={"height": SIDE, "width": SIDE}, apply_ocr=False)
     return transformers.LayoutLMv3Processor(pictures, words)
+
+
+def grounding_dino() -> nn.Module:
+    backbone = transformers.SwinConfig(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, image_size=64, out_indices=[2, 3, 4]
+    )
+    text = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32, vocab_size=340
+    )
+    parts = {
+        f"{part}_{name}": count for part in ("encoder", "decoder") for name, count in (("layers", 2), ("ffn_dim", 32))
+    }
+    config = transformers.GroundingDinoConfig(
+        d_model=32, **parts, num_queries=5, backbone_config=backbone, text_config=text
+    )
+    return transformers.GroundingDinoForObjectDetection(config)

@@ -20,6 +20,7 @@ from .base import FAILED
 from .describing import DiscoveredCaptioning, DiscoveredDescribing
 from .experiments import accepted
 from .hearing import DiscoveredHearing
+from .matching import DiscoveredMatching
 from .mixed import PIXELS, SEEN, DiscoveredMixed
 from .sentences import SentenceAdapter, embeds
 from .streams import DiscoveredStreams
@@ -65,16 +66,19 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
 
 
 def _reading_and_seeing(model: nn.Module, processor: Any) -> Adapter:
-    """Words and pictures in one sequence; or a text that reads a picture by cross-attention, and is all that was written."""
+    """Words and pictures in one sequence; or a text that reads a picture by cross-attention, and is all that was written, or is
+    judged beside it."""
     try:
         return DiscoveredMixed(model, processor)
-    except UnsupportedModelError as error:
+    except UnsupportedModelError:
         if PIXELS not in (accepted(model.forward) or ()):
             raise
-        try:
-            return DiscoveredCaptioning(model, processor)
-        except AttCATError:
-            raise error from None
+        for kind in (DiscoveredCaptioning, DiscoveredMatching):
+            try:
+                return kind(model, processor)
+            except AttCATError:
+                continue
+        raise
 
 
 def _asking(model: nn.Module, processor: Any) -> Adapter:

@@ -26,13 +26,14 @@ from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey
 from ...errors import InputError, OptionError, ProcessorError, UnsupportedModelError
 from ...tokens import Asked, Interleaved, Patches, Place, Span, Tokens, View
+from ..adapter import GUIDE
 from ..bound import borrowed
 from ..encoding import Encoding, content_of, together
 from ..heads import Head, MaskedTokenHead, NextTokenHead, SpanHead, TokenHead
 from ..picture import read_picture, to_pixels
 from ..tower import Tower
 from ..writing import Prompt, contents, is_chat
-from .base import Found, log
+from .base import FAILED, Found, log
 from .experiments import FAILURES, differ, first_states, logits_of, mixed, ordinary_tokens, replaced_before, rounding
 from .guesses import Frame, Guess, Run, inverse, mosaic, numbers_of, painted_over, possible, row_of, run_of, seen_frames
 from .text import LENGTH, DiscoveredText, surrounded
@@ -143,13 +144,19 @@ class DiscoveredMixed(DiscoveredText):
         return self.head.point(encoding, [word] * len(encoding.tokens))
 
     def _check_crossing(self, error: UnsupportedModelError) -> None:
-        """A better reason, where the words read the picture by cross-attention.
+        """A better reason, where the words read the picture by cross-attention, or no picture could be tried.
 
         Raises:
-            UnsupportedModelError: if they do.
+            UnsupportedModelError: if that is so.
         """
         if any(CROSSING.search(name) for name, _ in self.model.named_modules()):
-            raise _CrossAttentionError(_crossing(self.model, str(error).partition(". Write what")[0])) from error
+            raise _CrossAttentionError(_crossing(self.model, alone=False)) from error
+        pixels = inspect.signature(self.model.forward).parameters.get(PIXELS)
+        if FAILED in str(error) and pixels and pixels.default is pixels.empty and picture_for(self.model) is None:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} cannot be explained: it reads words with a picture alone, and its configuration "
+                f"names no size of patches to try one. If it is made of blocks that attend once over all tokens, see {GUIDE}"
+            ) from error
 
     @cached_property
     def length(self) -> int:
@@ -366,9 +373,7 @@ class DiscoveredMixed(DiscoveredText):
     def read_mixed(self, value: Any) -> Read:
         """The text and the pictures of an input; see `encode`."""
         if self.crosses:
-            raise _CrossAttentionError(
-                _crossing(self.model, "another picture does not change what its first block takes")
-            )
+            raise _CrossAttentionError(_crossing(self.model))
         if self.whole is None:
             raise ProcessorError(
                 "pictures and texts need the processor for both (AutoProcessor); without one, give model arguments "
@@ -709,9 +714,7 @@ class DiscoveredMixed(DiscoveredText):
                 "what its processor makes of the picture and the text together"
             )
         if not all(changed):
-            raise _CrossAttentionError(
-                _crossing(self.model, "another picture does not change what its first block takes")
-            )
+            raise _CrossAttentionError(_crossing(self.model))
         if self.beside:
             if len(changed) > 1:
                 raise InputError(f"{type(self.model).__name__} reads one picture beside a text, got {len(changed)}")
@@ -1024,11 +1027,13 @@ class _CrossAttentionError(UnsupportedModelError):
     """The words read the picture by cross-attention."""
 
 
-def _crossing(model: nn.Module, reason: str) -> str:
+def _crossing(model: nn.Module, alone: bool = True) -> str:
+    instead = (
+        "Explain the words alone" if alone else "Use a model that reads both in one sequence, or gives classes of both"
+    )
     return (
-        f"{type(model).__name__} cannot be explained with a picture: {reason}. Its words read the picture by cross-attention, so "
-        "that no one sequence of tokens holds both. Explain the words alone, if the model reads them without a picture, or its "
-        "pictures' encoder by itself, with a head of your own"
+        f"{type(model).__name__} cannot be explained with a picture: its words read it by cross-attention, so that no one "
+        f"sequence of tokens holds both. {instead}"
     )
 
 
