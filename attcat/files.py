@@ -94,7 +94,8 @@ def encode_jpeg(picture: Image.Image | np.ndarray, quality: int = 88) -> bytes:
 
     buffer = io.BytesIO()
     picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    picture.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+    # Not optimized: Pillow does that in a buffer that is too small for pictures that are much like noise.
+    picture.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 

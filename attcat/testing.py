@@ -435,8 +435,9 @@ def _placed(bench: _Bench) -> Measured:
     adapter = bench.adapter
     if isinstance(adapter, SignalAdapter):
         return _off(bench.row(0), adapter), 1
-    if isinstance(adapter, DiscoveredMixed):
-        found_off = painted_off(adapter, bench.encoding)
+    reader = getattr(adapter, "sense", adapter)
+    if isinstance(reader, DiscoveredMixed):
+        found_off = painted_off(reader, bench.encoding)
         if found_off is None:
             raise _NotAsked("there is no picture among the inputs whose tokens lie in places on it")
         return found_off

@@ -10,7 +10,7 @@ import pytest
 import torch
 import zoo_mixed as zoo
 from tasks_zoo import redraw
-from test_mixed_models import PICTURE, paint_corners
+from test_mixed_models import PICTURE, PLACED, paint_corners
 from torch import Tensor, nn
 
 import attcat
@@ -24,7 +24,10 @@ PAGE = (PICTURE, WORDS, BOXES)
 @cache
 def made(kind: str) -> tuple[nn.Module, Any, attcat.Explainer]:
     torch.manual_seed(0)
-    model, processor = redraw(zoo.layoutlmv3(kind, 3).eval()), zoo.layout_processor()
+    model, processor = (
+        redraw(zoo.layoutlmv3(kind, 2 if kind == "QuestionAnswering" else 3).eval()),
+        zoo.layout_processor(),
+    )
     return model, processor, attcat.Explainer(model, processor, method="cat")
 
 
@@ -99,3 +102,43 @@ def test_the_words_boxes_are_read_and_stay_where_words_and_patches_are_removed()
 def test_something_else_than_a_page_is_refused(value: Any, reason: str) -> None:
     with pytest.raises(attcat.InputError, match=reason):
         made("SequenceClassification")[2](value)
+
+
+ASKED = "a boring film?"
+QUESTIONED = (PICTURE, ASKED, WORDS, BOXES)
+
+
+def test_a_question_about_a_page_is_answered_by_its_words() -> None:
+    model, processor, explainer = made("QuestionAnswering")
+    made_of_it = processor(PICTURE, ASKED, WORDS, boxes=[list(box) for box in BOXES], return_tensors="pt")
+    with torch.no_grad():
+        output = model(**made_of_it)
+    found = explainer(QUESTIONED, target="gripping film")
+    pairs = list(zip(made_of_it.sequence_ids(0), made_of_it.word_ids(0), strict=True))
+    first, last = pairs.index((1, 1)), len(pairs) - 1 - pairs[::-1].index((1, 2))
+    assert found.value == pytest.approx(float(output.start_logits[0, first] + output.end_logits[0, last]), rel=1e-4)
+    assert found.label == "gripping film"
+    assert [word.text for word in found.words()] == ["a", "boring", "film?", *WORDS]
+    assert found.texts == ("a boring film?\na gripping film was",)
+    assert found.heatmap(image=0).shape == PICTURE.shape[:2]
+    best = explainer(QUESTIONED)
+    assert " ".join(WORDS).count(best.label) or best.label == "(no answer)"
+    with pytest.raises(attcat.TargetError, match="is not in the context"):
+        explainer(QUESTIONED, target="boring")
+
+
+def test_a_question_about_a_page_is_explained_completely_and_keeps_what_adapters_promise() -> None:
+    model, processor, _ = made("QuestionAnswering")
+    explain = attcat.Explainer(model, processor, method="input_x_gradient", rule="libra", completeness=True)
+    assert explain(QUESTIONED).completeness == pytest.approx(0, abs=1e-4)
+    checks = check_adapter(model, processor)
+    assert [str(check) for check in checks if check.passed is False] == []
+    assert [check.passed for check in checks if check.name == PLACED] == [True]
+
+
+def test_a_page_without_its_question_is_told_what_it_lacks() -> None:
+    explainer = made("QuestionAnswering")[2]
+    with pytest.raises(attcat.InputError, match=r"give \(page, question, words, boxes\)"):
+        explainer(PAGE)
+    with pytest.raises(attcat.InputError, match="the question is empty"):
+        explainer((PICTURE, " ", WORDS, BOXES))

@@ -51,22 +51,38 @@ def got_ocr2() -> tuple[nn.Module, Any]:
     return transformers.GotOcr2ForConditionalGeneration(config), processor
 
 
-def blip2() -> tuple[nn.Module, Any]:
+def florence2() -> tuple[nn.Module, Any]:
+    words = tokenizer(image_token="<image>")
+    pictures = CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
+    pictures.image_seq_length = 65
+    tower: dict[str, Any] = {"depths": [1, 1], "patch_size": [7, 3], "patch_stride": [4, 2], "patch_padding": [3, 1]}
+    tower |= {"patch_prenorm": [False, True], "embed_dim": [16, 32], "num_heads": [4, 4], "num_groups": [4, 4]}
+    text: dict[str, Any] = {"vocab_size": len(words), "d_model": 32, "max_position_embeddings": 200}
+    for part in ("encoder", "decoder"):
+        text |= {f"{part}_layers": 2, f"{part}_attention_heads": 4, f"{part}_ffn_dim": 48}
+    text |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
+    config = transformers.Florence2Config(
+        vision_config={**tower, "window_size": 4, "projection_dim": 32},
+        text_config=transformers.BartConfig(**text),
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+    )
+    return transformers.Florence2ForConditionalGeneration(config), transformers.Florence2Processor(pictures, words)
+
+
+def blip2(text: str = "OPT") -> tuple[nn.Module, Any]:
     words = tokenizer("<image>")
     pictures = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     processor = transformers.Blip2Processor(pictures, words, num_query_tokens=6)
-    text = {
-        "vocab_size": len(words),
-        "hidden_size": 32,
-        "ffn_dim": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-    }
-    text |= {"max_position_embeddings": 200, "word_embed_proj_dim": 32, "pad_token_id": 1, "bos_token_id": 0}
+    line: dict[str, Any] = {"vocab_size": len(words), "pad_token_id": 1, "eos_token_id": 2}
+    if text == "T5":
+        line |= {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 1}
+    else:
+        line |= {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "bos_token_id": 0}
+        line |= {"max_position_embeddings": 200, "word_embed_proj_dim": 32}
     config = transformers.Blip2Config(
         vision_config={**TOWER},
         qformer_config={**SMALL, "encoder_hidden_size": 32, "cross_attention_frequency": 1, "vocab_size": len(words)},
-        text_config=transformers.OPTConfig(**text, eos_token_id=2),
+        text_config=getattr(transformers, f"{text}Config")(**line),
         num_query_tokens=6,
         image_token_index=words.convert_tokens_to_ids("<image>"),
     )
@@ -171,3 +187,19 @@ def layout_processor() -> Any:
     words = transformers.LayoutLMv3Tokenizer(vocab=made["vocab"], merges=[tuple(pair) for pair in made["merges"]])
     pictures = LayoutLMv3ImageProcessorPil(size={"height": SIDE, "width": SIDE}, apply_ocr=False)
     return transformers.LayoutLMv3Processor(pictures, words)
+
+
+def grounding_dino() -> nn.Module:
+    backbone = transformers.SwinConfig(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, image_size=64, out_indices=[2, 3, 4]
+    )
+    text = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32, vocab_size=340
+    )
+    parts = {
+        f"{part}_{name}": count for part in ("encoder", "decoder") for name, count in (("layers", 2), ("ffn_dim", 32))
+    }
+    config = transformers.GroundingDinoConfig(
+        d_model=32, **parts, num_queries=5, backbone_config=backbone, text_config=text
+    )
+    return transformers.GroundingDinoForObjectDetection(config)

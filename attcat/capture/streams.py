@@ -37,6 +37,7 @@ class Streams:
             do not attend in two calls.
         cross: the same for the call over the memory.
         shift: where both read the same text, the position of the decoder that reads a token, less the token's own.
+        causal: whether a token of the decoder sees only those before it.
     """
 
     encoder: int
@@ -44,6 +45,7 @@ class Streams:
     own: tuple[int, ...]
     cross: tuple[int, ...]
     shift: int = 0
+    causal: bool = True
 
     @property
     def starts(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, Option, OptionError, ProcessorError, TargetError, UnsupportedModelError
 from ..probabilities import Activation, Quantity, quantity, settled
-from ..tokens import Span
+from ..tokens import Asked, Span, Tokens
 from .encoding import Encoding, first_of
 from .labels import Answers, Vocabulary, bounds
 from .locate import find_token, listed_words
@@ -443,11 +443,13 @@ class SpanHead(Head):
 
     def labels(self, encoding: Encoding, row: int, count: int) -> Sequence[str]:
         """The candidates' texts, made on demand."""
-        return Answers(encoding.tokens[row], encoding.sources[row][1], count, self.LONGEST)
+        return Answers(*_with_context(encoding, row), count, self.LONGEST)
 
-    def answers(self, encoding: Encoding, row: int, classes: Sequence[int]) -> tuple[Span | None, ...]:
-        """The characters of the context; see `Head.answers`."""
-        answers = Answers(encoding.tokens[row], encoding.sources[row][1], 1 << 62, self.LONGEST)
+    def answers(self, encoding: Encoding, row: int, classes: Sequence[int]) -> tuple[Span | None, ...] | None:
+        """The characters of the context; see `Head.answers`. None of a page, whose question stands in the same text."""
+        if isinstance(encoding.sources[row], Asked):
+            return None
+        answers = Answers(*_with_context(encoding, row), 1 << 62, self.LONGEST)
         return tuple(answers.span(answer) for answer in classes)
 
 
@@ -600,6 +602,26 @@ def _shape(logits: Any) -> str:
     return str(tuple(logits.shape)) if isinstance(logits, Tensor) else "none"
 
 
+def _with_context(encoding: Encoding, row: int) -> tuple[Tokens, str]:
+    """The tokens, of which those of the context are of a second text; and that text.
+
+    Raises:
+        InputError: if the input is not a question with a context.
+    """
+    tokens, source = encoding.tokens[row], encoding.sources[row]
+    if tokens.segments is None or tokens.spans is None or not isinstance(source, (tuple, Asked)):
+        raise InputError(
+            "question answering needs a question and a context, as a tuple (question, context), and a fast tokenizer; of a page "
+            "(page, question, words, boxes) and the processor for both"
+        )
+    if isinstance(source, tuple):
+        return tokens, str(source[1])
+    start = source.context
+    spans = tuple(s if s is None or s[0] < start else (s[0] - start, s[1] - start) for s in tokens.spans)
+    segments = tuple(None if span is None else int(span[0] >= start) for span in tokens.spans)
+    return replace(tokens, spans=spans, segments=segments), source.text[start:]
+
+
 def _context(encoding: Encoding) -> Tensor:
     """bool `[B, T]`: tokens of the second text.
 
@@ -607,12 +629,9 @@ def _context(encoding: Encoding) -> Tensor:
         InputError: if an input is not a question with a context.
     """
     context = torch.zeros_like(encoding.mask)
-    for row, tokens in enumerate(encoding.tokens):
-        if tokens.segments is None or tokens.spans is None or not isinstance(encoding.sources[row], tuple):
-            raise InputError(
-                "question answering needs a question and a context, as a tuple (question, context), and a fast tokenizer"
-            )
-        pairs = zip(tokens.segments, tokens.spans, strict=True)
+    for row in range(len(encoding.tokens)):
+        tokens, _ = _with_context(encoding, row)
+        pairs = zip(tokens.segments or (), tokens.spans or (), strict=True)
         inside = [segment == 1 and span is not None and span[0] < span[1] for segment, span in pairs]
         context[row, encoding.mask[row]] = torch.tensor(inside, device=context.device)
         if not any(inside):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, TooLongError
-from ..tokens import Tokens
+from ..tokens import Interleaved, Tokens
 from .adapter import Adapter
 from .encoding import Encoding
 from .writing import Prompt, Writer, joined, numbered, numbers_of, read_prompt, spelled
@@ -39,7 +39,11 @@ class Translator(Writer):
         self.decoder: Any = self.adapter  # which also reads what is written
 
     def prompt(self, value: Any) -> Prompt:
-        """A text with the special tokens of a source, a chat, or model arguments; see `read_prompt`."""
+        """What the adapter alone can read; a text with the special tokens of a source, a chat, or model arguments; see
+        `read_prompt`."""
+        found: Prompt | None = self.adapter.prompt(value)
+        if found is not None:
+            return found
         if isinstance(value, Mapping):
             source = self.decoder.encode_source(value)
             return Prompt(source.arguments["input_ids"][0].tolist(), source.tokens[0])
@@ -86,12 +90,18 @@ class Translator(Writer):
     def _source(self, prompt: Prompt) -> Encoding:
         """The source alone."""
         row = torch.tensor([prompt.ids])
+        if prompt.further:
+            arguments = {"input_ids": row, "attention_mask": torch.ones_like(row), **prompt.further}
+            placed = self.adapter.place(arguments)
+            seen = None if prompt.text is None else Interleaved(prompt.text, prompt.pictures)
+            return Encoding(placed, placed["attention_mask"].bool(), (prompt.tokens,), (seen,))
         source: Encoding = self.decoder.encode_source({"input_ids": row, "attention_mask": torch.ones_like(row)})
         return source
 
     def _sources(self, source: Encoding, text: str | None) -> tuple[Any, ...]:
-        """What is drawn on: the text of both."""
-        return (text,)
+        """What is drawn on: the text of both, with the pictures in it."""
+        seen = source.sources[0]
+        return (Interleaved(text, seen.pictures) if isinstance(seen, Interleaved) and text is not None else text,)
 
     def _target(self, answer: str | Sequence[int] | Tensor) -> tuple[list[int], list[int], Tokens, str | None]:
         """The decoder's start and the special tokens after it; the other numbers, what they stand for, and their text."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import plain
 from .frames import Frames, check_frames, group_of
-from .interleaved import Interleaved, Patches, Place, Shares, check_place, check_places, on_one_grid
+from .interleaved import Asked, Interleaved, Patches, Place, Shares, check_place, check_places, on_one_grid
 from .times import Segment, Time, Waveform, check_time, group_times
 from .view import MAX_PIXELS, View, cell_of, check_size
 
@@ -24,6 +24,7 @@ Span = tuple[int, int]
 
 __all__ = [
     "MAX_PIXELS",
+    "Asked",
     "Frames",
     "Interleaved",
     "Patches",

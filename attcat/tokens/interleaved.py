@@ -73,6 +73,19 @@ class Interleaved:
         return Interleaved, (self.text, self.pictures)
 
 
+@dataclass(frozen=True, eq=False)
+class Asked(Interleaved):
+    """The same with a question first, whose answer is a part of what follows it.
+
+    Args:
+        text: the question, a line break, and the text that holds the answer.
+        pictures: as of others.
+        context: the character at which that text begins.
+    """
+
+    context: int = 0
+
+
 @dataclass(frozen=True)
 class Shares:
     """How much of an explanation lies on what, each as a part of the total magnitude, 0 to 1; together they are 1.

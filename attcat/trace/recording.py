@@ -482,7 +482,8 @@ def _causal(adapter: Adapter) -> tuple[bool, ...]:
     """For each block; what is written sees only what was written before."""
     if adapter.streams is None:
         return (bool(adapter.causal),) * len(adapter.blocks)
-    return tuple(index >= adapter.streams.encoder for index in range(len(adapter.blocks)))
+    streams = adapter.streams
+    return tuple(streams.causal and index >= streams.encoder for index in range(len(adapter.blocks)))
 
 
 def _either(

@@ -69,6 +69,8 @@ def through_tower(
     if not seen or not leaves or not seen[0].requires_grad:
         raise CaptureError(f"through_tower=True: the tokens do not depend on what {tower.block} is given")
     state = seen[0].transpose(1, adapter.position_axis)[0]
+    count, width = state.shape  # what a decoder wrote stands behind these, and may be wider
+    scores, gradient = scores[:count], None if gradient is None else gradient[:count, :width]
     with torch.enable_grad():
         value = (state * directions(state.detach().float(), scores, gradient).to(state.dtype)).sum()
     found = torch.autograd.grad(value, leaves, allow_unused=True)

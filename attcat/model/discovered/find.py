@@ -14,11 +14,13 @@ from ..registry import known_adapter, no_adapter
 from ..versions import warn_if_untested
 from ..video import FRAMES, VideoAdapter
 from ..wrappers import unwrap
+from .asking import DiscoveredAsking
 from .audio import DiscoveredAudio
 from .base import FAILED
 from .describing import DiscoveredCaptioning, DiscoveredDescribing
 from .experiments import accepted
 from .hearing import DiscoveredHearing
+from .matching import DiscoveredMatching
 from .mixed import PIXELS, SEEN, DiscoveredMixed
 from .sentences import SentenceAdapter, embeds
 from .streams import DiscoveredStreams
@@ -54,6 +56,8 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
         )
     if _sees_and_writes(model):
         return DiscoveredDescribing(model, processor)
+    if _asks(model):
+        return _asking(model, processor)
     if _reads_and_sees(model):
         return _reading_and_seeing(model, processor)
     if _sees_pictures(model, processor):
@@ -62,16 +66,29 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
 
 
 def _reading_and_seeing(model: nn.Module, processor: Any) -> Adapter:
-    """Words and pictures in one sequence; or a text that reads a picture by cross-attention, and is all that was written."""
+    """Words and pictures in one sequence; or a text that reads a picture by cross-attention, and is all that was written, or is
+    judged beside it."""
     try:
         return DiscoveredMixed(model, processor)
-    except UnsupportedModelError as error:
+    except UnsupportedModelError:
         if PIXELS not in (accepted(model.forward) or ()):
             raise
-        try:
-            return DiscoveredCaptioning(model, processor)
-        except AttCATError:
-            raise error from None
+        for kind in (DiscoveredCaptioning, DiscoveredMatching):
+            try:
+                return kind(model, processor)
+            except AttCATError:
+                continue
+        raise
+
+
+def _asking(model: nn.Module, processor: Any) -> Adapter:
+    """Words and pictures in an encoder; or words alone, of a model that shows no more without a processor for both."""
+    try:
+        return DiscoveredAsking(model, processor)
+    except AttCATError:
+        if hasattr(processor, "tokenizer"):
+            raise
+        return DiscoveredStreams(model, processor)
 
 
 def _seeing(model: nn.Module, processor: Any) -> Adapter:
@@ -106,6 +123,12 @@ def _sees_and_writes(model: nn.Module) -> bool:
     """Whether a model takes pictures and, for its decoder, what it has written, and no other words."""
     names = accepted(model.forward) or frozenset()
     return {PIXELS, "decoder_input_ids"} <= names and "input_ids" not in names
+
+
+def _asks(model: nn.Module) -> bool:
+    """Whether a model reads words and pictures in an encoder, and writes by a decoder."""
+    names = accepted(model.forward) or frozenset()
+    return PIXELS in names and _has_a_decoder(model) and not _reads_and_sees(model)
 
 
 def _hears(model: nn.Module) -> bool:

@@ -25,14 +25,15 @@ from torch import Tensor, nn
 from ...capture.randomness import OwnRandomness
 from ...capture.survey import Survey
 from ...errors import InputError, OptionError, ProcessorError, UnsupportedModelError
-from ...tokens import Interleaved, Patches, Place, Span, Tokens, View
+from ...tokens import Asked, Interleaved, Patches, Place, Span, Tokens, View
+from ..adapter import GUIDE
 from ..bound import borrowed
 from ..encoding import Encoding, content_of, together
-from ..heads import Head, MaskedTokenHead, NextTokenHead, TokenHead
+from ..heads import Head, MaskedTokenHead, NextTokenHead, SpanHead, TokenHead
 from ..picture import read_picture, to_pixels
 from ..tower import Tower
 from ..writing import Prompt, contents, is_chat
-from .base import Found, log
+from .base import FAILED, Found, log
 from .experiments import FAILURES, differ, first_states, logits_of, mixed, ordinary_tokens, replaced_before, rounding
 from .guesses import Frame, Guess, Run, inverse, mosaic, numbers_of, painted_over, possible, row_of, run_of, seen_frames
 from .text import LENGTH, DiscoveredText, surrounded
@@ -62,12 +63,14 @@ class Read:
         pictures: upright, RGB.
         said: of a chat the characters of its messages; None if all of the text is the user's.
         boxes: of a page the words of the text, each with its box on the page, `(left, top, right, bottom)` in thousandths.
+        question: what is asked about a page, word by word; it stands first in the text.
     """
 
     text: str
     pictures: tuple[Image.Image, ...]
     said: tuple[Span, ...] | None = None
     boxes: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+    question: tuple[str, ...] = ()
 
 
 class DiscoveredMixed(DiscoveredText):
@@ -77,7 +80,7 @@ class DiscoveredMixed(DiscoveredText):
     beside: str | None = None
     """Where a picture's tokens stand if the text has no placeholders for them: `before` or `behind` its own; empty if it has
     placeholders, None if that is not known yet."""
-    tried: Mapping[str, Tensor] | None = None
+    trial_picture: Mapping[str, Tensor] | None = None
     """While the model is inspected: the picture that it needs beside the words."""
     crosses: bool = False
     """Whether the words read a picture by cross-attention, so that the words alone are explained, without one."""
@@ -92,24 +95,19 @@ class DiscoveredMixed(DiscoveredText):
     """What of the pictures reaches the prediction past the first block."""
 
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
-        self.whole = processor if hasattr(processor, "tokenizer") else None
-        self.marks: set[int] = set()  # the token numbers that stand where a picture's tokens are
-        self._runs: dict[Any, tuple[Run, ...]] = {}
-        self._patches_of: dict[tuple[tuple[int, int], ...], Tower] = {}
-        self._behinds: dict[tuple[str, ...], int] = {}  # what is said of a written token, by the names of the arguments
-        self._before: dict[tuple[int, ...], int] = {}  # how many of a picture's tokens stand before the text
-        self.tried = _picture_for(model)
+        self._begin(processor)
+        self.trial_picture = picture_for(model)
         try:
             super().__init__(model, getattr(processor, "tokenizer", processor))
         except UnsupportedModelError as error:
             self._check_crossing(error)
             raise
         self.beside = "behind" if self.own_tokens[1] else "" if self.lead else None
-        self.alone = self.tried is None
+        self.alone = self.trial_picture is None
         if not self.alone:
             self.no_batch = "it reads no words without a picture"
-        lead, picture = self.lead, self.tried
-        self.own_tokens, self.tried, self.lead = (0, 0), None, ()
+        lead, picture = self.lead, self.trial_picture
+        self.own_tokens, self.trial_picture, self.lead = (0, 0), None, ()
         if lead and self.whole is None:
             self.trial = self._given(picture or {}, lead)
         if self.whole is not None:
@@ -124,6 +122,15 @@ class DiscoveredMixed(DiscoveredText):
                 self.no_pictures = self._why_no_pictures()
         log.info("%s", self.describe())
 
+    def _begin(self, processor: Any) -> None:
+        """Nothing is known yet."""
+        self.whole = processor if hasattr(processor, "tokenizer") else None
+        self.marks: set[int] = set()  # the token numbers that stand where a picture's tokens are
+        self._runs: dict[Any, tuple[Run, ...]] = {}
+        self._patches_of: dict[tuple[tuple[int, int], ...], Tower] = {}
+        self._behinds: dict[tuple[str, ...], int] = {}  # what is said of a written token, by the names of the arguments
+        self._before: dict[tuple[int, ...], int] = {}  # how many of a picture's tokens stand before the text
+
     def _given(self, picture: Mapping[str, Tensor], lead: tuple[int, ...]) -> Encoding:
         """The trial as a user without a processor gives it: a picture, and its placeholders in front of the words."""
         ids = torch.cat([torch.tensor(lead), ordinary_tokens(self, LENGTH)])[None]
@@ -137,28 +144,34 @@ class DiscoveredMixed(DiscoveredText):
         return self.head.point(encoding, [word] * len(encoding.tokens))
 
     def _check_crossing(self, error: UnsupportedModelError) -> None:
-        """A better reason, where the words read the picture by cross-attention.
+        """A better reason, where the words read the picture by cross-attention, or no picture could be tried.
 
         Raises:
-            UnsupportedModelError: if they do.
+            UnsupportedModelError: if that is so.
         """
         if any(CROSSING.search(name) for name, _ in self.model.named_modules()):
-            raise _CrossAttentionError(_crossing(self.model, str(error).partition(". Write what")[0])) from error
+            raise _CrossAttentionError(_crossing(self.model, alone=False)) from error
+        pixels = inspect.signature(self.model.forward).parameters.get(PIXELS)
+        if FAILED in str(error) and pixels and pixels.default is pixels.empty and picture_for(self.model) is None:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} cannot be explained: it reads words with a picture alone, and its configuration "
+                f"names no size of patches to try one. If it is made of blocks that attend once over all tokens, see {GUIDE}"
+            ) from error
 
     @cached_property
     def length(self) -> int:
         """As of a text model; with a picture beside the text if the model takes none without, and with placeholders for it if
         it has to have these."""
-        picture = self.tried
-        for self.tried, needed in ((None, False), (picture, True), (picture, False)):
+        picture = self.trial_picture
+        for self.trial_picture, needed in ((None, False), (picture, True), (picture, False)):
             try:
-                self.lead = self._placeholders(self.place(self.tried or {})) if needed else ()
+                self.lead = self._placeholders(self.place(self.trial_picture or {})) if needed else ()
                 self._called(ordinary_tokens(self, LENGTH)[None])
                 break
             except FAILURES:
                 continue
         else:
-            self.tried, self.lead = None, ()
+            self.trial_picture, self.lead = None, ()
         vars(self).pop("head", None)  # was the classifier's, for this experiment
         return super().length
 
@@ -183,9 +196,9 @@ class DiscoveredMixed(DiscoveredText):
 
     def completed(self, encoding: Encoding) -> Encoding:
         """With the picture that is tried, while the model is inspected."""
-        if self.tried is None:
+        if self.trial_picture is None:
             return super().completed(encoding)
-        pictures = {n: v.expand(len(encoding.tokens), *v.shape[1:]) for n, v in self.tried.items()}
+        pictures = {n: v.expand(len(encoding.tokens), *v.shape[1:]) for n, v in self.trial_picture.items()}
         return super().completed(replace(encoding, arguments={**encoding.arguments, **self.place(pictures)}))
 
     def call(self, encoding: Encoding) -> Any:
@@ -193,7 +206,7 @@ class DiscoveredMixed(DiscoveredText):
         before the text's."""
         arguments = encoding.arguments
         ids, lead = arguments["input_ids"], torch.tensor(self.lead, device=self.device)
-        if self.tried is not None and len(lead):
+        if self.trial_picture is not None and len(lead):
             ids = torch.cat([lead.expand(len(ids), -1), ids], 1)
             found = {**arguments, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
             if "attention_mask" in arguments:
@@ -242,9 +255,9 @@ class DiscoveredMixed(DiscoveredText):
         if self.whole is None:
             return super().samples()
         if self.reads_pages:
-            return [
-                (mosaic(72, 48), ["What", "is", "this", "?"], [(200 * at, 40, 200 * at + 150, 90) for at in range(4)])
-            ]
+            asked = ("What is it?",) * self.asks
+            boxes = [(200 * at, 40, 200 * at + 150, 90) for at in range(4)]
+            return [(mosaic(72, 48), *asked, ["What", "is", "this", "?"], boxes)]
         return [(mosaic(72, 48), "What is this?"), (mosaic(72, 48, 1), "What is this, and what is behind it?")]
 
     def predict(self, encoding: Encoding) -> tuple[Any, Tensor]:
@@ -360,16 +373,14 @@ class DiscoveredMixed(DiscoveredText):
     def read_mixed(self, value: Any) -> Read:
         """The text and the pictures of an input; see `encode`."""
         if self.crosses:
-            raise _CrossAttentionError(
-                _crossing(self.model, "another picture does not change what its first block takes")
-            )
+            raise _CrossAttentionError(_crossing(self.model))
         if self.whole is None:
             raise ProcessorError(
                 "pictures and texts need the processor for both (AutoProcessor); without one, give model arguments "
                 '{"input_ids": ..., "pixel_values": ...}'
             )
         if self.reads_pages:
-            return _page(value)
+            return _page(value, self.asks)
         if is_chat(value):
             return self._chat(value)
         pictures, text = _split(value)
@@ -386,6 +397,11 @@ class DiscoveredMixed(DiscoveredText):
         """Whether the processor takes the words of a page with their boxes."""
         return self.whole is not None and "boxes" in inspect.signature(type(self.whole).__call__).parameters
 
+    @property
+    def asks(self) -> bool:
+        """Whether what is explained is an answer to a question, which is found among the words."""
+        return isinstance(self.head, SpanHead)
+
     @cached_property
     def placeholder(self) -> str | None:
         """What stands for a picture in a text; None if the processor needs nothing there, or puts it there itself."""
@@ -399,12 +415,12 @@ class DiscoveredMixed(DiscoveredText):
 
     def _placed_twice(self, token: str) -> bool:
         """Whether the processor puts placeholders into a text also when there is one already."""
-        picture, counts = Image.fromarray(mosaic(72, 48)), []
+        picture, counts = Image.fromarray(mosaic(72, 48)), list[int]()
         for text in ("What?", f"{token}What?"):
             try:
                 ids = self._arguments(text, [picture])["input_ids"]
             except ProcessorError:
-                return False
+                return sum(counts) > 0
             counts.append(int((ids == self.processor.convert_tokens_to_ids(token)).sum()))
         return 0 < counts[0] < counts[1]
 
@@ -443,7 +459,7 @@ class DiscoveredMixed(DiscoveredText):
         """One input, ready for the model."""
         if not read.pictures:
             raise InputError("there is no picture in this input: give (picture, text), or the text alone")
-        arguments = self._arguments(read.text, read.pictures, read.boxes)
+        arguments = self._arguments(read.text, read.pictures, read.boxes, read.question)
         count = arguments["input_ids"].shape[1]
         # Beside a text, a picture takes none of its positions.
         if self.max_length is not None and count > self.max_length:
@@ -455,7 +471,10 @@ class DiscoveredMixed(DiscoveredText):
         base = _extended(self._spelled(read, encoding), encoding.mask.shape[1])
         views = [picture.size for picture in read.pictures]
         tokens = self._placed_tokens(encoding, base, runs, views)
-        source = Interleaved(read.text, tuple(to_pixels(picture) for picture in read.pictures))
+        pictures = tuple(to_pixels(picture) for picture in read.pictures)
+        source = Interleaved(read.text, pictures)
+        if read.question:
+            source = Asked(read.text, pictures, len(" ".join(read.question)) + 1)
         return replace(encoding, tokens=(tokens,), sources=(source,))
 
     def _bare(self, arguments: Mapping[str, Tensor]) -> Encoding:
@@ -496,15 +515,19 @@ class DiscoveredMixed(DiscoveredText):
         return "before" if moved else "behind"
 
     def _arguments(
-        self, text: str, pictures: Sequence[Image.Image], boxes: Sequence[tuple[str, Sequence[int]]] | None = None
+        self,
+        text: str,
+        pictures: Sequence[Image.Image],
+        boxes: Sequence[tuple[str, Sequence[int]]] | None = None,
+        question: Sequence[str] = (),
     ) -> dict[str, Tensor]:
         """What the processor makes of a text and its pictures, on the model's device; of a page without its words' boxes the
         pixels alone are right."""
         whole: Any = self.whole
         if self.reads_pages:
-            words, places = zip(*(boxes or [("a", (0, 0, 0, 0))]), strict=True)
+            texts, places = _of_page(boxes or [("a", (0, 0, 0, 0))], question)
             try:
-                made = whole(list(pictures), [list(words)], boxes=[list(map(list, places))], return_tensors="pt")
+                made = whole(list(pictures), *texts, boxes=places, return_tensors="pt")
             except FAILURES as error:
                 raise ProcessorError(
                     f"{type(whole).__name__} does not take this page with its words and boxes: {error}"
@@ -533,7 +556,7 @@ class DiscoveredMixed(DiscoveredText):
         """The tokens with the characters of those that the text itself has; others are the processor's, and special."""
         bos = getattr(self.processor, "bos_token", None)
         if read.boxes is not None:
-            return self._spelled_page(read.boxes)
+            return self._spelled_page(read.boxes, read.question)
         own, tokens = self.tokens_of(read.text, specials=not (bos and read.text.startswith(bos)))
         ids = encoding.arguments["input_ids"][0].tolist()
         named = encoding.tokens[0].kept([at < len(ids) for at in range(len(encoding.tokens[0]))])
@@ -556,18 +579,24 @@ class DiscoveredMixed(DiscoveredText):
         segments = tuple(None if span is None else 0 for span in spans)
         return replace(named, special=special, spans=tuple(spans), segments=segments, words=tuple(words))
 
-    def _spelled_page(self, boxes: Sequence[tuple[str, Sequence[int]]]) -> Tokens:
-        """The tokens of a page's words, which are those of the text one after another, with a space between them."""
-        words, places = zip(*boxes, strict=True)
+    def _spelled_page(self, boxes: Sequence[tuple[str, Sequence[int]]], question: Sequence[str]) -> Tokens:
+        """The tokens of a page's words, which are those of the text one after another, with a space between them; before them
+        those of a question."""
+        texts, places = _of_page(boxes, question)
         options = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
-        made = self.processor([list(words)], boxes=[list(map(list, places))], **options)
+        made = self.processor(*texts, boxes=places, **options)
         tokens = self._tokens(made["input_ids"][0], made["special_tokens_mask"][0], made, 0)
-        starts = [0, *np.cumsum([len(word) + 1 for word in words]).tolist()]
+        starts = [0, *np.cumsum([len(word) + 1 for word in [*question, *(word for word, _ in boxes)]]).tolist()]
+        words = tuple(
+            None if word is None else word + len(question) * (segment == 1)
+            for word, segment in zip(tokens.words or (), tokens.segments or (), strict=True)
+        )
         spans = tuple(
             None if span is None or word is None else (starts[word] + span[0], starts[word] + span[1])
-            for span, word in zip(tokens.spans or (), tokens.words or (), strict=True)
+            for span, word in zip(tokens.spans or (), words, strict=True)
         )
-        return replace(tokens, spans=spans)
+        segments = tuple(None if span is None else 0 for span in spans)
+        return replace(tokens, spans=spans, words=words, segments=segments)
 
     def _placed_tokens(
         self, encoding: Encoding, tokens: Tokens, runs: Sequence[Run], sizes: Sequence[tuple[int, int]] | None
@@ -685,9 +714,7 @@ class DiscoveredMixed(DiscoveredText):
                 "what its processor makes of the picture and the text together"
             )
         if not all(changed):
-            raise _CrossAttentionError(
-                _crossing(self.model, "another picture does not change what its first block takes")
-            )
+            raise _CrossAttentionError(_crossing(self.model))
         if self.beside:
             if len(changed) > 1:
                 raise InputError(f"{type(self.model).__name__} reads one picture beside a text, got {len(changed)}")
@@ -1000,11 +1027,13 @@ class _CrossAttentionError(UnsupportedModelError):
     """The words read the picture by cross-attention."""
 
 
-def _crossing(model: nn.Module, reason: str) -> str:
+def _crossing(model: nn.Module, alone: bool = True) -> str:
+    instead = (
+        "Explain the words alone" if alone else "Use a model that reads both in one sequence, or gives classes of both"
+    )
     return (
-        f"{type(model).__name__} cannot be explained with a picture: {reason}. Its words read the picture by cross-attention, so "
-        "that no one sequence of tokens holds both. Explain the words alone, if the model reads them without a picture, or its "
-        "pictures' encoder by itself, with a head of your own"
+        f"{type(model).__name__} cannot be explained with a picture: its words read it by cross-attention, so that no one "
+        f"sequence of tokens holds both. {instead}"
     )
 
 
@@ -1038,18 +1067,23 @@ def _split(value: Any) -> tuple[list[Any], str]:
     )
 
 
-def _page(value: Any) -> Read:
-    """A page with its words and their boxes.
+def _page(value: Any, asks: bool) -> Read:
+    """A page with its words and their boxes; for a model that answers questions with one, too.
 
     Raises:
         InputError: if it is something else, or the words and boxes do not fit each other.
     """
-    if not isinstance(value, tuple) or len(value) != 3 or isinstance(value[1], str):
+    count = 3 + asks
+    if not isinstance(value, tuple) or len(value) != count or isinstance(value[-2], str):
+        before, example = ("question, ", "'How much?', ") if asks else ("", "")
         raise InputError(
-            "this model reads a page with its words and their boxes: give (page, words, boxes), e.g. "
-            "(picture, ['Total', '12'], [(40, 10, 120, 30), (130, 10, 160, 30)]), boxes in thousandths of the page"
+            f"this model reads a page with its words and their boxes: give (page, {before}words, boxes), e.g. "
+            f"(picture, {example}['Total', '12'], [(40, 10, 120, 30), (130, 10, 160, 30)]), boxes in thousandths of the page"
         )
-    page, words, boxes = value
+    page, *asked, words, boxes = value
+    question = tuple(str(asked[0]).split()) if asks else ()
+    if asks and not question:
+        raise InputError("the question is empty: say what is asked about the page, e.g. 'How much?'")
     places = [tuple(int(number) for number in box) for box in boxes]
     if len(words) != len(places) or not len(words):
         raise InputError(
@@ -1062,7 +1096,15 @@ def _page(value: Any) -> Read:
             raise InputError(
                 f"a box is (left, top, right, bottom) in thousandths of the page, from 0 to 1000; {word!r} has {place}"
             )
-    return Read(" ".join(words), (read_picture(page),), boxes=tuple(zip(words, places, strict=True)))
+    text = "\n".join(" ".join(part) for part in (question, words) if part)
+    return Read(text, (read_picture(page),), boxes=tuple(zip(words, places, strict=True)), question=question)
+
+
+def _of_page(boxes: Sequence[tuple[str, Sequence[int]]], question: Sequence[str]) -> tuple[list[Any], list[Any]]:
+    """The texts of a page in rows, a question first if there is one, and the boxes, as processors take them."""
+    words, places = zip(*boxes, strict=True)
+    asked = [[" ".join(question)]] if question else []
+    return [*asked, [list(words)]], [[list(place) for place in places]]
 
 
 def _parts(content: Any, pictures: list[Image.Image]) -> list[dict[str, Any]]:
@@ -1107,7 +1149,7 @@ def _extended(tokens: Tokens, count: int) -> Tokens:
     return surrounded(tokens, [], more) if more else tokens
 
 
-def _picture_for(model: nn.Module) -> dict[str, Tensor] | None:
+def picture_for(model: nn.Module) -> dict[str, Tensor] | None:
     """A small picture of noise, of whole patches; None if the configuration names no size of them."""
     config = getattr(model, "config", None)
     owners = (getattr(config, "vision_config", None), config)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from ...errors import InputError
 from ..adapter import Adapter
 from ..bound import borrowed
 from ..encoding import Encoding
-from ..heads import NextTokenHead
+from ..heads import Head, NextTokenHead
 from .base import Found, log
 from .experiments import FAILURES, mixers, rounding
 from .streams import WRITTEN, DiscoveredStreams
@@ -39,6 +39,7 @@ class DiscoveredSensing(DiscoveredStreams):
     """
 
     writes = True
+    sensing_head: ClassVar[type[Head]] = NextTokenHead
 
     @abstractmethod
     def _sense(self, model: nn.Module, processor: Any, written: Tensor) -> Any:
@@ -57,7 +58,7 @@ class DiscoveredSensing(DiscoveredStreams):
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         tokenizer = getattr(processor, "tokenizer", processor)
         Adapter.__init__(self, model, tokenizer if hasattr(tokenizer, "convert_ids_to_tokens") else None)
-        self.head_type = NextTokenHead
+        self.head_type = self.sensing_head
         written = self._tried(WRITTEN)
         self.sense = self._sense(model, processor, written)
         self.continuous = self.sense.continuous
@@ -77,7 +78,7 @@ class DiscoveredSensing(DiscoveredStreams):
         self.table = _position_table(watched, written.shape[1])
         self.trial = self.head.point(self.followed(self.sense.named(arguments, source), written[0].tolist()), [None])
         self._check_written(self.trial)
-        self.reads = "the decoder's last token"
+        self.reads = self._reads(self.trial)
         self.no_batch = self._why_no_batch()
         log.info("%s", self.describe())
 

@@ -39,6 +39,8 @@ class DiscoveredStreams(DiscoveredText):
     family = "discovered encoder-decoder"
     writes = False
     """Whether the decoder writes a text of its own."""
+    sees_first = False
+    """Whether the encoder reads what a tower has seen, so that only the last list of blocks before the decoder is its own."""
 
     # -- found by experiment -----------------------------------------------------------------------------------------
 
@@ -81,7 +83,7 @@ class DiscoveredStreams(DiscoveredText):
 
     def _blocks_in(self, watched: Survey) -> Found:
         try:
-            lines = Lines.of(watched)
+            lines = Lines.of(watched, self.sees_first)
             stands = [*between(watched, lines.encoder), *between(watched, lines.decoder)]
             if stands:
                 raise Unclear(f"between its blocks stand {', '.join(stands)}", hopeless=True)
@@ -298,14 +300,18 @@ class Lines:
     memory: Tensor
 
     @classmethod
-    def of(cls, watched: Survey) -> Lines:
+    def of(cls, watched: Survey, last: bool = False) -> Lines:
         """From a forward pass that was watched.
+
+        Args:
+            watched: the forward pass.
+            last: whether of several lists of blocks before the decoder the last one is the encoder.
 
         Raises:
             Unclear: if no modules of a list read the same second hidden state, or nothing before them makes it.
         """
         line = outermost([v for v in watched.visits if v.module in watched.listed and _passes(v)])
-        memory, readers, places = _readers(line)
+        memory, readers, places = _readers(line, last)
         if memory is None:
             raise Unclear(
                 "its decoder's blocks were not found: no modules of a list take a hidden state and, all of them, the same "
@@ -316,6 +322,8 @@ class Lines:
         before = [visit for visit in line if watched.visits.index(visit) < first and visit not in readers]
         axis = readers[0].position_axis
         encoder = [v for v in before if v.state is not None and v.state.shape[axis] >= memory.shape[axis]]
+        if last:
+            encoder = [visit for visit in encoder if visit.parent is encoder[-1].parent]
         parents = {visit.parent for visit in encoder if visit.seen} or {visit.parent for visit in encoder}
         encoder = [visit for visit in encoder if visit.parent in parents]
         if len(parents) > 1:
@@ -347,9 +355,10 @@ def _passes(visit: Visit) -> bool:
     return visit.state is not None and visit.output is not None and visit.state.shape == visit.output.shape
 
 
-def _readers(line: Sequence[Visit]) -> tuple[Tensor | None, list[Visit], list[Place]]:
-    """The blocks that are handed the same second hidden state, which it is, and the place where each has it."""
-    for visit in line:
+def _readers(line: Sequence[Visit], last: bool) -> tuple[Tensor | None, list[Visit], list[Place]]:
+    """The blocks that are handed the same second hidden state, which it is, and the place where each has it; of several such
+    lists the first or the last."""
+    for visit in reversed(line) if last else line:
         for memory in visit.handed.values():
             if memory is visit.state or not isinstance(memory, Tensor):  # a pair of cosines and sines, e.g.
                 continue
