@@ -152,7 +152,9 @@ def test_full_attention_is_explained_where_sparse_is_refused() -> None:
     model = REFUSED["big-bird"][0]()
     model.config.attention_type = "original_full"
     model = transformers.BigBirdForSequenceClassification(model.config).eval()
-    assert len(attcat.Explainer(model, None)({"input_ids": torch.arange(5, 12)[None]}).scores) == 7
+    explain = attcat.Explainer(model, None)
+    assert len(explain({"input_ids": torch.arange(5, 12)[None]}).scores) == 7
+    assert "(SparseAdapter), found by a forward pass" in explain.describe()
 
 
 def test_other_picture_sizes_where_the_model_takes_them() -> None:
