@@ -120,8 +120,8 @@ def overlay(explanation: Attribution, full: float | None = None, look: Look = PL
 
 def tinted(ground: np.ndarray, signed: np.ndarray) -> np.ndarray:
     """Lay strengths, float `[H, W]` in [-1, 1], over `ground`, uint8 `[H, W, 3]`."""
-    alpha = opacity(signed)[..., None]
-    colours = np.where(signed[..., None] > 0, np.array(LIGHT), _striped(signed.shape))
+    alpha = opacity(signed.astype(np.float32))[..., None]
+    colours = np.where(signed[..., None] > 0, np.array(LIGHT, dtype=np.float32), _striped(signed.shape))
     return np.asarray(np.round(ground * (1 - alpha) + colours * alpha), dtype=np.uint8)
 
 
@@ -148,7 +148,8 @@ def opacity(signed: np.ndarray) -> np.ndarray:
 def _striped(shape: tuple[int, ...]) -> np.ndarray:
     """The colour against, with thin lighter lines across: a second sign beside the hue."""
     lines = np.arange(shape[0])[:, None, None] % STRIPES == 0
-    return np.broadcast_to(np.where(lines, np.array(mix(DARK, WHITE, 0.55)), np.array(DARK)), (*shape, 3))
+    pale, dark = (np.array(colour, dtype=np.float32) for colour in (mix(DARK, WHITE, 0.55), DARK))
+    return np.broadcast_to(np.where(lines, pale, dark), (*shape, 3))
 
 
 STRIPES = 5
