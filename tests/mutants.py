@@ -27,6 +27,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import io
+import itertools
 import json
 import os
 import random
@@ -45,7 +46,7 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "out" / "mutants"
 REASONS = ROOT / "tests" / "survivors.tsv"
 BUDGET = 10.0
-"""Seconds of tests for one change, as they were measured."""
+"""Seconds of the processor that the tests for one change take, as they were measured."""
 
 SEED = 0
 """Of the sample."""
@@ -66,14 +67,21 @@ OPERATORS = [
 
 
 class Mutant(NamedTuple):
-    """A change of a module: where, what, and the changed source."""
+    """A change of a module: where, what, and what stands in place of a part of its text."""
 
     module: str
     line: int
     last: int
     operator: str
     change: str
-    source: str
+    start: int
+    end: int
+    part: str
+
+    @property
+    def source(self) -> str:
+        """Of the changed module."""
+        return text(self.module)[: self.start] + self.part + text(self.module)[self.end :]
 
     @property
     def key(self) -> str:
@@ -81,33 +89,52 @@ class Mutant(NamedTuple):
 
 
 @functools.cache
+def text(module: str) -> str:
+    return (ROOT / module).read_text(encoding="utf-8")
+
+
+@functools.cache
 def mutants(module: str) -> list[Mutant]:
-    """Every change of a module that is tried, in a drawn order."""
+    """Every change of a module that is tried, in a drawn order; found once for a version of the module and of this file."""
+    path = OUT / f"{version(module)}-{version('tests/mutants.py')}.json"
+    if not path.exists():
+        path.write_text(json.dumps(list({mutant.key: mutant for mutant in changes(module)}.values())), encoding="utf-8")
+    found = {mutant.key: mutant for mutant in itertools.starmap(Mutant, json.loads(path.read_text(encoding="utf-8")))}
+    order = [found[key] for key in sorted(found)]
+    random.Random(module).shuffle(order)
+    return order
+
+
+def changes(module: str) -> Iterator[Mutant]:
+    """One after the other; each statement of the module is parsed and changed by itself, which is quicker."""
     import cosmic_ray.plugins
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
 
-    source = (ROOT / module).read_text(encoding="utf-8")
-    tree, spared, found = get_ast(source), list(spared_places(ast.parse(source))), {}
-    for name in OPERATORS:
-        operator = cosmic_ray.plugins.get_operator(name)()
-        places = [place for node in ast_nodes(tree) for place in operator.mutation_positions(node)]
-        for number, (start, end) in enumerate(places):
-            if any(first <= start and end <= last for first, last in spared):
-                continue
-            if name == "core/NumberReplacer" and number % 2:
-                continue
-            mutated = mutate_code(source, operator, number)
-            if mutated is None or not differs(source, mutated):
-                continue
-            change = changed_lines(source, mutated)
-            if ", *, " in change and ", /, " in change:  # the mark of keywords is no product
-                continue
-            mutant = Mutant(module, start[0], end[0], name.removeprefix("core/"), change, mutated)
-            found[mutant.key] = mutant
-    order = [found[key] for key in sorted(found)]
-    random.Random(module).shuffle(order)
-    return order
+    source, at = text(module), 0
+    spared = list(spared_places(ast.parse(source)))
+    for part in [statement.get_code() for statement in get_ast(source).children]:
+        above, at, nodes = source[:at].count("\n"), at + len(part), list(ast_nodes(get_ast(part)))
+        for name in OPERATORS:
+            operator = cosmic_ray.plugins.get_operator(name)()
+            places = [place for node in nodes for place in operator.mutation_positions(node)]
+            for number, ((line, column), (last, until)) in enumerate(places):
+                start, end = (above + line, column), (above + last, until)
+                if any(first <= start and end <= final for first, final in spared):
+                    continue
+                if name == "core/NumberReplacer" and number % 2:
+                    continue
+                try:
+                    mutated = mutate_code(part, operator, number)
+                except AttributeError:  # cosmic-ray knows no exceptions with a dot in their name
+                    continue
+                if mutated is None or not differs(part, mutated):
+                    continue
+                change = changed_lines(part, mutated)
+                if ", *, " in change and ", /, " in change:  # the mark of keywords is no product
+                    continue
+                kind = name.removeprefix("core/")
+                yield Mutant(module, start[0], end[0], kind, change, at - len(part), at, mutated)
 
 
 def spared_places(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
@@ -165,7 +192,22 @@ def run_suite(*arguments: str) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--cov", "--cov-context=test", "--cov-report="]
     # What has to be covered is asked of the suite as a whole elsewhere.
     environment = {**os.environ, "COVERAGE_FILE": str(OUT / "coverage"), "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--cov-fail-under=0", *arguments], cwd=ROOT, env=environment, check=False)
+    environment["PYTHONPATH"] = str(Path(__file__).parent)
+    plugin = ["-p", Path(__file__).stem]  # this file, for its pytest_runtest_makereport
+    subprocess.run([*command, "--cov-fail-under=0", *plugin, *arguments], cwd=ROOT, env=environment, check=False)
+
+
+def used() -> float:
+    """Seconds of the processor, of this process and of those it waited for."""
+    return sum(os.times()[:4])
+
+
+SINCE = [used()]
+
+
+def pytest_runtest_makereport(call: Any) -> None:
+    """Let pytest note how long the processor was busy: other programs make a test no longer."""
+    call.duration, SINCE[0] = used() - SINCE[0], used()
 
 
 KNOWN_FILES = OUT / "files.json"
@@ -265,6 +307,9 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.source, str(self.path), "exec", dont_inherit=True), module.__dict__)
 
 
+LOG = OUT / "last.log"
+"""What the tests of the last change said."""
+
 FIRST = 4
 QUIET = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:pytest_cov"]
 
@@ -289,7 +334,7 @@ def outcome(mutant: Mutant | None, tests: list[str]) -> tuple[str, float]:
         status = 70
         try:
             os.setsid()
-            log = os.open(OUT / "last.log", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            log = os.open(LOG, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             for number in (1, 2):
                 os.dup2(log, number)
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))  # which other programs do not use up
@@ -355,7 +400,7 @@ def tried(modules: list[str], again: bool, size: int | None) -> None:
 
 def noticed_by(tests: list[str]) -> tuple[str, ...]:
     """The tests that failed for the last change; all, if none says so, as where the process died."""
-    said = (OUT / "last.log").read_text(encoding="utf-8", errors="replace")
+    said = LOG.read_text(encoding="utf-8", errors="replace")
     failed = [test for test in tests if re.search(rf"^(FAILED|ERROR) {re.escape(test)}( - |$)", said, re.MULTILINE)]
     return tuple(failed or tests)
 

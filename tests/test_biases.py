@@ -150,6 +150,16 @@ def test_constants_among_themselves_have_no_share(name: str) -> None:
     assert torch.equal(y, OPERATIONS[name](x))
 
 
+def test_a_batch_normalisation_in_training_goes_by_the_batch() -> None:
+    """Not by the statistics that it was given."""
+    x = drawn(EXAMPLES, TOKENS, FEATURES, seed=11).requires_grad_()
+    with Interception(make_rule("libra"), [], ones=torch.ones(EXAMPLES, requires_grad=True)):
+        y = F.batch_norm(x, MEAN.clone(), VARIANCE.clone(), training=True)
+    centred = x - x.mean((0, 2), keepdim=True)
+    expected = centred / (centred.square().mean((0, 2), keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(y.detach(), expected.detach())
+
+
 def test_examples_that_cannot_be_distinguished_are_refused() -> None:
     x, ones = drawn(4, FEATURES).requires_grad_(), torch.ones(3, TOKENS + 1, requires_grad=True)
     with (

@@ -153,5 +153,6 @@ def test_attention_that_is_dropped_is_refused() -> None:
         ):
             F.scaled_dot_product_attention(q, q, q, *arguments, **options)
     with OwnRandomness():
-        found = F.scaled_dot_product_attention(q, q, q, None, 0.0)
-    torch.testing.assert_close(found, F.scaled_dot_product_attention(q, q, q))
+        found = F.scaled_dot_product_attention(q, q, q, None, 0.0), F.scaled_dot_product_attention(q, q, q)
+    for each in found:
+        torch.testing.assert_close(each, F.scaled_dot_product_attention(q, q, q))

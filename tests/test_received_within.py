@@ -57,13 +57,15 @@ def test_a_query_without_keys_counts_for_nothing() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 30, 1 << 20])
-@pytest.mark.parametrize("causal", [False, True])
-def test_a_fused_call_is_read_in_chunks(causal: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("queries", "causal"), [(3, False), (3, True), (7, False)])
+def test_a_fused_call_is_read_in_chunks(
+    queries: int, causal: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(windowed, "CHUNK", chunk)
-    query, key = drawn(4, 2, 3, 5), drawn(4, 2, 3, 5, seed=1)  # two examples of two windows
+    query, key = drawn(4, 2, queries, 5), drawn(4, 2, 3, 5, seed=1)  # two examples of two windows
     call = Call(query, key, causal=causal)
     found = received_within([call], [Keys(0, PLACES, 5)], 2)
-    torch.testing.assert_close(found, counted(call.weights().reshape(2, 4, 3, 3), PLACES, 5, 2))
+    torch.testing.assert_close(found, counted(call.weights().reshape(2, 4, queries, 3), PLACES, 5, 2))
 
 
 def test_coarser_keys_share_their_weight_among_their_positions() -> None:
@@ -94,6 +96,7 @@ NOTED: dict[str, Callable[[], Any]] = {
         torch.bmm(QUERY.flatten(0, 1), KEY.flatten(0, 1).transpose(-2, -1)).view(2, 3, 4, 6).softmax(-1)
     ),
     "another product behind": lambda: (lambda p: (p @ drawn(6, 2), p.softmax(-1))[1])(QUERY @ KEY.transpose(-2, -1)),
+    "a product with a vector before": lambda: (KEY @ drawn(5), (QUERY @ KEY.transpose(-2, -1)).softmax(-1))[1],
     "sum over indices": lambda: torch.einsum("bhqd,bhkd->bhqk", QUERY, KEY).softmax(-1),
     "sum over indices, with spaces": lambda: torch.einsum("b h q d, b h k d -> b h q k", QUERY, KEY).softmax(-1),
     "sum over indices of a list": lambda: torch.einsum("bhkd,bhqd->bhqk", [KEY, QUERY]).softmax(-1),

@@ -19,6 +19,7 @@ from attcat.capture.borrow import as_found
 from attcat.capture.relevance import Relevance
 from attcat.capture.rules import make_rule
 from attcat.capture.survey import Survey, _visits, _Watcher, survey
+from attcat.capture.torch_calls import Interception
 from attcat.errors import CaptureError
 from attcat.trace import record
 from attcat.trace.recording import _matrix, _matrix_gradients, _received, one_attention
@@ -373,6 +374,7 @@ def test_a_convolution_is_noted_however_it_is_called(call: Any, kernel: Any, str
         def forward(self) -> None:
             call(torch.zeros(1, 3, 6, 8), torch.zeros(4, 3, 2, 3))
             F.conv1d(torch.zeros(1, 3, 6), torch.zeros(4, 3, 2))  # over no pixels
+            F.conv2d(torch.zeros(3, 6, 8), torch.zeros(4, 3, 2, 3))  # of no batch
             F.embedding(IDS, torch.zeros(30, 8))
             F.embedding(IDS, weight=torch.zeros(40, 8))
 
@@ -400,6 +402,18 @@ def test_attention_is_noted_within_the_calls_that_compute_it(flat: bool) -> None
     assert [(one.shape, one.fused) for one in seen.attention] == [((2, 3, 4, 4), False), ((2, 3, 4, 4), True)]
     assert [visit.seen for visit in seen.visits] == [seen.attention, seen.attention]
     assert stack == []
+
+
+def test_a_softmax_over_the_tokens_of_a_block_is_its_attention() -> None:
+    """`[B, H, T, T]`, or with batch and heads in one axis; not over other tokens, and not of rows."""
+    state = torch.rand(2, 4, 8, requires_grad=True)
+    block = Block(state)
+    with Interception(make_rule("plain"), [block]):
+        products = state @ state.transpose(1, 2)
+        for x in (products[:, None], products.repeat_interleave(3, 0), products[:, 1:, 1:], products[:, 0]):
+            torch.testing.assert_close(x.softmax(-1).sum(-1), torch.ones(x.shape[:-1]))
+    assert [tuple(one.shape) for one in block.attention] == [(2, 1, 4, 4), (2, 3, 4, 4)]
+    torch.testing.assert_close(block.attention[1][1, 2], products.softmax(-1)[1])  # type: ignore[index]
 
 
 # -- the model itself ------------------------------------------------------------------------------------------------

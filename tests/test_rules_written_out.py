@@ -374,6 +374,20 @@ def test_gims_softmax_along_any_axis(axis: int, spelling: str) -> None:
     torch.testing.assert_close(found[1], expected)
 
 
+def test_gims_attention_in_one_call() -> None:
+    """Values get half of their gradient, queries and keys a quarter each, of a softmax at twice the temperature."""
+
+    def halves(a: Tensor, b: Tensor) -> Tensor:
+        return 0.5 * (a @ b.detach() + a.detach() @ b)
+
+    def slow(x: Tensor) -> Tensor:
+        products = halves((QUERY + x) / math.sqrt(5), (KEY + x).transpose(-2, -1))
+        return halves(softened(products, 2.0), VALUE + x)
+
+    found = gradient(lambda x: F.scaled_dot_product_attention(QUERY + x, KEY + x, VALUE + x), make_rule("gim"))
+    torch.testing.assert_close(found, gradient(slow, None))
+
+
 PLAIN_UNDER_GIM: dict[str, Callable[[Tensor], Tensor]] = {
     "power": lambda x: x.pow(3),
     "square": lambda x: x.square(),
@@ -430,6 +444,7 @@ def test_reslrp_at_its_bounds() -> None:
     """gamma = 1. A summand of 0 agrees with nothing: b = 2 has weight 2 of z = 2, so g_a = 1 * 2/4; a sum of 0 is plain."""
     assert residual(1.0, 1, 1, 3, a=[0.0, 1.0, 3.0], b=[2.0, -1.0, 1.0]) == ([0.5, 1.0, 1.0], [1.0, 1.0, 1.0])
     assert residual(1.0, 1, 1, 1, a=[3.0], b=[-1.0]) == ([2 * 2 / 5], [2 / 5])  # 2 / (2 * 3 - 1)
+    assert residual(1.0, 1, 1, 1, a=[0.25], b=[-0.125]) == ([2 / 3], [1 / 3])  # however small: 1 / 8 of 1 / 2 - 1 / 8
     assert residual(1.0, 1, 1, a=[3.0], b=[-1.0]) == ([1.0], [1.0])  # no residual connection: two axes
     assert residual(1.0, 1, 1, 1, 1, a=[3.0], b=[-1.0]) == ([1.0], [1.0])
 

@@ -11,7 +11,9 @@ from tasks_zoo import redraw, tokenizer
 from torch import Tensor, nn
 
 import attcat
+from attcat.capture.streams import Streams
 from attcat.testing import check_adapter
+from attcat.trace.streams import Cuts
 
 SMALL = {
     "vocab_size": 340,
@@ -166,3 +168,17 @@ def test_received_attention_is_that_of_both_kinds() -> None:
     width = len(words(SOURCE).input_ids)
     own = plain.layers[:2, :width] / width  # in the encoder each of T tokens receives 1 / T
     torch.testing.assert_close(weighed.layers[:2, :width], own, atol=1e-6, rtol=1e-4)
+
+
+def test_states_over_both_sequences_are_taken_apart_as_they_were_put_together() -> None:
+    """Where a token has a state in each, one place later in the decoder, beside padding: by the real tokens of each row."""
+    cuts = Cuts(Streams(1, (1,), (0,), (1,), shift=1), (), 4, True)
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    source, target = torch.rand(2, 4, 3), torch.rand(2, 4, 2)
+    states = cuts._together(source, target, mask)
+    assert torch.equal(states[..., :3], source)
+    assert torch.equal(states[0, :, 3:], target[0, [1, 2, 3, 0]])
+    assert torch.equal(states[1, :, 3:], target[1, [1, 0, 2, 3]])
+    apart = cuts.split(states, mask, (3, 2))
+    assert torch.equal(apart[0], source)
+    assert torch.equal(apart[1], target)

@@ -102,7 +102,17 @@ def test_a_language_model_reads_its_next_word_off_the_words_before() -> None:
     torch.testing.assert_close(both[0].scores, found.scores, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", [0, 2])
+def test_what_is_said_of_it_is_true() -> None:
+    """No score is negative, and another word has other scores."""
+    explain, method = explainer(), attcat.METHODS["tam"]
+    found = [explain("one two three", target) for target in (5, 6)]
+    assert all(float(one.scores.min()) >= 0 for one in found)
+    assert method.signed is False
+    assert method.class_specific is not torch.equal(found[0].scores, found[1].scores)
+
+
+@pytest.mark.parametrize("kernel", [-1, 0, 2])
 def test_an_even_window_is_refused(kernel: int) -> None:
     with pytest.raises(OptionError, match="odd number of patches"):
         explainer(kernel=kernel)("one two")
+    assert explainer(kernel=1)("one two").options["kernel"] == 1  # each patch by itself

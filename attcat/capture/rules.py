@@ -574,7 +574,7 @@ class _Agreeing(torch.autograd.Function):
         a, b = ctx.saved_tensors
         z = a + b
         of_a, of_b = (1 + ctx.gamma * (x * z > 0) for x in (a, b))
-        ratio = gradient * (z / (of_a * a + of_b * b)).nan_to_num(nan=1.0, posinf=1.0, neginf=1.0)
+        ratio = gradient * (z / (of_a * a + of_b * b)).nan_to_num(nan=1.0)
         return ratio * of_a, ratio * of_b, None
 
 

@@ -1,0 +1,166 @@
+"""What a proof measures, on models of a few lines whose figures are worked out on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_recording import Simple
+from torch import Tensor, nn
+
+from attcat.capture.survey import Survey, Unclear, Visit, between, blocks_of, divided, survey
+from attcat.trace import incompleteness, passed_by, past_the_blocks, slope_error
+from attcat.trace.checks import _Moving
+
+IDS = torch.tensor([[3, 1, 4, 1, 5]])
+
+
+class Doubling(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+class Model(nn.Module):
+    """Three blocks that double what they take: the logits are 8 times the embeddings, and what is added to the states."""
+
+    def __init__(self, beside: float = 0.0, skipped: float = 0.0, power: int = 1, bias: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(30, 4)
+        nn.init.uniform_(self.embed.weight, 0.5, 1.0)
+        self.layers = nn.ModuleList(Doubling() for _ in range(3))
+        self.classify = nn.Linear(4, 2)
+        nn.init.ones_(self.classify.weight)
+        nn.init.constant_(self.classify.bias, bias)
+        self.beside, self.skipped, self.power = beside, skipped, power
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        state = self.embed(input_ids)
+        past = self.beside * state  # made before the blocks
+        first = self.layers[0](state)
+        last = self.layers[2](self.layers[1](first))
+        return self.classify((last + past + self.skipped * first).mean(1) ** self.power)
+
+
+def adapter(**options: float) -> Simple:
+    return Simple(Model(**options).double().eval())  # type: ignore[arg-type]
+
+
+def measured(check: Callable[..., object], **options: float) -> object:
+    own = adapter(**options)
+    return check(own, own.encode_arguments({"input_ids": IDS}))
+
+
+def test_the_share_of_the_gradient_that_goes_past_the_blocks() -> None:
+    """Two of ten parts are made before the first block."""
+    assert measured(past_the_blocks) == 0
+    assert measured(past_the_blocks, beside=2.0) == pytest.approx(0.2)
+
+
+def test_what_the_gradient_foretells_of_a_change_below() -> None:
+    """Eight of ten parts of the change; all of it where nothing goes past."""
+    assert measured(slope_error) == pytest.approx(0, abs=1e-6)
+    assert measured(slope_error, beside=2.0) == pytest.approx(0.2, abs=1e-6)
+
+
+def test_the_share_of_a_logit_that_nothing_explains() -> None:
+    """Gradient times input gives of y twice what it is if y is a square; what the classifier adds is a bias."""
+    assert measured(incompleteness) == pytest.approx(0, abs=1e-12)
+    assert measured(incompleteness, bias=3.0) == pytest.approx(0, abs=1e-12)
+
+    def plain(*given: object) -> float:
+        return incompleteness(*given, rule="plain")  # type: ignore[arg-type]
+
+    assert measured(plain, bias=3.0) == pytest.approx(0, abs=1e-12)
+    assert measured(plain, power=2) == pytest.approx(0.5)
+
+
+def test_the_blocks_that_a_gradient_passes_by() -> None:
+    """However little of it: the head reads what block 0 returned, past block 1."""
+    assert measured(passed_by) == []
+    assert measured(passed_by, skipped=1e-3) == [2]
+
+
+def test_only_the_words_are_moved_and_each_once() -> None:
+    table, places = torch.rand(30, 4), torch.arange(5)[None]
+    moving = _Moving(0.1, (IDS,))
+    with torch.no_grad(), moving:
+        found = [F.embedding(ids, table) for ids in (places, IDS, IDS)]
+    assert torch.equal(found[0], table[places])
+    assert torch.equal(found[2], table[IDS])
+    assert found[1] is moving.leaves[0]
+    step = (found[1] - table[IDS]) / (0.1 * float(table[IDS].std(correction=0)))
+    expected = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    torch.testing.assert_close(step.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+# -- which modules are the blocks ------------------------------------------------------------------------------------
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        q, k = self.heads(x)[:, None], (x if keys is None else keys)[:, None]
+        return x + F.scaled_dot_product_attention(q, k, k)[:, 0]
+
+
+def watched(run: Callable[[nn.ModuleList, Tensor], Tensor], count: int = 3) -> Survey:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layers = nn.ModuleList(Attending() for _ in range(count))
+
+        def forward(self) -> Tensor:
+            return run(self.layers, torch.rand(1, 5, 4))
+
+    net = Net()
+    return survey(net, net)
+
+
+def in_a_row(layers: nn.ModuleList, x: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def names(visits: list[Visit]) -> list[str]:
+    return [visit.name for visit in visits]
+
+
+def test_attention_beside_the_blocks_is_told_with_the_first_and_the_last() -> None:
+    def run(layers: nn.ModuleList, x: Tensor) -> Tensor:
+        x = in_a_row(layers, x)
+        return F.scaled_dot_product_attention(*(x[:, None],) * 3)
+
+    with pytest.raises(Unclear, match=r"beside 3 blocks \(layers\.0 to layers\.2\)"):
+        blocks_of(watched(run))
+
+
+def test_what_stands_between_blocks_is_named() -> None:
+    def run(layers: nn.ModuleList, x: Tensor) -> Tensor:
+        return layers[2](2 * layers[1](layers[0](x)))
+
+    found = watched(run)
+    assert names(blocks_of(found)) == ["layers.0", "layers.1", "layers.2"]
+    assert between(found, blocks_of(found)) == ["a sum or another operation"]
+    assert between(found, [found.visits[1], found.visits[-2]]) == ["Attending"]
+    assert between(watched(in_a_row), blocks_of(watched(in_a_row))) == []
+
+
+def test_two_blocks_that_divide_their_attention_are_enough() -> None:
+    def halves(layers: nn.ModuleList, x: Tensor) -> Tensor:
+        for layer in layers:
+            x = layer(x, x[:, :2])
+        return x
+
+    assert names(divided(watched(halves, 2))) == ["layers.0", "layers.1"]
+    with pytest.raises(Unclear, match="attend, and pass on a state"):
+        divided(watched(halves, 1))
+    with pytest.raises(Unclear, match=r"of \(1, 1, 5, 2\) were seen \(windowed"):
+        blocks_of(watched(halves, 2))
