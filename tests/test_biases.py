@@ -153,7 +153,7 @@ def test_constants_among_themselves_have_no_share(name: str) -> None:
 def test_a_batch_normalisation_in_training_goes_by_the_batch() -> None:
     """Not by the statistics that it was given."""
     x = drawn(EXAMPLES, TOKENS, FEATURES, seed=11).requires_grad_()
-    with Interception(make_rule("libra"), [], ones=torch.ones(EXAMPLES, requires_grad=True)):
+    with Interception(make_rule("libra"), [], ones=torch.ones(EXAMPLES, TOKENS + 1, requires_grad=True)):
         y = F.batch_norm(x, MEAN.clone(), VARIANCE.clone(), training=True)
     centred = x - x.mean((0, 2), keepdim=True)
     expected = centred / (centred.square().mean((0, 2), keepdim=True) + 1e-5).sqrt()
