@@ -21,7 +21,7 @@ from zoo import EVERY, FAMILIES, TEXT
 import attcat
 from attcat.capture.rules import Rule
 from attcat.demos import embedded
-from attcat.methods import METHODS
+from attcat.methods import METHODS, read_name
 from attcat.model.encoding import content_of
 from attcat.trace.passes import Passes
 
@@ -515,6 +515,19 @@ def test_a_method_needs_what_it_says_and_nothing_else(name: str) -> None:
         assert found.shape != expected.shape or not torch.allclose(found, expected), need
 
 
+def test_what_a_name_says() -> None:
+    method, rule, options = read_name("oddscat+graded:ranked=true:a=False:b=NONE:samples=2:beta=0.5: removal = mask ")
+    assert (method.name, rule) == ("oddscat", "graded")
+    assert options == {"ranked": True, "a": False, "b": None, "samples": 2, "beta": 0.5, "removal": "mask"}
+    assert type(options["samples"]) is int
+    assert read_name("cat") == (METHODS["cat"], None, {})
+
+
+def test_only_oddscat_asks_what_tokens_see() -> None:
+    """Which takes two further passes, once for a model."""
+    assert [name for name, method in METHODS.items() if method.needs.order] == ["oddscat"]
+
+
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.rule and not m.fixed])
 @pytest.mark.parametrize("family", ["bert", "timm-vit"])
 def test_every_gradient_method_runs_under_both_rules(name: str, family: str) -> None:
@@ -538,6 +551,9 @@ def test_every_gradient_method_runs_under_both_rules(name: str, family: str) -> 
         ({"method": "attcat", "steps": 3}, "attcat has no option steps; it has no options of its own"),
         ({"method": "integrated_gradients", "step": 3}, "has no option step; it has steps"),
         ({"method": "attcat+x"}, "no gradient rule 'x'"),
+        ({"method": "oddscat:samples"}, "'samples' in 'oddscat:samples' is no option: write it as name=value"),
+        ({"method": "oddscat:samples="}, "is no option"),
+        ({"method": "oddscat:=8"}, "is no option"),
     ],
 )
 def test_options_that_do_not_fit(options: dict, message: str) -> None:

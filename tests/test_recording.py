@@ -404,6 +404,14 @@ def test_attention_is_noted_within_the_calls_that_compute_it(flat: bool) -> None
     assert stack == []
 
 
+def test_windows_as_an_axis_of_their_own_are_examples_of_a_call() -> None:
+    query, key = torch.rand(2, 2, 3, 2, 4, 5)
+    call = Call.of(query, key, key)
+    assert call.shape == (6, 2, 4, 4)
+    expected = (query @ key.transpose(-2, -1) / 5**0.5).softmax(-1)
+    torch.testing.assert_close(call.weights(), expected.flatten(0, 1))
+
+
 def test_a_softmax_over_the_tokens_of_a_block_is_its_attention() -> None:
     """`[B, H, T, T]`, or with batch and heads in one axis; not over other tokens, and not of rows."""
     state = torch.rand(2, 4, 8, requires_grad=True)
