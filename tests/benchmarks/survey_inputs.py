@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 
 import attcat
+from attcat.model.discovered.asking import DiscoveredAsking
 
 LENGTH = 11
 """Tokens of the text that a model has to run on by itself before it counts as built."""
@@ -73,8 +74,9 @@ def explain(explainer: attcat.Explainer, task: str, given: dict[str, Tensor]) ->
     """
     if task in (WRITES, SPEAKS):
         source = {n: v for n, v in given.items() if not n.startswith("decoder")}
-        if hasattr(explainer.adapter, "sense") and PIXELS in given:  # its words are what it has written
-            source = {PIXELS: given[PIXELS]}
+        adapter = explainer.adapter
+        if hasattr(adapter, "sense") and PIXELS in given and not isinstance(adapter, DiscoveredAsking):
+            source = {PIXELS: given[PIXELS]}  # its words are what it has written
         generation = explainer(source, answer=list(ANSWER))
         if len(generation.explanations) != len(ANSWER) or not generation.matrix.shape[0] == len(ANSWER):
             raise AssertionError("an answer has an explanation for each of its tokens")
