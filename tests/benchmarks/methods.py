@@ -75,7 +75,8 @@ def static(method: Method) -> tuple[str, ...]:
 def rows(page: str) -> dict[str, tuple[str, ...]]:
     """The table of a page, method to cells."""
     table = page.partition(BEGIN)[2].partition(END)[0]
-    lines = [tuple(cell.strip() for cell in line.strip("| ").split("|")) for line in table.splitlines() if "`" in line]
+    rows = [line.strip() for line in table.splitlines() if line.startswith("| `")]
+    lines = [tuple(cell.strip() for cell in row[1:-1].split("|")) for row in rows]
     return {cells[0].split("`")[1]: cells for cells in lines}
 
 
@@ -103,10 +104,11 @@ def main() -> None:
             costs = known[name][len(STATIC) :] if name in known else ("?", "?")
         table.append(line((*static(method), *costs)))
         print(table[-1], flush=True)
-    table += [
-        "",
-        f"Measured on {date.today()} on a two-core CPU, one thread, torch {torch.__version__.partition('+')[0]}.",
-    ]
+    told = f"Measured on {date.today()} on a two-core CPU, one thread, torch {torch.__version__.partition('+')[0]}."
+    old = next((line for line in page.splitlines() if line.startswith("Measured on ")), None)
+    if given.only is not None and old is not None:
+        told = f"{old.rstrip('.')}; {', '.join(f'`{name}`' for name in given.only)} on {date.today()}."
+    table += ["", told]
     if given.write:
         before, _, rest = page.partition(BEGIN)
         after = rest.partition(END)[2]
