@@ -93,16 +93,7 @@ def _ranked(passes: Passes, scores: Tensor, pairs: int) -> list[Tensor]:
 
 def _random(passes: Passes, pairs: int, seed: int) -> list[Tensor]:
     """Random halves of the content, bool `[B, T]` each, drawn for each input by itself."""
-    noise = torch.stack([_noise(passes, row, pairs, seed) for row in range(len(passes.tokens))], 1)
-    return [_best(scores, passes.removable, 0.5) for scores in noise.to(passes.removable.device)]
-
-
-def _noise(passes: Passes, row: int, pairs: int, seed: int) -> Tensor:
-    """`[pairs, T]`, zeros at padding: the same for an input alone and in a batch."""
-    mask = passes.encoding.mask[row].cpu()
-    noise = torch.zeros(pairs, len(mask))
-    noise[:, mask] = torch.rand(pairs, int(mask.sum()), generator=passes.generator(row, seed))
-    return noise
+    return [_best(scores, passes.removable, 0.5) for scores in passes.noise(pairs, seed)]
 
 
 def _best(scores: Tensor, content: Tensor, share: float) -> Tensor:

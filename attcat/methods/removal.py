@@ -67,11 +67,8 @@ def rise(
         raise OptionError(f"samples={samples}, batch={batch}, expected at least 1")
     if not 0 < keep < 1:
         raise OptionError(f"keep={keep}, expected more than 0 and less than 1")
-    content, kept = passes.content, torch.zeros(samples, *trace.mask.shape, dtype=torch.bool)
-    for row, real in enumerate(trace.mask.cpu()):
-        drawn = torch.rand(samples, int(real.sum()), generator=passes.generator(row, seed))
-        kept[:, row, real] = drawn < keep
-    kept = kept.to(content.device) & content
+    content = passes.content
+    kept = content & (passes.noise(samples, seed) < keep)
     values = _values(passes, [content & ~mask for mask in kept], batch)  # [K, B]
     return ((values[..., None] * kept).sum(0) / (samples * keep))[None]
 

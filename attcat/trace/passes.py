@@ -118,6 +118,14 @@ class Passes:
         key = zlib.crc32(repr(self.tokens[row].labels).encode(), zlib.crc32(text, seed))
         return torch.Generator().manual_seed(key)
 
+    def noise(self, count: int, seed: int) -> Tensor:
+        """Uniform in [0, 1), `[count, B, T]`, 0 at padding: for each input the same alone and in a batch."""
+        mask = self.encoding.mask.cpu()
+        drawn = torch.zeros(count, *mask.shape)
+        for row, real in enumerate(mask):
+            drawn[:, row, real] = torch.rand(count, int(real.sum()), generator=self.generator(row, seed))
+        return drawn.to(self.encoding.mask.device)
+
     def drawing(self, row: int, seed: int) -> OwnRandomness:
         """While it is on, other people's code in this thread draws such numbers, and not the process's."""
         return OwnRandomness(self.generator(row, seed).initial_seed())
