@@ -51,15 +51,12 @@ def compare(
     item = _one(value, Asked(pair, None, text_column, pair_column, question=question), row)
     references = [read(one, None) for one in reference or ()]
     _check_output(output, item.is_picture or item.has_question)
-    from ..comparison import (
-        compare as compare_methods,
-    )  # what is wrong with the input was said before torch is imported
+    # What is wrong with the input was said before torch is imported.
+    from ..comparison import compare as compare_methods
     from ..explainer import Explainer
-    from ..methods import read_name
-    from .models import check_kind, device_named, load_model, named_class
+    from .models import check_kind, check_options, device_named, load_model, named_class
 
-    for name in names:
-        read_name(name)
+    check_options(names)
     network, processor = load_model(model, item.is_picture, revision)
     explainer = Explainer(network.to(device_named(device)), processor)
     for one in (item, *references):

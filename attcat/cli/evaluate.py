@@ -80,11 +80,9 @@ def evaluate(
     from ..evaluation import Plan, read_dataset, run  # what is wrong with the options was said before torch is imported
     from ..evaluation.report import markdown, page, table, to_json
     from ..evaluation.tables import Columns
-    from ..methods import read_name
-    from .models import check_kind, device_named, load_model
+    from .models import check_kind, check_options, device_named, load_model
 
-    for name in names:
-        read_name(name)
+    check_options(names)
     plan = Plan(_named(model, revision), names, listed(metrics), removal, limit, seed, truncation)
     place = device_named(device)
     columns = Columns(text_column, pair_column, label_column, span_column)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from ..errors import InputError, LoadError, OptionError
 from ..explainer import Explainer
+from ..methods import read_name
 from ..model import TextAdapter, VisionAdapter
 from ..model.regions import RegionHead
 from .inputs import REFERENCES, TABULAR, Item, read
@@ -50,6 +51,16 @@ def device_named(name: str) -> torch.device:
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise OptionError(f"--device {name} cannot be used: {reason}; try --device cpu") from error
     return device
+
+
+def check_options(names: Sequence[str]) -> None:
+    """What stands behind the names of methods, as in `oddscat:samples=8`, is reported before a model is loaded.
+
+    Raises:
+        OptionError: if an option has no value.
+    """
+    for name in names:
+        read_name(name)
 
 
 def load_model(name: str | None, picture: bool, revision: str | None = None) -> tuple[torch.nn.Module, Any]:
