@@ -24,9 +24,10 @@ from ..model.bound import borrowed
 from .recording import Recording, record
 from .values import Needs
 
-STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e-7, 1e-8)
 """Finite differences are taken with each: too small a step drowns in rounding (some models compute in float32 inside,
-whatever their parameters; and of some the pixels hardly have an effect), too large a one in curvature."""
+whatever their parameters; and of some the pixels hardly have an effect), too large a one in curvature, or among thousands of
+ReLUs that bend within it. The smallest come last: few models need them, and a check may stop at the first that agrees."""
 
 
 def incompleteness(adapter: Adapter, encoding: Encoding, rule: str = "libra", targets: int = 3) -> float:

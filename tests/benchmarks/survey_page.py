@@ -150,7 +150,7 @@ def only_gradients(row: dict[str, Any]) -> bool:
 def by_family(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Families in alphabetical order, with their models."""
     families: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (head(row), row["name"])):  # they stand in the record as they ended
         families.setdefault(row["family"], []).append(row)
     return sorted(families.items(), key=lambda item: (plain(item[0]), item[0]))
 
