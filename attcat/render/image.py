@@ -6,6 +6,7 @@ picture, say) needs no new drawing. Pillow writes, OpenCV colours; both are impo
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -121,8 +122,11 @@ def overlay(explanation: Attribution, full: float | None = None, look: Look = PL
 def tinted(ground: np.ndarray, signed: np.ndarray) -> np.ndarray:
     """Lay strengths, float `[H, W]` in [-1, 1], over `ground`, uint8 `[H, W, 3]`."""
     alpha = opacity(signed.astype(np.float32))[..., None]
-    colours = np.where(signed[..., None] > 0, np.array(LIGHT, dtype=np.float32), _striped(signed.shape))
-    return np.asarray(np.round(ground * (1 - alpha) + colours * alpha), dtype=np.uint8)
+    drawn = np.where(signed[..., None] > 0, np.array(LIGHT, dtype=np.float32), _striped(signed.shape))
+    drawn -= ground
+    drawn *= alpha
+    drawn += ground
+    return np.rint(drawn, out=drawn).astype(np.uint8)
 
 
 def ramp(steps: int) -> list[tuple[int, int, int]]:
@@ -203,9 +207,9 @@ def _grey(picture: np.ndarray) -> np.ndarray:
 
 def _hatched(ground: np.ndarray) -> np.ndarray:
     """Dark, with light diagonal stripes."""
-    down, across = np.indices(ground.shape[:2])
-    stripe = np.less((down + across) % 12, 2)
-    return np.where(stripe[..., None], np.uint8(125), np.round(ground * 0.4).astype(np.uint8))
+    down, across = (np.arange(length) % 12 for length in ground.shape[:2])
+    stripe = np.less((down[:, None] + across) % 12, 2)
+    return np.where(stripe[..., None], np.uint8(125), np.round(np.arange(256) * 0.4).astype(np.uint8)[ground])
 
 
 def _grid(explanation: Attribution) -> np.ndarray:
@@ -346,18 +350,20 @@ def png(explanation: Attribution, look: Look = PLAIN) -> bytes:
     Raises:
         InputError: as `figure`.
     """
-    kept, data = palette(), b""
-    for longest, several in ((LONGEST, (256 - len(kept), 56)), (400, (80,)), (280, (48,))):
-        drawn = figure(explanation, look, longest)
-        for colours in several:
-            data = encode_palette_png(drawn, kept, colours)
-            if len(data) <= PNG_LIMIT:
-                return data
+    kept, longest = palette(), LONGEST
+    drawn = figure(explanation, look)
+    data = encode_palette_png(drawn, kept, 256 - len(kept))
+    if PNG_LIMIT < len(data) < 1.25 * PNG_LIMIT:  # fewer colours save a fifth
+        data = encode_palette_png(drawn, kept, FEW)
+    while len(data) > PNG_LIMIT and longest > SHORTEST:
+        longest = max(SHORTEST, round(0.9 * longest * (PNG_LIMIT / len(data)) ** 0.5))
+        data = encode_palette_png(figure(explanation, look, longest), kept, FEW)
     return data
 
 
-PNG_LIMIT = 120_000
-"""Bytes of a figure's PNG file; only a picture of noise exceeds it."""
+PNG_LIMIT, FEW, SHORTEST = 120_000, 56, 200
+"""Bytes of a figure's PNG file; of one that would have more, the colours beside those that are kept, and the least pixels of a
+panel's longer side."""
 
 
 # -- composing -------------------------------------------------------------------------------------------------------
@@ -396,16 +402,25 @@ def framed(picture: Image.Image, margin: int = 16) -> Image.Image:
     return ImageOps.expand(picture, margin, PAPER)
 
 
-@lru_cache(128)  # captions and legends say the same under every picture
 def line(text: str, width: int, *, size: int, ink: RGB = INK, right: bool = False, middle: bool = False) -> Image.Image:
     """One line of text on a strip of `width` pixels, cut with an ellipsis where it does not fit."""
+    from PIL import Image
+
+    letters = written(fitted(text, width, size), size, ink)
+    strip = Image.new("RGB", (width, letters.height), PAPER)
+    spare = max(0, width - letters.width)
+    strip.paste(letters, (spare if right else spare // 2 if middle else 0, 0))
+    return strip
+
+
+@lru_cache(128)  # captions and legends say the same under every picture
+def written(text: str, size: int, ink: RGB) -> Image.Image:
+    """One line of text, as wide as it is."""
     from PIL import Image, ImageDraw
 
-    font, text = font_of(size), fitted(text, width, size)
-    strip = Image.new("RGB", (width, round(size * 1.3)), PAPER)
-    spare = width - font.getlength(text)
-    x = spare if right else spare / 2 if middle else 0.0
-    ImageDraw.Draw(strip).text((max(0.0, x), 0), text, font=font, fill=ink)
+    font = font_of(size)
+    strip = Image.new("RGB", (math.ceil(font.getlength(text)) + 1, round(size * 1.3)), PAPER)
+    ImageDraw.Draw(strip).text((0, 0), text, font=font, fill=ink)
     return strip
 
 
@@ -423,6 +438,8 @@ def wrap(text: str, width: int, size: int = 14, most: int = 4) -> list[str]:
     font, words = font_of(size), text[:MEASURED].split()
     lines: list[str] = []
     while words and len(lines) < most - 1:
+        if font.getlength(rest := " ".join(words)) <= width:
+            return [*lines, rest]
         count = 1
         while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
             count += 1
