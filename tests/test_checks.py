@@ -76,7 +76,8 @@ def test_a_model_that_bends_at_short_distances_is_moved_less() -> None:
     own = adapter()
     own.model.layers[1] = Bent()  # type: ignore[operator]
     error = slope_error(own, own.encode_arguments({"input_ids": IDS}))
-    assert error is not None and error < 1e-3
+    assert error is not None
+    assert error < 1e-3
 
 
 def test_the_share_of_a_logit_that_nothing_explains() -> None:
