@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tasks_zoo import TASKS
@@ -166,7 +168,16 @@ def by_hand(name: str, removed: list[Tensor], removal: str | None) -> Tensor:
         ("dinov2", None),
     ],
 )
-@pytest.mark.parametrize("options", [{"samples": 4}, {"samples": 2, "ranked": True}, {"samples": 4, "ranked": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"samples": 4},
+        {"samples": 2, "ranked": True},
+        {"samples": 4, "ranked": True},
+        {"samples": 4, "guided": True},
+        {"samples": 8, "guided": True},
+    ],
+)
 def test_the_mean_over_copies_is_that_of_a_loop(name: str, removal: str | None, options, drawn: list[Tensor]) -> None:
     family = FAMILIES[name]
     arguments = family.row(family.arguments(), 0)
@@ -183,6 +194,30 @@ def test_the_mean_over_copies_is_that_of_a_loop(name: str, removal: str | None, 
         one = attcat.Explainer(family.model(), method="oddscat")(arguments, 1).scores
         for best, others in zip(halves[::2], halves[1::2], strict=True):
             assert float(one[best[0]].min()) >= float(one[others[0]].max())
+
+
+@pytest.mark.parametrize("samples", [2, 4, 8, 16])
+def test_guided_copies_are_ranked_by_the_input_drawn_and_ranked_by_the_mean(samples: int, drawn: list[Tensor]) -> None:
+    """Of eight pairs two each way and four at random, of two one ranked; the random ones are those of the same seed."""
+    family = FAMILIES["bert"]
+    arguments = family.row(family.arguments(), 0)
+
+    def halves_of(**options: Any) -> list[Tensor]:
+        drawn.clear()
+        attcat.Explainer(family.model(), method="oddscat", removal="mask", **options)(arguments, 1)
+        return list(drawn)
+
+    last, pairs = samples // 8, samples // 2
+    first = max(1, last)
+    halves = halves_of(samples=samples, guided=True)
+    assert len(halves) == pairs
+    ranked, random = halves_of(samples=2 * first, ranked=True), halves_of(samples=2 * (pairs - first - last))
+    assert all(map(torch.equal, halves[: pairs - last], ranked + random))
+    content = ~torch.tensor(attcat.Explainer(family.model())(arguments, 1).tokens.special)[None]
+    before = [part for half in halves[: pairs - last] for part in (half, content & ~half)]
+    scores = by_hand("bert", before, "mask").sum(0)
+    for half in halves[pairs - last :]:
+        assert float(scores[half[0]].min()) >= float(scores[(content & ~half)[0]].max())
 
 
 @pytest.mark.parametrize("name", ["bert", "vit"])
@@ -241,6 +276,8 @@ def test_copies_of_a_text_whose_answers_are_places_keep_them() -> None:
         ({"samples": 3}, "copies come in pairs, expected 0 or an even number"),
         ({"samples": -2}, "samples=-2"),
         ({"ranked": True}, "ranked=True says which copies are made: say how many"),
+        ({"guided": True}, "guided=True says which copies are made: say how many"),
+        ({"samples": 4, "guided": True, "ranked": True}, "guided=True makes ranked copies as well"),
         ({"samples": 2, "removal": "burn"}, "no removal 'burn'"),
     ],
 )

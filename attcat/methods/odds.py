@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -19,6 +20,7 @@ def oddscat(
     *,
     samples: int = 0,
     ranked: bool = False,
+    guided: bool = False,
     removal: str | None = None,
     seed: int = 0,
     blocks: str | None = None,
@@ -33,14 +35,16 @@ def oddscat(
 
     Copies come in pairs: what one removes, the other keeps. Of random copies half of the content is removed, drawn for each
     input by the seed alone. Ranked copies follow the scores of the input itself, best first: with n pairs the k-th pair removes
-    and keeps the first k / (n + 1) of the content. Special tokens and padding are never removed, nor is
-    the token whose prediction is explained.
+    and keeps the first k / (n + 1) of the content. Guided copies are of both kinds: of n pairs one in four, at least one, is
+    ranked by the input, one in four, made last, is ranked by the mean so far, and those between are drawn. Special tokens and
+    padding are never removed, nor is the token whose prediction is explained.
 
     Args:
         trace: of the batch, under the rule.
         passes: further passes through the model.
         samples: how many copies, an even number; 0 is one forward and one backward pass, any other takes 1 + samples.
         ranked: copies that follow the ranking of the input's own scores, instead of random ones; nothing is random then.
+        guided: copies of both kinds, the last of which follow the ranking of what the others found.
         removal: how tokens are removed, one of the adapter's ways; by default its first, but where tokens see only those before
             them the copies are shorter texts, if the model takes them: of such models few have ever seen a mask token.
         seed: of the draw.
@@ -50,14 +54,19 @@ def oddscat(
         float32 `[L, B, T]`, signed; padding is 0.
 
     Raises:
-        OptionError: if `samples` is negative or odd, or 0 with `ranked`, or the model knows no such removal, or `blocks` is
-            something else.
+        OptionError: if `samples` is negative or odd, or 0 with `ranked` or `guided`, or both are asked for, or the model knows no
+            such removal, or `blocks` is something else.
     """
     if samples < 0 or samples % 2:
         raise OptionError(Option("samples", samples), ": copies come in pairs, expected 0 or an even number")
-    if ranked and not samples:
+    for name, asked in (("ranked", ranked), ("guided", guided)):
+        if asked and not samples:
+            raise OptionError(
+                Option(name, True), " says which copies are made: say how many, as in ", Option("samples", 2)
+            )
+    if ranked and guided:
         raise OptionError(
-            Option("ranked", True), " says which copies are made: say how many, as in ", Option("samples", 2)
+            Option("guided", True), " makes ranked copies as well: leave ", Option("ranked", True), " out"
         )
     if blocks not in (None, "all", "first"):
         raise OptionError(Option("blocks", blocks), ": expected all or first")
@@ -67,13 +76,31 @@ def oddscat(
         return found
     if removal is None and trace.causal and all(trace.causal):
         removal = passes.shortening
-    halves = _ranked(passes, found.sum(0), samples // 2) if ranked else _random(passes, samples // 2, seed)
+    pairs = samples // 2
+    last = pairs // 4 if guided else 0
+    first = pairs if ranked else max(1, last) if guided else 0
+    halves = _ranked(passes, found.sum(0), first) + _random(passes, pairs - first - last, seed)
+    copies = partial(_copies, passes, explained, removal)
+    total, count = copies(halves, found, trace.mask.float())
+    if last:
+        total, count = copies(_ranked(passes, (total / count.clamp(min=1)).sum(0), last), total, count)
+    return total / count.clamp(min=1)
+
+
+def _copies(
+    passes: Passes,
+    explained: Callable[[Trace], Tensor],
+    removal: str | None,
+    halves: Sequence[Tensor],
+    total: Tensor,
+    count: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """To a total `[L, B, T]` and to how often each token was there `[B, T]` add those of two copies for each half."""
     removed = [part for half in halves for part in (half, passes.removable & ~half)]
-    count = trace.mask.float()
-    for copies, contributions in passes.without(removed, explained, removal):
-        found = found + contributions.sum(1)
-        count = count + (trace.mask & ~copies).float().sum(0)
-    return found / count.clamp(min=1)
+    for gone, contributions in passes.without(removed, explained, removal):
+        total = total + contributions.sum(1)
+        count = count + (passes.encoding.mask & ~gone).float().sum(0)
+    return total, count
 
 
 def _early(trace: Trace, alone: bool) -> Tensor:
