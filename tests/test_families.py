@@ -30,6 +30,10 @@ def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return float((actual - expected).abs().max() / expected.abs().max())
 
 
+ROUNDING = 5e-5
+"""Of float32; processors differ in their kernels, and 1.7e-5 was seen where another had less than 1e-5."""
+
+
 @pytest.mark.parametrize("queries", ["mean", "pooled"])
 def test_scores_equal_the_plain_reference_alone_and_in_a_padded_batch(name: str, queries: str) -> None:
     """Each row of the batch towards a class of its own."""
@@ -42,9 +46,9 @@ def test_scores_equal_the_plain_reference_alone_and_in_a_padded_batch(name: str,
         read = explain.adapter.read(explain.adapter.encode_arguments(one))
         expected, expected_cat = plain_attcat(explain.adapter.model, one, target, read, queries)
         alone = explain(one, target)
-        assert relative(alone.layers, expected) < 1e-5
-        assert relative(together[row].layers, expected) < 1e-5
-        assert relative(cats[row].layers, expected_cat) < 1e-5
+        assert relative(alone.layers, expected) < ROUNDING
+        assert relative(together[row].layers, expected) < ROUNDING
+        assert relative(cats[row].layers, expected_cat) < ROUNDING
         assert torch.equal(alone.scores, alone.layers.sum(0))
 
 
