@@ -184,16 +184,6 @@ def test_the_boxes_of_a_page_are_read() -> None:
     assert moved.value != pytest.approx(explainer(arguments).value, rel=1e-4)
 
 
-def test_words_that_read_a_picture_by_cross_attention_are_explained_alone() -> None:
-    torch.manual_seed(0)
-    model, processor = zoo.mllama()
-    explainer = attcat.Explainer(redraw(model.eval()), processor, method="cat")
-    assert "its words read a picture by cross-attention: words alone are explained" in explainer.describe()
-    assert len(explainer("a gripping film?", answer=[40, 41]).explanations) == 2
-    with pytest.raises(attcat.UnsupportedModelError, match=r"cross-attention, so that no one sequence.*words alone"):
-        explainer((PICTURE, QUESTION))
-
-
 def test_blip_s_answers_are_refused_shortly() -> None:
     """Its forward pass gives nothing of the answer, which is written inside of generate()."""
     model, processor = zoo.blip("QuestionAnswering")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cached_property, partial
@@ -149,7 +149,7 @@ class DiscoveredMixed(DiscoveredText):
         Raises:
             UnsupportedModelError: if that is so.
         """
-        if any(CROSSING.search(name) for name, _ in self.model.named_modules()):
+        if crosses(self.model):
             raise _CrossAttentionError(_crossing(self.model, alone=False)) from error
         pixels = inspect.signature(self.model.forward).parameters.get(PIXELS)
         if FAILED in str(error) and pixels and pixels.default is pixels.empty and picture_for(self.model) is None:
@@ -688,9 +688,18 @@ class DiscoveredMixed(DiscoveredText):
                 return states([*base[:number], painted_over(base[number], *boxes), *base[number + 1 :]])
 
             shown = self._shown(read, base, number)
-            guesses = list(possible(mine, shown, sizes[number]))
-            found.append(run_of(mine, stretch, self._best(guesses, mine, plain, painted)))
+            order, guess = mine, None
+            for order, guesses in self._arranged(encoding, mine, shown, sizes[number]):
+                if (guess := self._best(guesses, order, plain, painted)) is not None:
+                    break
+            found.append(run_of(order, stretch, guess))
         return tuple(found)
+
+    def _arranged(
+        self, encoding: Encoding, mine: list[int], shown: Sequence[Frame], size: tuple[int, int]
+    ) -> Iterator[tuple[list[int], list[Guess]]]:
+        """The tokens of a picture in an order in which grids may follow each other, with guesses at these."""
+        yield mine, list(possible(mine, shown, size))
 
     def repainted(self, encoding: Encoding, text: str, pictures: Sequence[Image.Image]) -> Encoding:
         """One input with other pictures of the same sizes."""
@@ -1005,18 +1014,23 @@ class DiscoveredMixed(DiscoveredText):
         if not isinstance(source, Interleaved):
             raise OptionError("patches are removed from pictures, but these are model arguments: give (picture, text)")
         pictures = [picture.copy() for picture in source.pictures]
+        placed = {
+            patches.picture for patches in tokens.patches if patches.grid is not None and patches.view is not None
+        }
         for number, patches in enumerate(tokens.patches):
             cells = {place[1] for place in places if place is not None and place[0] == number}
             every = sum(place is not None and place[0] == number for place in tokens.places or ())
-            if not cells:
-                continue
+            whole = patches.grid is None
+            if not cells or (whole and patches.picture in placed):
+                continue  # what stands for all of a picture whose other tokens lie on it says what these say
             picture = pictures[patches.picture]
             colour = source.pictures[patches.picture].reshape(-1, 3).mean(0).round().astype(np.uint8)
             if len(cells) == every:
                 area = np.ones(picture.shape[:2], bool)
-            elif patches.grid is None or patches.view is None:
+            elif whole or patches.view is None:
                 raise OptionError("the tokens of this picture lie nowhere in it: remove all of them, or none")
             else:
+                assert patches.grid is not None
                 area = np.isin(patches.view.cells(patches.grid), list(cells))
             picture[area] = colour
         made = self._arguments(source.text, [Image.fromarray(picture) for picture in pictures])
@@ -1025,6 +1039,11 @@ class DiscoveredMixed(DiscoveredText):
 
 class _CrossAttentionError(UnsupportedModelError):
     """The words read the picture by cross-attention."""
+
+
+def crosses(model: nn.Module) -> bool:
+    """Whether words read a picture by attention of its own, by the names of its modules."""
+    return any(CROSSING.search(name) for name, _ in model.named_modules())
 
 
 def _crossing(model: nn.Module, alone: bool = True) -> str:
