@@ -57,10 +57,10 @@ class DiscoveredAcross(DiscoveredMixed):
             tuple[int, ...], int
         ] = {}  # in how many rows a picture's states are, by the shape of its pixels
         self._runs, self._before, self._behinds = {}, {}, {}
+        arguments = self._tried()
         _, self.causal = words._experience()
         if not self.causal or not issubclass(type(words.head), NextTokenHead):
             raise self._unclear("its words read a picture by cross-attention, and it does not go on from them")
-        arguments = self._tried()
         bare = self._bare(arguments)
         shape = arguments["input_ids"].shape
         self.by_token = tuple(name for name, given in arguments.items() if given.shape[:2] == shape)

@@ -19,7 +19,7 @@ from .asking import DiscoveredAsking
 from .audio import DiscoveredAudio
 from .base import FAILED
 from .describing import DiscoveredCaptioning, DiscoveredDescribing
-from .experiments import accepted
+from .experiments import FAILURES, accepted
 from .hearing import DiscoveredHearing
 from .matching import DiscoveredMatching
 from .mixed import PIXELS, SEEN, DiscoveredMixed, crosses
@@ -71,7 +71,11 @@ def _reading_and_seeing(model: nn.Module, processor: Any) -> Adapter:
     judged beside it."""
     try:
         words = DiscoveredMixed(model, processor)
-        return _reading_across(words) if words.crosses or (words.whole is None and crosses(model)) else words
+        return (
+            _reading_across(words)
+            if words.crosses or (words.whole is None and words.alone and crosses(model))
+            else words
+        )
     except UnsupportedModelError:
         if PIXELS not in (accepted(model.forward) or ()):
             raise
@@ -87,7 +91,7 @@ def _reading_across(words: DiscoveredMixed) -> Adapter:
     """Words that read a picture by cross-attention; or the words alone, where it is not clear how they do."""
     try:
         return DiscoveredAcross(words)
-    except AttCATError:
+    except (AttCATError, *FAILURES):
         return words
 
 
