@@ -194,6 +194,15 @@ def test_blip_s_answers_are_refused_shortly() -> None:
     assert len(str(told.value)) < 250
 
 
+def test_an_encoder_of_what_others_have_mixed_is_refused_shortly() -> None:
+    """FLAVA's encoder of both reads the states of one of words and one of pictures."""
+    with pytest.raises(
+        attcat.UnsupportedModelError, match=r"each mixed by an encoder of their own before flava\.multi"
+    ) as told:
+        attcat.Explainer(zoo.FlavaJudge().eval())
+    assert len(str(told.value)) < 450
+
+
 def test_a_detector_whose_words_and_pixels_mix_in_many_sizes_is_refused_shortly() -> None:
     with pytest.raises(attcat.UnsupportedModelError, match="it reads words with a picture alone") as told:
         attcat.Explainer(zoo.grounding_dino().eval())

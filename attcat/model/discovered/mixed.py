@@ -226,6 +226,7 @@ class DiscoveredMixed(DiscoveredText):
     def _blocks_in(self, watched: Survey) -> Found:
         """Of a pass with a picture and placeholders for it the last line of blocks: those before see the picture alone."""
         if not self.lead:
+            self._check_joint(watched)
             return super()._blocks_in(watched)
         line = [visit for visit in watched.visits if visit.is_block and visit.module in watched.listed]
         start = next((visit for visit in line if visit.parent is line[-1].parent), None)
@@ -233,6 +234,23 @@ class DiscoveredMixed(DiscoveredText):
             return super()._blocks_in(watched)
         visits = [watched.visits[0], *watched.visits[watched.visits.index(start) :]]
         return super()._blocks_in(replace(watched, visits=visits, attention=watched.attention[start.before :]))
+
+    def _check_joint(self, watched: Survey) -> None:
+        """A shorter reason, where blocks read both only behind an encoder of the picture and one of the words (FLAVA).
+
+        Raises:
+            UnsupportedModelError: if that is so: the last of three lines of blocks is as long as the two before it together.
+        """
+        line = [visit for visit in watched.visits if visit.is_block and visit.module in watched.listed]
+        first = {visit.parent: visit for visit in reversed(line)}
+        lines = sorted(first.values(), key=watched.visits.index)
+        if len(lines) != 3 or self.trial_picture is None or lines[2].length < lines[0].length + lines[1].length:
+            return
+        raise self._unclear(
+            f"its words and its picture are each mixed by an encoder of their own before {lines[2].name} and the blocks behind "
+            "it read both, so that no token there stands for one word or one patch",
+            hopeless=True,
+        )
 
     def _own_tokens(self) -> tuple[int, int]:
         """Those of a picture, behind the text's; or in front of it, where it has placeholders."""
@@ -1169,13 +1187,18 @@ def _extended(tokens: Tokens, count: int) -> Tokens:
 
 
 def picture_for(model: nn.Module) -> dict[str, Tensor] | None:
-    """A small picture of noise, of whole patches; None if the configuration names no size of them."""
+    """A small picture of noise, of whole patches, or one of the model's own size where an encoder of pictures beside one of texts
+    may take no other; None if the configuration names no size of patches."""
     config = getattr(model, "config", None)
-    owners = (getattr(config, "vision_config", None), config)
-    sides = [side for owner in owners if isinstance(side := getattr(owner, "patch_size", None), int)]
-    if not sides:
+    apart = getattr(config, "image_config", None)
+    owners = (getattr(config, "vision_config", None), apart, config)
+    found = [(owner, side) for owner in owners if isinstance(side := getattr(owner, "patch_size", None), int)]
+    if not found:
         return None
-    return {PIXELS: torch.randn(1, 3, 4 * sides[0], 4 * sides[0], generator=torch.Generator().manual_seed(0))}
+    owner, patch = found[0]
+    own = getattr(owner, "image_size", None)
+    side = own if owner is apart and isinstance(own, int) else 4 * patch
+    return {PIXELS: torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))}
 
 
 def _key(pixels: Tensor) -> tuple[int, ...]:
