@@ -567,7 +567,7 @@ def _matrices(bench: _Bench) -> list[Tensor]:
 
 def _attending(bench: _Bench) -> list[int]:
     if bench.adapter.streams is not None:
-        raise _NotAsked("an encoder and a decoder attend each on its own")
+        raise _NotAsked(bench.adapter.streams.apart)
     if bench.adapter.has_stages:
         raise _NotAsked("its blocks attend within windows or over coarser grids, not over all tokens")
     attending = [index for index, attends in enumerate(bench.adapter.attends) if attends]

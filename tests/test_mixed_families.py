@@ -184,16 +184,6 @@ def test_the_boxes_of_a_page_are_read() -> None:
     assert moved.value != pytest.approx(explainer(arguments).value, rel=1e-4)
 
 
-def test_words_that_read_a_picture_by_cross_attention_are_explained_alone() -> None:
-    torch.manual_seed(0)
-    model, processor = zoo.mllama()
-    explainer = attcat.Explainer(redraw(model.eval()), processor, method="cat")
-    assert "its words read a picture by cross-attention: words alone are explained" in explainer.describe()
-    assert len(explainer("a gripping film?", answer=[40, 41]).explanations) == 2
-    with pytest.raises(attcat.UnsupportedModelError, match=r"cross-attention, so that no one sequence.*words alone"):
-        explainer((PICTURE, QUESTION))
-
-
 def test_blip_s_answers_are_refused_shortly() -> None:
     """Its forward pass gives nothing of the answer, which is written inside of generate()."""
     model, processor = zoo.blip("QuestionAnswering")
@@ -202,6 +192,15 @@ def test_blip_s_answers_are_refused_shortly() -> None:
     ) as told:
         attcat.Explainer(model.eval(), processor)
     assert len(str(told.value)) < 250
+
+
+def test_an_encoder_of_what_others_have_mixed_is_refused_shortly() -> None:
+    """FLAVA's encoder of both reads the states of one of words and one of pictures."""
+    with pytest.raises(
+        attcat.UnsupportedModelError, match=r"each mixed by an encoder of their own before flava\.multi"
+    ) as told:
+        attcat.Explainer(zoo.FlavaJudge().eval())
+    assert len(str(told.value)) < 450
 
 
 def test_a_detector_whose_words_and_pixels_mix_in_many_sizes_is_refused_shortly() -> None:

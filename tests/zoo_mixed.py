@@ -158,6 +158,24 @@ def blip(kind: str) -> tuple[nn.Module, Any]:
     return getattr(transformers, f"BlipFor{kind}")(config), transformers.BlipProcessor(pictures, words)
 
 
+class FlavaJudge(nn.Module):
+    """Classes of FLAVA's encoder of both, as its users write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        text = {**SMALL, "vocab_size": 340, "max_position_embeddings": 100, "pad_token_id": 1}
+        image = {**SMALL, "image_size": 48, "patch_size": 8}
+        self.config = transformers.FlavaConfig(
+            text_config=text, image_config=image, multimodal_config=dict(SMALL), hidden_size=32, init_codebook=False
+        )
+        self.flava = transformers.FlavaModel(self.config)
+        self.classifier = nn.Linear(32, 3)
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, pixel_values: Any = None) -> Any:
+        made = self.flava(input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixel_values)
+        return self.classifier(made.multimodal_embeddings[:, 0])
+
+
 def visual_bert(kind: str = "QuestionAnswering") -> nn.Module:
     config = transformers.VisualBertConfig(
         **SMALL, vocab_size=340, visual_embedding_dim=24, max_position_embeddings=40, num_labels=4, pad_token_id=1

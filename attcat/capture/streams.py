@@ -7,11 +7,14 @@ its own in a chain:
     memory -> m_1 -> m_2 -> ... -> m_D -> m_{D+1},      block j reads m_j
 
 The gradient at m_j is then what comes through the blocks from j on; at m_{D+1} it is nothing.
+
+What is read need not come from blocks that are watched: of words that read what a tower has seen, states of several layers put
+together, the memory itself is where differentiation begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,10 +34,10 @@ class Streams:
     """How a model's two sequences go through its blocks.
 
     Args:
-        encoder: how many blocks are the encoder's; all others are the decoder's.
+        encoder: how many blocks are the encoder's, 0 if what is read comes from something else; all others are the decoder's.
         places: for each block of the decoder the argument that is the memory.
-        own: for each block of the decoder which of the attention calls within it is over what was written before; empty if they
-            do not attend in two calls.
+        own: for each block of the decoder which of the attention calls within it is over what was written before, None if none
+            is; empty if it is not known which is over what.
         cross: the same for the call over the memory.
         shift: where both read the same text, the position of the decoder that reads a token, less the token's own.
         causal: whether a token of the decoder sees only those before it.
@@ -42,10 +45,17 @@ class Streams:
 
     encoder: int
     places: tuple[Place, ...]
-    own: tuple[int, ...]
-    cross: tuple[int, ...]
+    own: tuple[int | None, ...]
+    cross: tuple[int | None, ...]
     shift: int = 0
     causal: bool = True
+
+    @property
+    def apart(self) -> str:
+        """Why there is no attention matrix over all tokens, in words."""
+        if self.encoder:
+            return "an encoder and a decoder attend each on its own"
+        return "words attend to words, and in some blocks to what they read of a picture"
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -55,7 +65,12 @@ class Streams:
 
 @contextmanager
 def remembered(
-    modules: Sequence[nn.Module], streams: Streams | None, memory: list[Tensor], position_axis: int = 1
+    modules: Sequence[nn.Module],
+    streams: Streams | None,
+    memory: list[Tensor],
+    position_axis: int = 1,
+    batch: int | None = None,
+    first: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[None]:
     """Each block of the decoder reads a node of its own; the D + 1 nodes, `[B, S, D]`, are put into `memory`.
 
@@ -64,6 +79,11 @@ def remembered(
         streams: which are the decoder's; None if there is no decoder.
         memory: where the nodes are noted.
         position_axis: of the model's states; see `attcat.model.Adapter`.
+        batch: B, where the model may hold the memory of an example in several rows, as one for each tile of a picture.
+        first: where no block makes the memory, what it is replaced by: a leaf, e.g.
+
+    Raises:
+        CaptureError: if a block is not given the memory.
     """
     if streams is None:
         yield
@@ -84,10 +104,12 @@ def remembered(
         assert place is not None
         given.append(state)
         with torch._C.DisableTorchFunction():
+            own = state.transpose(1, position_axis)
             if not memory:
-                memory.append(state.transpose(1, position_axis))
+                flat = own if batch is None else own.reshape(batch, -1, own.shape[-1])
+                memory.append(flat if first is None else first(flat))
             memory.append(memory[-1].view_as(memory[-1]))
-            read = memory[-2].transpose(1, position_axis)
+            read = memory[-2].reshape(own.shape).transpose(1, position_axis)
         return with_state(place, read, args, kwargs)
 
     with ExitStack() as hooks:

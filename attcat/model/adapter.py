@@ -138,6 +138,10 @@ class Adapter(ABC):
     streams: Streams | None = None
     """Of an encoder with a decoder, which blocks are whose, and how the decoder reads; None for one sequence."""
 
+    def reading(self, encoding: Encoding) -> Adapter:
+        """The adapter whose blocks a batch goes through: this one; or another, without blocks that read what the input lacks."""
+        return self
+
     def words(self, encoding: Encoding) -> tuple[Tensor, ...]:
         """The token numbers that are looked up in the word embeddings, `[B, T]` for each sequence; none for a picture."""
         ids = encoding.arguments.get("input_ids")

@@ -85,7 +85,9 @@ class Writer:
     def arguments(self, prompt: Prompt) -> Mapping[str, Tensor]:
         """What a model's own `generate` is called with."""
         ids = torch.tensor([prompt.ids[prompt.own :]], device=self.adapter.device)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **prompt.further}
+        whole = (1, len(prompt.ids))  # what is said of each token is said of the model's own, too
+        further = {n: v[:, prompt.own :] if v.shape[:2] == whole else v for n, v in prompt.further.items()}
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **further}
 
     def write(self, model: Any, prompt: Prompt, options: Mapping[str, Any]) -> Tensor:
         """Let a model write, by its own `generate`: the numbers of the tokens that it wrote.
@@ -183,7 +185,10 @@ def written(adapter: TextAdapter, prompt: Prompt, answer: str | Sequence[int] | 
     encoding = adapter.encode_arguments({"input_ids": row, "attention_mask": torch.ones_like(row)})
     arguments = {**encoding.arguments, **adapter.lengthened(prompt.further, len(prompt.ids), len(ids))}
     source = Interleaved(text, prompt.pictures) if text is not None and prompt.pictures else text
-    return replace(encoding, arguments=arguments, tokens=(tokens,), sources=(source,), start=len(prompt.ids))
+    offset = 0 if adapter.streams is None else prompt.own  # tokens of a sequence of their own
+    return replace(
+        encoding, arguments=arguments, tokens=(tokens,), sources=(source,), start=len(prompt.ids), offset=offset
+    )
 
 
 def _answered(

@@ -200,7 +200,7 @@ def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:
     begins = [blocks[0].input]
     if recording.cuts is not None:  # a block of the decoder also takes the memory
         first = recording.cuts.streams.encoder
-        begins.append(blocks[first].input)
+        begins.append(blocks[first].input if first else recording.cuts.memory[0])
         for index, memory in enumerate(recording.cuts.memory[:-1], first):
             memory.register_hook(closed(index))  # type: ignore[no-untyped-call]
     with torch.enable_grad():

@@ -102,8 +102,9 @@ class Recording:
         with torch.no_grad():
             attends = self.attends or (True,) * len(self.blocks)
             if self.cuts is not None:
+                encoder = self.cuts.streams.encoder  # those of the decoder are read by the cuts
                 seen = [
-                    _of_tokens(one_attention(index, block)) if yes else None
+                    _of_tokens(one_attention(index, block)) if yes and index < encoder else None
                     for index, (block, yes) in enumerate(zip(self.blocks, attends, strict=True))
                 ]
                 mask = self.mask if len(self.mask) == len(query_weights) else self.mask.expand(len(query_weights), -1)
@@ -186,7 +187,9 @@ class Recording:
             )
         rows, end = len(self.mask), None if self.cuts else self.blocks[-1].output
         with torch.no_grad():
-            gradients = self._joined(_filled(gradient[:count], states), True) if gradient else ()
+            # What no later block reads has no gradient, in any of the rows.
+            filled = [_shared(g, rows) for g in _filled(gradient[:count], states)]
+            gradients = self._joined(filled, True) if gradient else ()
             added = self._added(rows) if hidden == "input" and gradient else ()
             return Trace(
                 hidden=self._joined([_shared(state.detach(), rows) for state in states], False),
@@ -271,8 +274,8 @@ class Recording:
     def _seen(self) -> tuple[Seen, ...]:
         if self.cuts is not None:
             raise CaptureError(
-                "an encoder and a decoder attend each on its own, so that there is no attention matrix over all tokens: use a "
-                "method that reads none, as attcat, cat or input_x_gradient"
+                f"{self.cuts.streams.apart}, so that there is no attention matrix over all tokens: use a method that reads none, "
+                "as attcat, cat or input_x_gradient"
             )
         if not all(self.attends):
             without = [str(index) for index, attends in enumerate(self.attends) if not attends]
@@ -404,8 +407,9 @@ def record(
         raise CaptureError(
             "gradients cannot be computed inside torch.inference_mode(): call AttCAT outside of it (torch.no_grad() is fine)"
         )
+    adapter = adapter.reading(encoding)
     if early is not None and adapter.streams is not None:
-        raise CaptureError("of an encoder with a decoder no earlier block can be read by the head: use another method")
+        raise CaptureError("of two sequences of tokens no earlier block can be read by the head: use another method")
     blocks: list[Block] = []
     open_blocks: list[Block] = []
     batch, length = encoding.mask.shape
@@ -418,8 +422,11 @@ def record(
     starts = (0,) if streams is None else streams.starts
     watching = Interception(rule, open_blocks, attention=attention, ones=ones)
     shared = streams is not None and not encoding.offset
-    if streams is not None and before is not None:
-        before = _either(before, Cuts(streams, (), encoding.offset, shared), encoding.mask, blocks)
+    first = None
+    if streams is not None:
+        apart = Cuts(streams, (), encoding.offset, shared)
+        first = None if streams.encoder else _leaf(before, apart, encoding.mask, gradient)
+        before = None if before is None else _either(before, apart, encoding.mask, blocks)
     with (
         borrowed(adapter) as own,
         watch(
@@ -436,7 +443,7 @@ def record(
             starts=starts,
             until_next=own.until_next,
         ),
-        remembered(own.blocks, streams, memory, own.position_axis),
+        remembered(own.blocks, streams, memory, own.position_axis, None if first is None else batch, first),
         torch.no_grad(),  # until the first block is reached
         watching,
     ):
@@ -493,9 +500,23 @@ def _either(
 
     def own(state: Tensor) -> Tensor:
         states = before(state)
-        if not blocks:
+        if not blocks and cuts.streams.encoder:
             return cuts.split(states, mask, (state.shape[-1], 0))[0]
-        return cuts.split(states, mask, (blocks[0].input.shape[-1], state.shape[-1]))[1]
+        width = blocks[0].input.shape[-1] if blocks else state.shape[-1]
+        return cuts.split(states, mask, (width, state.shape[-1]))[1]
+
+    return own
+
+
+def _leaf(
+    before: Callable[[Tensor], Tensor] | None, cuts: Cuts, mask: Tensor, gradient: bool
+) -> Callable[[Tensor], Tensor]:
+    """Where no block makes the memory: what makes it a leaf, or puts in its place its part of states over all tokens."""
+
+    def own(state: Tensor) -> Tensor:
+        if before is not None:
+            state = cuts.split(before(state), mask, (state.shape[-1], 0))[0]
+        return state if state.requires_grad else state.detach().clone().requires_grad_(gradient)
 
     return own
 

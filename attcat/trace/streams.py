@@ -6,6 +6,7 @@ pass in two, and what lies at the cut is all that the prediction depends on:
     a block of the encoder: what it takes,               and the embeddings of the decoder
     a block of the decoder: the memory that is yet to be read, and what it takes
 
+Where the memory is made by no blocks that are watched, as of words that read a picture's states, only the latter are there.
 Gradient times state at any cut adds up to what is explained, as far as the gradient rule is complete.
 """
 
@@ -125,23 +126,34 @@ class Cuts:
                 pair = torch.zeros_like(uniform) if seen is None else measured(seen, uniform, sources), nothing
             else:
                 length = len(block.input[0])
-                own = self._call(index, block, self.streams.own[number], length)
-                cross = self._call(index, block, self.streams.cross[number], self.source)
-                pair = measured(cross, weights, targets), measured(own, weights, targets)
+                own = self._call(index, block, self.streams.own, number, length)
+                cross = self._call(index, block, self.streams.cross, number, self.source)
+                pair = (
+                    torch.zeros_like(uniform) if cross is None else measured(cross, weights, targets),
+                    nothing if own is None else measured(own, weights, targets),
+                )
             found.append(self._by_sum(*pair, mask) if self.shared else torch.cat(pair, 1))
         return tuple(found)
 
     def _by_sum(self, source: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         return source if target.shape[1] == 0 else source + self._by_token(target, mask)
 
-    def _call(self, index: int, block: Block, place: int, keys: int) -> Call | Tensor:
-        """One of the two attention calls of a decoder's block."""
+    def _call(
+        self, index: int, block: Block, places: Sequence[int | None], number: int, keys: int
+    ) -> Call | Tensor | None:
+        """One of the attention calls of a decoder's block, which are one or two; None if it does not attend so."""
+        place, expected = places[number], (self.streams.own[number], self.streams.cross[number])
+        if place is None:
+            return None
         seen = [a for a in block.attention if isinstance(a, Call)] or block.attention
-        if len(seen) != 2 or tuple(seen[place].shape)[2:] != (block.input.shape[1], keys):
+        often = len(expected) - expected.count(None)
+        if len(seen) != often or tuple(seen[place].shape)[2:] != (block.input.shape[1], keys):
             shapes = ", ".join(str(tuple(a.shape)) for a in seen) or "none"
+            over = (f"{block.input.shape[1]} tokens of its own", f"{self.source} of the source")
+            told = " and ".join(part for part, at in zip(over, expected, strict=True) if at is not None)
             raise CaptureError(
-                f"block {index} of the decoder was expected to attend twice, over {block.input.shape[1]} tokens of its own and "
-                f"{self.source} of the source; the attention matrices that were seen are {shapes}"
+                f"block {index} of the decoder was expected to attend {('once', 'twice')[often - 1]}, over {told}; the attention "
+                f"matrices that were seen are {shapes}"
             )
         return seen[place]
 

@@ -212,6 +212,11 @@ def seen_ways(config: Any, names: Any) -> Iterator[dict[str, Tensor]]:
         kept = torch.ones(1, len(flat), dtype=torch.long)
         shapes = torch.tensor([[cells, cells]])
         yield {PIXELS: flat[None, :, : 3 * patch * patch], "spatial_shapes": shapes, "pixel_attention_mask": kept}
+    if "aspect_ratio_ids" in names:
+        tiles = setting(config, "max_num_tiles") or 1
+        shape = {"aspect_ratio_ids": torch.ones(1, 1, dtype=torch.long)}
+        shape["aspect_ratio_mask"] = torch.ones(1, 1, tiles, dtype=torch.long)
+        yield {PIXELS: torch.randn(1, 1, tiles, 3, height, width), **shape}
     if "image_position_ids" in names:
         yield {PIXELS: flat[None, :, : 3 * patch * patch].sigmoid(), "image_position_ids": positions}
     if "flattened_patches" in names:
@@ -234,6 +239,8 @@ def places(model: Any, seen: dict[str, Tensor]) -> int:
     get = getattr(model, "get_image_features", None) or getattr(model.base_model, "get_image_features", None)
     if get is None and isinstance(count := getattr(model.config, "latent_query_num", None), int):
         return count
+    if get is None and "cross_attention_mask" in inspect.signature(model.forward).parameters:
+        return 1  # which says where the words begin to read it
     if get is None:
         raise ValueError("it has a token for pictures, and no get_image_features that says how many")
     taken = inspect.signature(get).parameters

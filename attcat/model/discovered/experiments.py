@@ -11,11 +11,13 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from ...capture.blocks import flat, hidden_state, rebind, replaced, with_state
 from ...capture.randomness import OwnRandomness
+from ...capture.streams import memory_of
 from ...capture.survey import Survey, Visit
 from ...tokens import Tokens
 from ..adapter import Adapter
@@ -380,19 +382,35 @@ class Stop(Exception):  # noqa: N818 - no error
 
 
 def first_states(adapter: Adapter, encoding: Encoding) -> list[Tensor]:
-    """What the first block takes, as the model has it, without running the blocks; empty if it is not called."""
-    with borrowed(adapter) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0]) as seen:
+    """What the first block takes, as the model has it, without running the blocks; empty if it is not called.
+
+    Where the blocks read states of a picture beside it, these first: both make up what the tokens stand for.
+    """
+    streams = adapter.streams
+    beside = streams.places[0] if streams is not None and not streams.encoder and encoding.offset else None
+    with borrowed(adapter) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0], beside) as seen:
         until_stopped(partial(own.call, encoding))
     return seen
 
 
 @contextmanager
-def stopped_before(block: nn.Module) -> Iterator[list[Tensor]]:
-    """A forward pass ends where this block would be called; its input is put into the list."""
+def stopped_before(block: nn.Module, beside: int | str | None = None) -> Iterator[list[Tensor]]:
+    """A forward pass ends where this block would be called; its input is put into the list.
+
+    Args:
+        block: the module.
+        beside: of its arguments one whose states, `[N, P, D]`, are put before the input's; None for the input alone.
+    """
     states: list[Tensor] = []
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        states.append(hidden_state(module, args, kwargs)[1])
+        state = hidden_state(module, args, kwargs)[1]
+        read = memory_of(args, kwargs, beside)
+        if read is not None:
+            both = [read.reshape(len(state), -1, read.shape[-1]), state]
+            width = max(each.shape[-1] for each in both)
+            state = torch.cat([F.pad(each, (0, width - each.shape[-1])) for each in both], 1)
+        states.append(state)
         raise Stop
 
     hook = block.register_forward_pre_hook(stop, with_kwargs=True)

@@ -14,14 +14,15 @@ from ..registry import known_adapter, no_adapter
 from ..versions import warn_if_untested
 from ..video import FRAMES, VideoAdapter
 from ..wrappers import unwrap
+from .across import DiscoveredAcross
 from .asking import DiscoveredAsking
 from .audio import DiscoveredAudio
 from .base import FAILED
 from .describing import DiscoveredCaptioning, DiscoveredDescribing
-from .experiments import accepted
+from .experiments import FAILURES, accepted
 from .hearing import DiscoveredHearing
 from .matching import DiscoveredMatching
-from .mixed import PIXELS, SEEN, DiscoveredMixed
+from .mixed import PIXELS, SEEN, DiscoveredMixed, crosses
 from .sentences import SentenceAdapter, embeds
 from .streams import DiscoveredStreams
 from .text import DiscoveredText
@@ -69,7 +70,12 @@ def _reading_and_seeing(model: nn.Module, processor: Any) -> Adapter:
     """Words and pictures in one sequence; or a text that reads a picture by cross-attention, and is all that was written, or is
     judged beside it."""
     try:
-        return DiscoveredMixed(model, processor)
+        words = DiscoveredMixed(model, processor)
+        return (
+            _reading_across(words)
+            if words.crosses or (words.whole is None and words.alone and crosses(model))
+            else words
+        )
     except UnsupportedModelError:
         if PIXELS not in (accepted(model.forward) or ()):
             raise
@@ -79,6 +85,14 @@ def _reading_and_seeing(model: nn.Module, processor: Any) -> Adapter:
             except AttCATError:
                 continue
         raise
+
+
+def _reading_across(words: DiscoveredMixed) -> Adapter:
+    """Words that read a picture by cross-attention; or the words alone, where it is not clear how they do."""
+    try:
+        return DiscoveredAcross(words)
+    except (AttCATError, *FAILURES):
+        return words
 
 
 def _asking(model: nn.Module, processor: Any) -> Adapter:

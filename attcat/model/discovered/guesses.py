@@ -98,11 +98,19 @@ class Frame:
 
 @dataclass(frozen=True)
 class Guess:
-    """Grids that a picture's tokens may form, one after another, and how many tokens before them stand for all of it."""
+    """Grids that a picture's tokens may form, one after another, and how many tokens before them stand for all of it.
+
+    Args:
+        grids: rows and columns of each, and the box on the picture that it fills.
+        order: of the tokens of a single grid the cells, if they do not follow each other.
+        whole: how many tokens stand before all grids.
+        size: width and height of the picture: what is painted beyond it, where a processor pads, moves no token.
+    """
 
     grids: tuple[tuple[tuple[int, int], tuple[float, float, float, float]], ...]
     order: tuple[int, ...] = ()
     whole: int = 0
+    size: tuple[int, int] | None = None
 
     def off(self, mine: Sequence[int], plain: Tensor, painted: Any) -> int:
         """How many rows or columns the worst painted cell is from the token that changes most."""
@@ -110,12 +118,25 @@ class Guess:
         for (rows, columns), box in self.grids:
             count = rows * columns
             own = list(mine[first : first + count])
-            cells = _spread_cells(rows, columns, TOLD if len(self.grids) == 1 else 3)
+            cells = self._spread((rows, columns), box)[: TOLD if len(self.grids) == 1 else 3]
             change = torch.stack([(painted(cell_of(box, (rows, columns), c)) - plain)[own].norm(dim=-1) for c in cells])
             share = change / change.mean(0).clamp(min=1e-30)
             answers = [_away(each.argmax(-1).tolist(), cells, columns) for each in (change, share)]
             worst, first = max(worst, min(answers)), first + count
         return worst
+
+    def _spread(self, grid: tuple[int, int], box: Box) -> list[int]:
+        """Of the cells that lie on the picture the first, the last, the middle and two corners."""
+        centres = [cell_of(box, grid, number) for number in range(grid[0] * grid[1])]
+        places = [
+            divmod(number, grid[1])
+            for number, (left, top, right, bottom) in enumerate(centres)
+            if self.size is None or (0 < left + right < 2 * self.size[0] and 0 < top + bottom < 2 * self.size[1])
+        ]
+        rows, columns = (sorted({place[axis] for place in places} or range(grid[axis])) for axis in (0, 1))
+        corners = [(rows[0], columns[0]), (rows[-1], columns[-1]), (rows[len(rows) // 2], columns[len(columns) // 2])]
+        corners += [(rows[0], columns[-1]), (rows[-1], columns[0])]
+        return list(dict.fromkeys(row * grid[1] + column for row, column in corners))
 
 
 def _away(found: Sequence[int], cells: Sequence[int], columns: int) -> int:
@@ -123,12 +144,6 @@ def _away(found: Sequence[int], cells: Sequence[int], columns: int) -> int:
         max(abs(one // columns - other // columns), abs(one % columns - other % columns))
         for one, other in zip(found, cells, strict=True)
     )
-
-
-def _spread_cells(rows: int, columns: int, count: int) -> list[int]:
-    """The first cell, the last, the middle and two corners."""
-    corners = [0, rows * columns - 1, rows // 2 * columns + columns // 2, columns - 1, (rows - 1) * columns]
-    return list(dict.fromkeys(corners))[:count]
 
 
 def possible(mine: Sequence[int], shown: Sequence[Frame], size: tuple[int, int]) -> Iterator[Guess]:
@@ -139,22 +154,22 @@ def possible(mine: Sequence[int], shown: Sequence[Frame], size: tuple[int, int])
     row = lengths[0] if len(set(lengths)) == 1 and len(lengths) > 1 else None
     if len(shown) <= 1:
         frame = shown[0] if shown else Frame(whole, (size[1], size[0]))
-        for grid in _grids(count, frame, row):
-            yield Guess(((grid, frame.box),))
+        for grid in grids_of(count, frame, row):
+            yield Guess(((grid, frame.box),), size=size)
         if count > 4:  # a class token of the tower, e.g.
-            for grid in _grids(count - 1, frame, row)[:2]:
-                yield Guess(((grid, frame.box),), whole=1)
+            for grid in grids_of(count - 1, frame, row)[:2]:
+                yield Guess(((grid, frame.box),), whole=1, size=size)
         return
     if count % len(shown) == 0:
-        for grid in _grids(count // len(shown), shown[0], None):
-            yield Guess(tuple((grid, frame.box) for frame in shown))
+        for grid in grids_of(count // len(shown), shown[0], None):
+            yield Guess(tuple((grid, frame.box) for frame in shown), size=size)
     # A thumbnail first, then all tiles as one grid, each row of which may end with a token of its own.
     columns = lengths[-1] if len(lengths) > 1 else None
     for grid in _grids_of_thumbnail(count, shown[0], columns):
         rest = count - grid[0] * grid[1]
         wide = Frame(whole, (size[1], size[0]))
-        for other in _grids(rest, wide, columns):
-            yield Guess(((grid, shown[0].box), (other, whole)))
+        for other in grids_of(rest, wide, columns):
+            yield Guess(((grid, shown[0].box), (other, whole)), size=size)
 
 
 def _grids_of_thumbnail(count: int, frame: Frame, columns: int | None) -> Iterator[tuple[int, int]]:
@@ -168,7 +183,7 @@ def _grids_of_thumbnail(count: int, frame: Frame, columns: int | None) -> Iterat
             yield rows, across
 
 
-def _grids(count: int, frame: Frame, row: int | None) -> list[tuple[int, int]]:
+def grids_of(count: int, frame: Frame, row: int | None = None) -> list[tuple[int, int]]:
     """Rows and columns that hold so many tokens, those of square cells first."""
     height, width = frame.size
     every = [(count // columns, columns) for columns in range(1, count + 1) if count % columns == 0]

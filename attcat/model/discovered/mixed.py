@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cached_property, partial
@@ -149,7 +149,7 @@ class DiscoveredMixed(DiscoveredText):
         Raises:
             UnsupportedModelError: if that is so.
         """
-        if any(CROSSING.search(name) for name, _ in self.model.named_modules()):
+        if crosses(self.model):
             raise _CrossAttentionError(_crossing(self.model, alone=False)) from error
         pixels = inspect.signature(self.model.forward).parameters.get(PIXELS)
         if FAILED in str(error) and pixels and pixels.default is pixels.empty and picture_for(self.model) is None:
@@ -226,6 +226,7 @@ class DiscoveredMixed(DiscoveredText):
     def _blocks_in(self, watched: Survey) -> Found:
         """Of a pass with a picture and placeholders for it the last line of blocks: those before see the picture alone."""
         if not self.lead:
+            self._check_joint(watched)
             return super()._blocks_in(watched)
         line = [visit for visit in watched.visits if visit.is_block and visit.module in watched.listed]
         start = next((visit for visit in line if visit.parent is line[-1].parent), None)
@@ -233,6 +234,23 @@ class DiscoveredMixed(DiscoveredText):
             return super()._blocks_in(watched)
         visits = [watched.visits[0], *watched.visits[watched.visits.index(start) :]]
         return super()._blocks_in(replace(watched, visits=visits, attention=watched.attention[start.before :]))
+
+    def _check_joint(self, watched: Survey) -> None:
+        """A shorter reason, where blocks read both only behind an encoder of the picture and one of the words (FLAVA).
+
+        Raises:
+            UnsupportedModelError: if that is so: the last of three lines of blocks is as long as the two before it together.
+        """
+        line = [visit for visit in watched.visits if visit.is_block and visit.module in watched.listed]
+        first = {visit.parent: visit for visit in reversed(line)}
+        lines = sorted(first.values(), key=watched.visits.index)
+        if len(lines) != 3 or self.trial_picture is None or lines[2].length < lines[0].length + lines[1].length:
+            return
+        raise self._unclear(
+            f"its words and its picture are each mixed by an encoder of their own before {lines[2].name} and the blocks behind "
+            "it read both, so that no token there stands for one word or one patch",
+            hopeless=True,
+        )
 
     def _own_tokens(self) -> tuple[int, int]:
         """Those of a picture, behind the text's; or in front of it, where it has placeholders."""
@@ -688,9 +706,18 @@ class DiscoveredMixed(DiscoveredText):
                 return states([*base[:number], painted_over(base[number], *boxes), *base[number + 1 :]])
 
             shown = self._shown(read, base, number)
-            guesses = list(possible(mine, shown, sizes[number]))
-            found.append(run_of(mine, stretch, self._best(guesses, mine, plain, painted)))
+            order, guess = mine, None
+            for order, guesses in self._arranged(encoding, mine, shown, sizes[number]):
+                if (guess := self._best(guesses, order, plain, painted)) is not None:
+                    break
+            found.append(run_of(order, stretch, guess))
         return tuple(found)
+
+    def _arranged(
+        self, encoding: Encoding, mine: list[int], shown: Sequence[Frame], size: tuple[int, int]
+    ) -> Iterator[tuple[list[int], list[Guess]]]:
+        """The tokens of a picture in an order in which grids may follow each other, with guesses at these."""
+        yield mine, list(possible(mine, shown, size))
 
     def repainted(self, encoding: Encoding, text: str, pictures: Sequence[Image.Image]) -> Encoding:
         """One input with other pictures of the same sizes."""
@@ -1005,18 +1032,23 @@ class DiscoveredMixed(DiscoveredText):
         if not isinstance(source, Interleaved):
             raise OptionError("patches are removed from pictures, but these are model arguments: give (picture, text)")
         pictures = [picture.copy() for picture in source.pictures]
+        placed = {
+            patches.picture for patches in tokens.patches if patches.grid is not None and patches.view is not None
+        }
         for number, patches in enumerate(tokens.patches):
             cells = {place[1] for place in places if place is not None and place[0] == number}
             every = sum(place is not None and place[0] == number for place in tokens.places or ())
-            if not cells:
-                continue
+            whole = patches.grid is None
+            if not cells or (whole and patches.picture in placed):
+                continue  # what stands for all of a picture whose other tokens lie on it says what these say
             picture = pictures[patches.picture]
             colour = source.pictures[patches.picture].reshape(-1, 3).mean(0).round().astype(np.uint8)
             if len(cells) == every:
                 area = np.ones(picture.shape[:2], bool)
-            elif patches.grid is None or patches.view is None:
+            elif whole or patches.view is None:
                 raise OptionError("the tokens of this picture lie nowhere in it: remove all of them, or none")
             else:
+                assert patches.grid is not None
                 area = np.isin(patches.view.cells(patches.grid), list(cells))
             picture[area] = colour
         made = self._arguments(source.text, [Image.fromarray(picture) for picture in pictures])
@@ -1025,6 +1057,11 @@ class DiscoveredMixed(DiscoveredText):
 
 class _CrossAttentionError(UnsupportedModelError):
     """The words read the picture by cross-attention."""
+
+
+def crosses(model: nn.Module) -> bool:
+    """Whether words read a picture by attention of its own, by the names of its modules."""
+    return any(CROSSING.search(name) for name, _ in model.named_modules())
 
 
 def _crossing(model: nn.Module, alone: bool = True) -> str:
@@ -1150,13 +1187,18 @@ def _extended(tokens: Tokens, count: int) -> Tokens:
 
 
 def picture_for(model: nn.Module) -> dict[str, Tensor] | None:
-    """A small picture of noise, of whole patches; None if the configuration names no size of them."""
+    """A small picture of noise, of whole patches, or one of the model's own size where an encoder of pictures beside one of texts
+    may take no other; None if the configuration names no size of patches."""
     config = getattr(model, "config", None)
-    owners = (getattr(config, "vision_config", None), config)
-    sides = [side for owner in owners if isinstance(side := getattr(owner, "patch_size", None), int)]
-    if not sides:
+    apart = getattr(config, "image_config", None)
+    owners = (getattr(config, "vision_config", None), apart, config)
+    found = [(owner, side) for owner in owners if isinstance(side := getattr(owner, "patch_size", None), int)]
+    if not found:
         return None
-    return {PIXELS: torch.randn(1, 3, 4 * sides[0], 4 * sides[0], generator=torch.Generator().manual_seed(0))}
+    owner, patch = found[0]
+    own = getattr(owner, "image_size", None)
+    side = own if owner is apart and isinstance(own, int) else 4 * patch
+    return {PIXELS: torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))}
 
 
 def _key(pixels: Tensor) -> tuple[int, ...]:

@@ -49,6 +49,6 @@ def painted_off(adapter: DiscoveredMixed, encoding: Encoding) -> tuple[int, int]
             return states(number, painted_over(on, box))
 
         if grids:
-            off.append(Guess(tuple(grids.values())).off(mine, plain, painted))
+            off.append(Guess(tuple(grids.values()), size=picture.size).off(mine, plain, painted))
             coarse |= any(min(grid) <= COARSE for grid, _ in grids.values())
     return (max(off), 0 if coarse else 1) if off else None

@@ -310,14 +310,7 @@ class Lines:
         Raises:
             Unclear: if no modules of a list read the same second hidden state, or nothing before them makes it.
         """
-        line = outermost([v for v in watched.visits if v.module in watched.listed and _passes(v)])
-        memory, readers, places = _readers(line, last)
-        if memory is None:
-            raise Unclear(
-                "its decoder's blocks were not found: no modules of a list take a hidden state and, all of them, the same "
-                "second one",
-                hopeless=True,
-            )
+        line, memory, readers, places = _read(watched, last)
         first = watched.visits.index(readers[0])
         before = [visit for visit in line if watched.visits.index(visit) < first and visit not in readers]
         axis = readers[0].position_axis
@@ -338,13 +331,26 @@ class Lines:
             )
         return cls(watched, encoder, readers, places, memory)
 
-    def calls(self, block: Visit) -> tuple[int, int] | None:
+    @classmethod
+    def of_words(cls, watched: Survey) -> Lines:
+        """From a forward pass of words that read what a tower has seen: the last line of blocks, all of which are given the same
+        memory. The tower's own blocks are none of them, as it may put states of several together.
+
+        Raises:
+            Unclear: if no modules of a list read the same second hidden state.
+        """
+        _, memory, readers, places = _read(watched, True)
+        return cls(watched, [], readers, places, memory)
+
+    def calls(self, block: Visit) -> tuple[int | None, int | None] | None:
         """Which of the attention calls in a block of the decoder is over its own tokens, and which over the memory; None if there
-        are not just these two."""
+        are not just these two, or of words that read a picture just one of them."""
         inside = [visit for visit in self.watched.visits if visit is not block and block in visit.around]
         reading = [visit for visit in inside if any(value is self.memory for value in visit.handed.values())]
         crossing = [attention for visit in reading for attention in visit.seen]
         cross = [index for index, attention in enumerate(block.attention) if any(attention is one for one in crossing)]
+        if not self.encoder and len(block.attention) == 1:
+            return (None, 0) if cross else (0, None)
         if len(block.attention) != 2 or len(cross) != 1:
             return None
         return 1 - cross[0], cross[0]
@@ -353,6 +359,23 @@ class Lines:
 def _passes(visit: Visit) -> bool:
     """Whether a call passes on a hidden state `[B, T, D]` of the shape that it takes."""
     return visit.state is not None and visit.output is not None and visit.state.shape == visit.output.shape
+
+
+def _read(watched: Survey, last: bool) -> tuple[list[Visit], Tensor, list[Visit], list[Place]]:
+    """All blocks that pass a state on; the memory, those of them that are given it, and where each has it.
+
+    Raises:
+        Unclear: if there are none.
+    """
+    line = outermost([v for v in watched.visits if v.module in watched.listed and _passes(v)])
+    memory, readers, places = _readers(line, last)
+    if memory is None:
+        raise Unclear(
+            "its decoder's blocks were not found: no modules of a list take a hidden state and, all of them, the same "
+            "second one",
+            hopeless=True,
+        )
+    return line, memory, readers, places
 
 
 def _readers(line: Sequence[Visit], last: bool) -> tuple[Tensor | None, list[Visit], list[Place]]:
