@@ -194,16 +194,6 @@ def test_words_that_read_a_picture_by_cross_attention_are_explained_alone() -> N
         explainer((PICTURE, QUESTION))
 
 
-def test_blip_s_answers_are_refused_shortly() -> None:
-    """Its forward pass gives nothing of the answer, which is written inside of generate()."""
-    model, processor = zoo.blip("QuestionAnswering")
-    with pytest.raises(
-        attcat.UnsupportedModelError, match=r"its words read it by cross-attention.*Use a model"
-    ) as told:
-        attcat.Explainer(model.eval(), processor)
-    assert len(str(told.value)) < 250
-
-
 def test_a_detector_whose_words_and_pixels_mix_in_many_sizes_is_refused_shortly() -> None:
     with pytest.raises(attcat.UnsupportedModelError, match="it reads words with a picture alone") as told:
         attcat.Explainer(zoo.grounding_dino().eval())

@@ -7,13 +7,16 @@ its own in a chain:
     memory -> m_1 -> m_2 -> ... -> m_D -> m_{D+1},      block j reads m_j
 
 The gradient at m_j is then what comes through the blocks from j on; at m_{D+1} it is nothing.
+
+An encoder may itself read what another one has made, as a question that reads a picture, and whose states the answer reads. Then
+there are three sequences, and a chain for each that is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,6 +41,7 @@ class Streams:
         cross: the same for the call over the memory.
         shift: where both read the same text, the position of the decoder that reads a token, less the token's own.
         causal: whether a token of the decoder sees only those before it.
+        before: where the encoder's blocks are again those of two sequences, of which one reads the other: how these go.
     """
 
     encoder: int
@@ -46,18 +50,25 @@ class Streams:
     cross: tuple[int, ...]
     shift: int = 0
     causal: bool = True
+    before: Streams | None = None
 
     @property
     def starts(self) -> tuple[int, ...]:
         """The blocks at which a sequence begins."""
-        return (0, self.encoder)
+        return (*((0,) if self.before is None else self.before.starts), self.encoder)
+
+    def behind(self, count: int) -> Streams:
+        """The same with so many more blocks in front."""
+        before = None if self.before is None else self.before.behind(count)
+        return replace(self, encoder=self.encoder + count, before=before)
 
 
 @contextmanager
 def remembered(
     modules: Sequence[nn.Module], streams: Streams | None, memory: list[Tensor], position_axis: int = 1
 ) -> Iterator[None]:
-    """Each block of the decoder reads a node of its own; the D + 1 nodes, `[B, S, D]`, are put into `memory`.
+    """Each block of the decoder reads a node of its own; the D + 1 nodes, `[B, S, D]`, are put into `memory`, behind those of
+    an encoder that reads another sequence.
 
     Args:
         modules: all blocks.
@@ -84,13 +95,14 @@ def remembered(
         assert place is not None
         given.append(state)
         with torch._C.DisableTorchFunction():
-            if not memory:
+            if len(given) == 1:
                 memory.append(state.transpose(1, position_axis))
             memory.append(memory[-1].view_as(memory[-1]))
             read = memory[-2].transpose(1, position_axis)
         return with_state(place, read, args, kwargs)
 
     with ExitStack() as hooks:
+        hooks.enter_context(remembered(modules[: streams.encoder], streams.before, memory, position_axis))
         for module in dict.fromkeys(decoder):
             hooks.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
         yield

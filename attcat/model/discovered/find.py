@@ -14,6 +14,7 @@ from ..registry import known_adapter, no_adapter
 from ..versions import warn_if_untested
 from ..video import FRAMES, VideoAdapter
 from ..wrappers import unwrap
+from .answering import DiscoveredAnswering
 from .asking import DiscoveredAsking
 from .audio import DiscoveredAudio
 from .base import FAILED
@@ -67,13 +68,14 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
 
 def _reading_and_seeing(model: nn.Module, processor: Any) -> Adapter:
     """Words and pictures in one sequence; or a text that reads a picture by cross-attention, and is all that was written, or is
-    judged beside it."""
+    judged beside it, or is asked about it."""
     try:
         return DiscoveredMixed(model, processor)
     except UnsupportedModelError:
         if PIXELS not in (accepted(model.forward) or ()):
             raise
-        for kind in (DiscoveredCaptioning, DiscoveredMatching):
+        answers = (DiscoveredAnswering,) if _has_a_decoder(model) else ()
+        for kind in (*answers, DiscoveredCaptioning, DiscoveredMatching):
             try:
                 return kind(model, processor)
             except AttCATError:
