@@ -16,6 +16,7 @@ from tokenizers_small import byte_bpe
 from torch import Tensor, nn
 
 import attcat
+from attcat.model.discovered.mixed import DiscoveredMixed
 from attcat.testing import check_adapter
 from attcat.tokens import Tokens
 
@@ -195,8 +196,9 @@ def test_words_that_read_a_picture_by_cross_attention_are_explained_alone() -> N
 
 
 def test_a_detector_whose_words_and_pixels_mix_in_many_sizes_is_refused_shortly() -> None:
+    """Without the adapter of its family."""
     with pytest.raises(attcat.UnsupportedModelError, match="it reads words with a picture alone") as told:
-        attcat.Explainer(zoo.grounding_dino().eval())
+        DiscoveredMixed(zoo.grounding_dino().eval())
     assert len(str(told.value)) < 350
 
 
