@@ -16,6 +16,7 @@ from tokenizers_small import byte_bpe
 from torch import Tensor, nn
 
 import attcat
+from attcat.model.discovered.mixed import DiscoveredMixed
 from attcat.testing import check_adapter
 from attcat.tokens import Tokens
 
@@ -184,16 +185,6 @@ def test_the_boxes_of_a_page_are_read() -> None:
     assert moved.value != pytest.approx(explainer(arguments).value, rel=1e-4)
 
 
-def test_blip_s_answers_are_refused_shortly() -> None:
-    """Its forward pass gives nothing of the answer, which is written inside of generate()."""
-    model, processor = zoo.blip("QuestionAnswering")
-    with pytest.raises(
-        attcat.UnsupportedModelError, match=r"its words read it by cross-attention.*Use a model"
-    ) as told:
-        attcat.Explainer(model.eval(), processor)
-    assert len(str(told.value)) < 250
-
-
 def test_an_encoder_of_what_others_have_mixed_is_refused_shortly() -> None:
     """FLAVA's encoder of both reads the states of one of words and one of pictures."""
     with pytest.raises(
@@ -204,8 +195,9 @@ def test_an_encoder_of_what_others_have_mixed_is_refused_shortly() -> None:
 
 
 def test_a_detector_whose_words_and_pixels_mix_in_many_sizes_is_refused_shortly() -> None:
+    """Without the adapter of its family."""
     with pytest.raises(attcat.UnsupportedModelError, match="it reads words with a picture alone") as told:
-        attcat.Explainer(zoo.grounding_dino().eval())
+        DiscoveredMixed(zoo.grounding_dino().eval())
     assert len(str(told.value)) < 350
 
 

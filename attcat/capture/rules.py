@@ -416,7 +416,8 @@ def _clamped(function: TorchFunction, x: Tensor, *bounds: Any, **options: Any) -
     if not varies(x) or not numbers or (low is not None and low > 0) or (high is not None and high < 0):
         result: Tensor = function(x, *bounds, **options)
         return result
-    return gate(function, x, *bounds, **options)
+    # A copy: a mask may be written over it in place, which no view of a function of ours allows.
+    return gate(function, x, *bounds, **options).clone()
 
 
 def _gated_half(function: TorchFunction, x: Tensor, dim: int = -1) -> Tensor:

@@ -10,13 +10,16 @@ The gradient at m_j is then what comes through the blocks from j on; at m_{D+1} 
 
 What is read need not come from blocks that are watched: of words that read what a tower has seen, states of several layers put
 together, the memory itself is where differentiation begins.
+
+An encoder may itself read what another one has made, as a question that reads a picture, and whose states the answer reads. Then
+there are three sequences, and a chain for each that is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,6 +44,7 @@ class Streams:
         cross: the same for the call over the memory.
         shift: where both read the same text, the position of the decoder that reads a token, less the token's own.
         causal: whether a token of the decoder sees only those before it.
+        before: where the encoder's blocks are again those of two sequences, of which one reads the other: how these go.
     """
 
     encoder: int
@@ -49,6 +53,7 @@ class Streams:
     cross: tuple[int | None, ...]
     shift: int = 0
     causal: bool = True
+    before: Streams | None = None
 
     @property
     def apart(self) -> str:
@@ -60,7 +65,12 @@ class Streams:
     @property
     def starts(self) -> tuple[int, ...]:
         """The blocks at which a sequence begins."""
-        return (0, self.encoder)
+        return tuple(dict.fromkeys([*((0,) if self.before is None else self.before.starts), self.encoder]))
+
+    def behind(self, count: int) -> Streams:
+        """The same with so many more blocks in front."""
+        before = None if self.before is None else self.before.behind(count)
+        return replace(self, encoder=self.encoder + count, before=before)
 
 
 @contextmanager
@@ -72,7 +82,8 @@ def remembered(
     batch: int | None = None,
     first: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[None]:
-    """Each block of the decoder reads a node of its own; the D + 1 nodes, `[B, S, D]`, are put into `memory`.
+    """Each block of the decoder reads a node of its own; the D + 1 nodes, `[B, S, D]`, are put into `memory`, behind those of
+    an encoder that reads another sequence.
 
     Args:
         modules: all blocks.
@@ -105,7 +116,7 @@ def remembered(
         given.append(state)
         with torch._C.DisableTorchFunction():
             own = state.transpose(1, position_axis)
-            if not memory:
+            if len(given) == 1:
                 flat = own if batch is None else own.reshape(batch, -1, own.shape[-1])
                 memory.append(flat if first is None else first(flat))
             memory.append(memory[-1].view_as(memory[-1]))
@@ -113,6 +124,7 @@ def remembered(
         return with_state(place, read, args, kwargs)
 
     with ExitStack() as hooks:
+        hooks.enter_context(remembered(modules[: streams.encoder], streams.before, memory, position_axis))
         for module in dict.fromkeys(decoder):
             hooks.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
         yield

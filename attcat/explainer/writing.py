@@ -41,7 +41,7 @@ def generation(side: BatchExplainer, prompt: Any, answer: Any, target: Any, cont
 def _writer(adapter: Adapter) -> Writer:
     if (
         adapter.streams is None or not adapter.streams.encoder
-    ):  # what is read may come from no blocks: words go on from words
+    ):  # words that read states which no block makes go on from words
         return Writer(adapter)
     if adapter.continuous is None:
         return Translator(adapter)

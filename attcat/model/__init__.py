@@ -10,6 +10,7 @@ processor, so that a family is mostly data:
         block_paths = ("encoder.layers",)
 """
 
+from ..capture.streams import Streams
 from . import moments, regions, segments  # noqa: F401 - register their heads
 from .adapter import GUIDE, Adapter, config_labels
 from .audio import AudioAdapter
@@ -30,6 +31,7 @@ __all__ = [
     "Encoding",
     "Head",
     "SignalAdapter",
+    "Streams",
     "TextAdapter",
     "VideoAdapter",
     "VisionAdapter",

@@ -94,7 +94,9 @@ class Translator(Writer):
             arguments = {"input_ids": row, "attention_mask": torch.ones_like(row), **prompt.further}
             placed = self.adapter.place(arguments)
             seen = None if prompt.text is None else Interleaved(prompt.text, prompt.pictures)
-            return Encoding(placed, placed["attention_mask"].bool(), (prompt.tokens,), (seen,))
+            # Of every token, also of patches that have no number among the words'.
+            mask = placed["attention_mask"].new_ones(1, len(prompt.tokens)).bool()
+            return Encoding(placed, mask, (prompt.tokens,), (seen,))
         source: Encoding = self.decoder.encode_source({"input_ids": row, "attention_mask": torch.ones_like(row)})
         return source
 

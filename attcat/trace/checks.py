@@ -198,10 +198,10 @@ def passed_by(adapter: Adapter, encoding: Encoding) -> list[int]:
     for index, block in enumerate(blocks):
         block.input.register_hook(closed(index))  # type: ignore[no-untyped-call]
     begins = [blocks[0].input]
-    if recording.cuts is not None:  # a block of the decoder also takes the memory
-        first = recording.cuts.streams.encoder
-        begins.append(blocks[first].input if first else recording.cuts.memory[0])
-        for index, memory in enumerate(recording.cuts.memory[:-1], first):
+    for cuts in () if recording.cuts is None else recording.cuts.every:  # a block of the decoder also takes the memory
+        first = cuts.streams.encoder
+        begins.append(blocks[first].input if first else cuts.memory[0])
+        for index, memory in enumerate(cuts.memory[:-1], first):
             memory.register_hook(closed(index))  # type: ignore[no-untyped-call]
     with torch.enable_grad():
         total = recording.logits[recording.logits.isfinite()].sum()

@@ -467,7 +467,7 @@ def record(
         )
     read = adapter.head.read(encoding, logits.argmax(-1))
     source = encoding.offset or encoding.mask.shape[1]
-    cuts = None if streams is None else Cuts(streams, tuple(memory), source, shared)
+    cuts = None if streams is None else Cuts.of(streams, memory, source, shared)
     return Recording(
         tuple(blocks),
         output,
@@ -499,11 +499,13 @@ def _either(
     """Of states over all tokens those of the sequence that begins."""
 
     def own(state: Tensor) -> Tensor:
-        states = before(state)
-        if not blocks and cuts.streams.encoder:
-            return cuts.split(states, mask, (state.shape[-1], 0))[0]
-        width = blocks[0].input.shape[-1] if blocks else state.shape[-1]
-        return cuts.split(states, mask, (width, state.shape[-1]))[1]
+        begun = [blocks[start].input for start in cuts.streams.starts if start < len(blocks)]
+        if len(begun) == len(cuts.streams.starts) - 1:
+            width = begun[0].shape[-1] if begun else state.shape[-1]
+            return cuts.split(before(state), mask, (width, state.shape[-1]))[1]
+        source, _ = cuts.split(before(state), mask, (state.shape[-1], 0))
+        start = sum(each.shape[1] for each in begun)  # of two sequences that a decoder reads
+        return source[:, start : start + state.shape[1]]
 
     return own
 

@@ -8,6 +8,10 @@ pass in two, and what lies at the cut is all that the prediction depends on:
 
 Where the memory is made by no blocks that are watched, as of words that read a picture's states, only the latter are there.
 Gradient times state at any cut adds up to what is explained, as far as the gradient rule is complete.
+
+Where the encoder's blocks are again those of two sequences, as a picture and a question that reads it, its states at each cut are
+found in the same way. At the decoder's blocks nothing reads the first of them any more, and its tokens have no state: all that is
+left of the picture is in the question.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..capture.attention import Call, Seen, counting
 from ..capture.blocks import Block, output_of
@@ -34,29 +39,55 @@ class Cuts:
         memory: the nodes that the decoder's blocks read, and a last one that nothing reads; see `attcat.capture.streams`.
         source: S, how many positions the encoder has.
         shared: whether both sequences are the same text, so that a token has a state in each.
+        before: the same of an encoder that reads another sequence.
     """
 
     streams: Streams
     memory: tuple[Tensor, ...]
     source: int
     shared: bool
+    before: Cuts | None = None
+
+    @classmethod
+    def of(cls, streams: Streams, memory: Sequence[Tensor], source: int, shared: bool) -> Cuts:
+        """From the nodes of all sequences, those of the first one first; see `attcat.capture.streams.remembered`."""
+        own = len(memory) - len(streams.places) - 1
+        before = None
+        if streams.before is not None:
+            before = cls.of(streams.before, memory[:own], memory[0].shape[1], False)
+        return cls(streams, tuple(memory[own:]), source, shared, before)
+
+    @property
+    def every(self) -> tuple[Cuts, ...]:
+        """Those of the encoder, and these."""
+        return (*(() if self.before is None else self.before.every), self)
+
+    @property
+    def unread(self) -> int:
+        """How many positions of the source the decoder does not read: those of a sequence that the encoder has read."""
+        return 0 if self.before is None else self.before.source
 
     def wanted(self, blocks: Sequence[Block], hidden: Hidden) -> tuple[Tensor, ...]:
-        """What is differentiated with respect to: the states of all blocks, the decoder's embeddings, and the memory."""
-        states = tuple(block.input if hidden == "input" else output_of(block) for block in blocks)
-        rest = self.memory[:-1] if hidden == "input" else self.memory[1:]
-        return (*states, blocks[self.streams.encoder].input, *rest)
+        """What is differentiated with respect to: the states of all blocks, and of each pair of sequences the embeddings of the
+        second one, and the memory."""
+        found = [block.input if hidden == "input" else output_of(block) for block in blocks]
+        for cuts in self.every:
+            found += [blocks[cuts.streams.encoder].input, *(cuts.memory[:-1] if hidden == "input" else cuts.memory[1:])]
+        return tuple(found)
 
     def joined(self, tensors: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, ...]:
         """For each block the state over all tokens `[B, T, D]`, from what `wanted` gave, or its gradients.
 
         Args:
-            tensors: of the blocks, the decoder's embeddings and the memory.
+            tensors: of the blocks, and for each pair of sequences the embeddings and the memory.
             mask: real tokens, `[B, T]`.
         """
         encoder, count = self.streams.encoder, len(self.streams.places)
-        first, second, resting = tensors[:encoder], tensors[encoder : encoder + count], tensors[encoder + count]
-        memory = tensors[encoder + count + 1 :]
+        first, second = tensors[:encoder], tensors[encoder : encoder + count]
+        resting, memory = tensors[-count - 1], tensors[len(tensors) - count :]
+        if self.before is not None:
+            first = self.before.joined((*first, *tensors[encoder + count : -count - 1]), mask[:, : self.source])
+            memory = [pad(state, (0, 0, self.unread, 0)) for state in memory]
         pairs = [(state, resting) for state in first] + list(zip(memory, second, strict=True))
         return tuple(self._together(*pair, mask) for pair in pairs)
 
@@ -99,7 +130,7 @@ class Cuts:
 
         In the encoder it is that from all tokens of the source; in the decoder it is for tokens of the source the attention over
         the memory, for those of the decoder the attention over what was written before. A token that rests receives none; one
-        that stands in both sequences receives the sum.
+        that stands in both sequences receives the sum. Of an encoder that reads another sequence it is found in the same way.
 
         Args:
             blocks: all blocks.
@@ -118,29 +149,26 @@ class Cuts:
         uniform = _normalised(real.to(weights.dtype))
         sources, targets = counting(uniform), counting(weights)
         nothing = torch.zeros_like(query_weights[:, self.source :])  # of tokens that rest
-        found = []
-        for index, block in enumerate(blocks):
-            number = index - self.streams.encoder
-            if number < 0:
-                seen = attention[index]
-                pair = torch.zeros_like(uniform) if seen is None else measured(seen, uniform, sources), nothing
-            else:
-                length = len(block.input[0])
-                own = self._call(index, block, self.streams.own, number, length)
-                cross = self._call(index, block, self.streams.cross, number, self.source)
-                pair = (
-                    torch.zeros_like(uniform) if cross is None else measured(cross, weights, targets),
-                    nothing if own is None else measured(own, weights, targets),
-                )
-            found.append(self._by_sum(*pair, mask) if self.shared else torch.cat(pair, 1))
-        return tuple(found)
+        first = self.streams.encoder
+        if self.before is not None:
+            within: Sequence[Tensor] = self.before.received(blocks[:first], real, uniform, attention[:first], measured)
+        else:
+            within = [
+                torch.zeros_like(uniform) if seen is None else measured(seen, uniform, sources)
+                for seen in attention[:first]
+            ]
+        pairs = [(each, nothing) for each in within]
+        for number, block in enumerate(blocks[first:]):
+            own = self._call(block, self.streams.own, number, len(block.input[0]))
+            cross = self._call(block, self.streams.cross, number, self.source - self.unread)
+            read = uniform * 0 if cross is None else pad(measured(cross, weights, targets), (self.unread, 0))
+            pairs.append((read, nothing if own is None else measured(own, weights, targets)))
+        return tuple(self._by_sum(*pair, mask) if self.shared else torch.cat(pair, 1) for pair in pairs)
 
     def _by_sum(self, source: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         return source if target.shape[1] == 0 else source + self._by_token(target, mask)
 
-    def _call(
-        self, index: int, block: Block, places: Sequence[int | None], number: int, keys: int
-    ) -> Call | Tensor | None:
+    def _call(self, block: Block, places: Sequence[int | None], number: int, keys: int) -> Call | Tensor | None:
         """One of the attention calls of a decoder's block, which are one or two; None if it does not attend so."""
         place, expected = places[number], (self.streams.own[number], self.streams.cross[number])
         if place is None:
@@ -149,18 +177,18 @@ class Cuts:
         often = len(expected) - expected.count(None)
         if len(seen) != often or tuple(seen[place].shape)[2:] != (block.input.shape[1], keys):
             shapes = ", ".join(str(tuple(a.shape)) for a in seen) or "none"
-            over = (f"{block.input.shape[1]} tokens of its own", f"{self.source} of the source")
+            over = (f"{block.input.shape[1]} tokens of its own", f"{self.source - self.unread} of the source")
             told = " and ".join(part for part, at in zip(over, expected, strict=True) if at is not None)
             raise CaptureError(
-                f"block {index} of the decoder was expected to attend {('once', 'twice')[often - 1]}, over {told}; the attention "
-                f"matrices that were seen are {shapes}"
+                f"block {self.streams.encoder + number} of the decoder was expected to attend {('once', 'twice')[often - 1]}, "
+                f"over {told}; the attention matrices that were seen are {shapes}"
             )
         return seen[place]
 
 
 def _widened(states: Tensor, width: int) -> Tensor:
     """With further features of 0, where one sequence is narrower than the other."""
-    return states if states.shape[-1] == width else torch.nn.functional.pad(states, (0, width - states.shape[-1]))
+    return states if states.shape[-1] == width else pad(states, (0, width - states.shape[-1]))
 
 
 def _normalised(weights: Tensor) -> Tensor:

@@ -53,9 +53,7 @@ class DiscoveredAcross(DiscoveredMixed):
         vars(self).update({name: value for name, value in vars(words).items() if name not in anew})
         self.words_alone = words
         self.crosses, self.beside, self.no_pictures = False, "before", "its words read a picture by cross-attention"
-        self.tiles: dict[
-            tuple[int, ...], int
-        ] = {}  # in how many rows a picture's states are, by the shape of its pixels
+        self.tiles: dict[tuple[int, ...], int] = {}  # in how many rows a picture's states are, by its pixels' shape
         self._runs, self._before, self._behinds = {}, {}, {}
         arguments = self._tried()
         _, self.causal = words._experience()

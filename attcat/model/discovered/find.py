@@ -15,6 +15,7 @@ from ..versions import warn_if_untested
 from ..video import FRAMES, VideoAdapter
 from ..wrappers import unwrap
 from .across import DiscoveredAcross
+from .answering import DiscoveredAnswering
 from .asking import DiscoveredAsking
 from .audio import DiscoveredAudio
 from .base import FAILED
@@ -68,18 +69,16 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
 
 def _reading_and_seeing(model: nn.Module, processor: Any) -> Adapter:
     """Words and pictures in one sequence; or a text that reads a picture by cross-attention, and is all that was written, or is
-    judged beside it."""
+    judged beside it, or is asked about it."""
     try:
         words = DiscoveredMixed(model, processor)
-        return (
-            _reading_across(words)
-            if words.crosses or (words.whole is None and words.alone and crosses(model))
-            else words
-        )
+        across = words.crosses or (words.whole is None and words.alone and crosses(model))
+        return _reading_across(words) if across else words
     except UnsupportedModelError:
         if PIXELS not in (accepted(model.forward) or ()):
             raise
-        for kind in (DiscoveredCaptioning, DiscoveredMatching):
+        answers = (DiscoveredAnswering,) if _has_a_decoder(model) else ()
+        for kind in (*answers, DiscoveredCaptioning, DiscoveredMatching):
             try:
                 return kind(model, processor)
             except AttCATError:

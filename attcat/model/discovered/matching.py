@@ -84,12 +84,7 @@ class DiscoveredMatching(DiscoveredCaptioning):
         Raises:
             InputError: if it is something else.
         """
-        (value, *more) = inputs
-        pair = isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], str) and value[1].strip()
-        if more or not pair:
-            shown = f"{1 + len(more)} inputs" if more else type(value).__name__
-            raise InputError(f"one input at a time is a picture and a text, (picture, 'a cat'); got {shown}")
-        picture, text = value
+        picture, text = pair_of(inputs)
         source = self.sense.encode([picture])
         ids, tokens = self.tokens_of(text)
         if self.positions is not None and len(ids) > self.positions:
@@ -97,3 +92,18 @@ class DiscoveredMatching(DiscoveredCaptioning):
         pictures: tuple[np.ndarray, ...] = source.sources[0].pictures
         found = self.followed(source, ids, joined(source.tokens[0], tokens))
         return replace(found, sources=(Interleaved(text, pictures),))
+
+
+def pair_of(inputs: Sequence[Any]) -> tuple[Any, str]:
+    """The picture and the text of the only input.
+
+    Raises:
+        InputError: if it is something else, or there are several.
+    """
+    (value, *more) = inputs
+    pair = isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], str) and value[1].strip()
+    if more or not pair:
+        shown = f"{1 + len(more)} inputs" if more else type(value).__name__
+        raise InputError(f"one input at a time is a picture and a text, (picture, 'a cat'); got {shown}")
+    picture, text = value
+    return picture, text

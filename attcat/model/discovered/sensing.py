@@ -69,7 +69,7 @@ class DiscoveredSensing(DiscoveredStreams):
         self.found = self.sense.found = self._blocks_in(watched)
         if front := mixers(self, watched, self.found.names[0], unnamed):
             assert self.streams is not None
-            self.streams = replace(self.streams, encoder=self.streams.encoder + len(front))
+            self.streams = self.streams.behind(len(front))
             self.found = self.sense.found = self.found.behind(front)
             for name in ("blocks", "_twins"):
                 for one in (self, self.sense):
@@ -120,17 +120,21 @@ class DiscoveredSensing(DiscoveredStreams):
 
     def _check_written(self, trial: Encoding) -> None:
         """What the decoder's first block takes at a position has to be that position's token alone."""
-        ids = trial.arguments["decoder_input_ids"]
-        plain = self._decoder_input(trial)
+        self._check_alone(trial, "decoder_input_ids", "decoder")
+
+    def _check_alone(self, trial: Encoding, name: str, whose: str, block: int | None = None) -> None:
+        """The same of the tokens in an argument, and of a block by its number."""
+        ids = trial.arguments[name]
+        plain = self._decoder_input(trial, block)
         for place in PLACES:
             changed = ids.clone()
             changed[0, place] = ids[0, place + 1]
-            arguments = {**trial.arguments, "decoder_input_ids": changed}
-            away = (self._decoder_input(replace(trial, arguments=arguments)) - plain)[0].abs().amax(-1)
+            arguments = {**trial.arguments, name: changed}
+            away = (self._decoder_input(replace(trial, arguments=arguments), block) - plain)[0].abs().amax(-1)
             found = (away > rounding(plain) * plain.abs().max()).nonzero().flatten().tolist()
             if found != [place]:
                 raise self._unclear(
-                    f"another token at position {place} of its decoder changes what the decoder's first block takes at {found}: "
+                    f"another token at position {place} of its {whose} changes what the {whose}'s first block takes at {found}: "
                     "tokens are mixed before it",
                     hopeless=True,
                 )

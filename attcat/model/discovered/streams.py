@@ -82,13 +82,7 @@ class DiscoveredStreams(DiscoveredText):
         return encoding_of(self, ids, torch.ones_like(ids))
 
     def _blocks_in(self, watched: Survey) -> Found:
-        try:
-            lines = Lines.of(watched, self.sees_first)
-            stands = [*between(watched, lines.encoder), *between(watched, lines.decoder)]
-            if stands:
-                raise Unclear(f"between its blocks stand {', '.join(stands)}", hopeless=True)
-        except Unclear as error:
-            raise self._unclear(str(error), error.hopeless) from error
+        lines = self._lines(watched, self.sees_first)
         visits = [*lines.encoder, *lines.decoder]
         names = tuple(visit.name for visit in visits)
         kinds = tuple(type(visit.module).__name__ for visit in visits)
@@ -97,12 +91,25 @@ class DiscoveredStreams(DiscoveredText):
         attends = (*(visit.is_block for visit in lines.encoder), *(False for _ in lines.decoder))
         axis = lines.decoder[0].position_axis
         self.found = Found(names, kinds, state.shape[2], lines.memory.shape[axis], (), attends, position_axis=axis)
-        calls = [pair for visit in lines.decoder if (pair := lines.calls(visit)) is not None]
-        own, cross = zip(*calls, strict=True) if len(calls) == len(lines.decoder) else ((), ())
-        self.streams = Streams(len(lines.encoder), tuple(lines.places), own, cross)
+        self.streams = lines.streams
         if not self.writes:
             self.streams = replace(self.streams, shift=self._shift())
         return self.found
+
+    def _lines(self, watched: Survey, last: bool) -> Lines:
+        """The blocks of either sequence, with nothing between them; see `Lines.of`.
+
+        Raises:
+            UnsupportedModelError: if they are not found.
+        """
+        try:
+            lines = Lines.of(watched, last)
+            stands = [*between(watched, lines.encoder), *between(watched, lines.decoder)]
+            if stands:
+                raise Unclear(f"between its blocks stand {', '.join(stands)}", hopeless=True)
+        except Unclear as error:
+            raise self._unclear(str(error), error.hopeless) from error
+        return lines
 
     def _shift(self) -> int:
         """How far the decoder's position that reads a token is from the token's own.
@@ -129,10 +136,10 @@ class DiscoveredStreams(DiscoveredText):
             )
         return int(found[0][0])
 
-    def _decoder_input(self, encoding: Encoding) -> Tensor:
-        """What the decoder's first block takes, `[1, A, D]`."""
+    def _decoder_input(self, encoding: Encoding, block: int | None = None) -> Tensor:
+        """What the decoder's first block takes, or another one, `[1, A, D]`."""
         assert self.streams is not None
-        first = self.streams.encoder
+        first = self.streams.encoder if block is None else block
         with borrowed(self) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[first]) as seen:
             until_stopped(partial(own.call, encoding))
         return seen[0].transpose(1, self.position_axis)
@@ -330,6 +337,13 @@ class Lines:
                 "its encoder's blocks were not found: no one list of modules before the decoder attends", hopeless=True
             )
         return cls(watched, encoder, readers, places, memory)
+
+    @property
+    def streams(self) -> Streams:
+        """How the two sequences go through the blocks."""
+        calls = [pair for visit in self.decoder if (pair := self.calls(visit)) is not None]
+        own, cross = zip(*calls, strict=True) if len(calls) == len(self.decoder) else ((), ())
+        return Streams(len(self.encoder), tuple(self.places), own, cross)
 
     @classmethod
     def of_words(cls, watched: Survey) -> Lines:
