@@ -100,6 +100,26 @@ def test_words_and_patches_share_one_complete_explanation(tmp_path: Any) -> None
     found.save(tmp_path / "box.html")
 
 
+def test_mm_grounding_dino_is_explained_alike() -> None:
+    whole, config = made().whole_processor, made().model.config
+    torch.manual_seed(0)
+    given = {n: getattr(config, n) for n in ("d_model", "num_queries", "backbone_config", "text_config")}  # type: ignore[union-attr]
+    given |= dict.fromkeys(("encoder_layers", "decoder_layers"), 2) | {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    model = transformers.MMGroundingDinoForObjectDetection(transformers.MMGroundingDinoConfig(**given))
+    adapter = GroundedAdapter(redraw(model.eval()), whole)
+    explain = attcat.Explainer(adapter, method="input_x_gradient", rule="libra", completeness=True)
+    assert explain((PICTURE, TEXT)).completeness == pytest.approx(0, abs=1e-4)
+
+
+def test_model_arguments_do_without_a_processor() -> None:
+    adapter = GroundedAdapter(made().model)
+    assert attcat.Explainer(adapter, method="cat")(adapter.samples(), ("box", 0)).label.startswith("#")
+    with pytest.raises(attcat.InputError, match="one row of input_ids without padding"):
+        adapter.encode_arguments(
+            {"input_ids": torch.ones(2, 5, dtype=torch.long), "pixel_values": torch.ones(1, 3, 64, 96)}
+        )
+
+
 def test_every_painted_corner_moves_the_token_that_lies_there() -> None:
     """On each grid that is not coarser than two rows."""
     tokens = made().encode([(PICTURE, TEXT)]).tokens[0]
