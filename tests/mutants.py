@@ -3,8 +3,8 @@
 cosmic-ray says how a module can be changed, one place at a time. A process that has imported torch, transformers and the rest
 once forks for each change; the child sees the changed source in place of the module (no file is written) and runs the tests
 that come by the changed line, the cheapest and then one of each function before its other parameters, until one fails or
-`BUDGET` seconds of tests are used up. Which tests come by, and how long they take, is measured once, by the suite under coverage;
-of a test file that was edited since, by that file alone.
+`--budget` seconds of tests are used up. Which tests come by, and how long they take, is measured once, by the suite under
+coverage; of a test file that was edited since, by that file alone.
 
 Changes are tried in a drawn order, so that what has been tried is a fair sample of all; `--sample 300` tries as many of all
 modules together. Of a number only +1 is tried, of an operator its opposite and its neighbour. Left out are type annotations,
@@ -12,7 +12,8 @@ modules together. Of a number only +1 is tried, of an operator its opposite and 
 
 `out/mutants/` holds what was measured and a line per change that was tried, under the changed source's hash: another run goes
 on where the last one stopped, and a module that was edited starts anew. `--again` tries the survivors once more, after tests
-were added; `--write` makes docs/mutants.md of it, with the reasons for survivors that tests/survivors.tsv gives.
+were added, or with a larger budget; `--write` makes docs/mutants.md of it, with the reasons for survivors that
+tests/survivors.tsv gives.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "out" / "mutants"
 REASONS = ROOT / "tests" / "survivors.tsv"
 BUDGET = 10.0
-"""Seconds of the processor that the tests for one change take, as they were measured."""
+"""Seconds of the processor that the tests for one change take, as they were measured; see `--budget`."""
 
-SEED = 0
-"""Of the sample."""
+SEED = 1
+"""Of the sample. Another one draws changes for which no test was written yet."""
 
 ROOMS = ("methods", "capture", "trace")
 REPLACED = {
@@ -253,7 +254,7 @@ def visits(module: str) -> dict[int, set[str]]:
     return found
 
 
-def tests_of(mutant: Mutant) -> list[str]:
+def tests_of(mutant: Mutant, budget: float) -> list[str]:
     """What is run for a change: one test of each function, then their other parameters, cheapest first."""
     lines, known = visits(mutant.module), durations()
     chosen: set[str] = set().union(*(lines.get(line, set()) for line in range(mutant.line, mutant.last + 1)))
@@ -268,8 +269,8 @@ def tests_of(mutant: Mutant) -> list[str]:
         ranked.append((places[function], known[test], test))
         places[function] += 1
     # Half of the budget for the cheapest, which look at one thing; the other half for as many functions as there are.
-    kept = dict.fromkeys(within(by_time, BUDGET / 2))
-    kept |= dict.fromkeys(within([test for *_, test in sorted(ranked) if test not in kept], BUDGET / 2))
+    kept = dict.fromkeys(within(by_time, budget / 2))
+    kept |= dict.fromkeys(within([test for *_, test in sorted(ranked) if test not in kept], budget / 2))
     return list(kept) or by_time[:1]
 
 
@@ -372,7 +373,7 @@ def drawn(modules: list[str], size: int | None) -> list[Mutant]:
     return every[:size]
 
 
-def tried(modules: list[str], again: bool, size: int | None) -> None:
+def tried(modules: list[str], again: bool, size: int | None, budget: float) -> None:
     """Try what was not tried yet."""
     known = {line["key"]: line for line in results()}
     files = sorted({test.partition("::")[0] for module in modules for test in visits(module)[0]})
@@ -381,7 +382,7 @@ def tried(modules: list[str], again: bool, size: int | None) -> None:
         before = known.get(mutant.key)
         if before and not (again and before["outcome"] == "survived"):
             continue
-        tests = tests_of(mutant)
+        tests = tests_of(mutant, budget)
         said, seconds = outcome(mutant, tests) if tests else ("survived", 0.0)
         if said != "survived" and not passing(noticed_by(tests)):
             raise SystemExit(f"these tests fail without any change: {' '.join(tests)}")
@@ -473,7 +474,8 @@ HEAD = """# Mutation testing
 
 `make mutants` changes the code of methods, capture (the rules among it) and trace, one place at a time, and runs the tests that
 come by that place: does one fail? tests/mutants.py says which changes there are; `make mutants{option}`
-tries them and makes this page. {tried}
+tries them and makes this page, and `tests/mutants.py --again --budget 100` gives more tests to what survived ten seconds of them.
+{tried}
 
 """
 
@@ -487,7 +489,13 @@ def head(modules: list[str], size: int | None) -> str:
     known = {line["key"] for line in results()}
     count = sum(mutant.key in known for mutant in drawn(modules, size))
     total = sum(len(mutants(module)) for module in modules)
-    tried = f"{count} were tried of a sample of {size} of all {total} changes together, drawn at random (seed {SEED})."
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    tried = (
+        f"{count} were tried of a sample of {size} of all {total} changes together, drawn at random (seed {SEED}), of the code "
+        f"of commit {commit.stdout.strip()}."
+    )
     return HEAD.format(option=f" SAMPLE={size}", tried=tried)
 
 
@@ -496,6 +504,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", help="files of attcat; by default those of " + ", ".join(ROOMS))
     parser.add_argument("--again", action="store_true", help="try the survivors once more")
+    parser.add_argument(
+        "--budget", type=float, default=BUDGET, help="seconds of tests for each; more for what survived"
+    )
     parser.add_argument("--sample", type=int, help="so many changes, drawn over all the modules")
     parser.add_argument("--write", action="store_true", help="try nothing: make docs/mutants.md")
     given = parser.parse_args()
@@ -508,7 +519,7 @@ def main() -> None:
         return
     modules = given.modules or every
     measured()
-    tried(modules, given.again, given.sample)
+    tried(modules, given.again, given.sample, given.budget)
     print(report(modules, given.sample))
 
 
