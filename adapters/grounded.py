@@ -3,13 +3,17 @@
 `target=("box", 3, "dog")` is the fourth box and a word of the text; explained is the logit with which the box fits the word. The
 text goes through blocks of its own. Where these end, an encoder takes its states and those of the picture, on several grids, and
 mixes them: to the library it is one block more, whose sequence is the picture and which reads the text, as in
-`attcat.capture.streams`. The model holds the places constant at which its queries look, and so do all gradients.
+`attcat.capture.streams`. The model holds the places constant at which its queries look, and so do all gradients; if that is more
+than a fiftieth of what a change does, the explainer refuses the model on first use.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +31,10 @@ from .image_text import split
 
 Grids = tuple[tuple[int, int], ...]
 """Rows and columns of each grid, in the order of the tokens."""
+
+
+class _Told(Exception):  # noqa: N818 - no error
+    """Ends a forward pass where the encoder begins."""
 
 
 class WordBoxHead(DetectionHead):
@@ -95,16 +103,24 @@ class GroundedAdapter(TextAdapter):
         return Adapter.cost(self, value)
 
     def samples(self) -> Any:
-        """A picture of noise and a text; without a processor, model arguments."""
+        """A picture of noise and a text; without a processor, model arguments of a picture with a place for every query."""
         generator = torch.Generator().manual_seed(0)
         if self.pictures.processor is not None:
             return [
                 (torch.randint(0, 256, (48, 80, 3), generator=generator, dtype=torch.uint8).numpy(), "a dog. a cat.")
             ]
-        return {
-            "input_ids": torch.arange(200, 209)[None],
-            "pixel_values": torch.randn(1, 3, 64, 96, generator=generator),
-        }
+        config: Any = self.model.config
+        scale = math.ceil(
+            math.sqrt(48 * config.num_queries / (64 * 96))
+        )  # a place for 64 pixels, and a third more in coarser grids
+        pixels = torch.randn(1, 3, 64 * scale, 96 * scale, generator=generator)
+        return {"input_ids": torch.arange(200, 209)[None], "pixel_values": pixels}
+
+    @cached_property
+    def trial(self) -> Encoding:  # type: ignore[override]
+        """For the checks on first use: how much it matters that the model holds places constant is a question of its weights."""
+        samples = self.samples()
+        return self.encode_arguments(samples) if isinstance(samples, dict) else self.encode(samples)
 
     # -- what is read --------------------------------------------------------------------------------------------------
 
@@ -149,22 +165,38 @@ class GroundedAdapter(TextAdapter):
         return with_patches(replace(words, arguments=arguments), self.grids(arguments), view, picture)
 
     def grids(self, arguments: Mapping[str, Tensor]) -> Grids:
-        """Those of a picture of this size, as the encoder is told them."""
+        """Those of a picture of this size, as the encoder is told them.
+
+        Raises:
+            InputError: if the picture is too small for the model.
+        """
         key = tuple(arguments["pixel_values"].shape)
         if key not in self._grids:
-            seen: list[Tensor] = []
-
-            def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-                seen.append(kwargs["spatial_shapes"])
-
-            with borrowed(self) as own, torch.no_grad():
-                hook = own.blocks[-1].register_forward_pre_hook(enter, with_kwargs=True)
-                try:
-                    own.model(**arguments)
-                finally:
-                    hook.remove()
-            self._grids[key] = tuple((rows, columns) for rows, columns in seen[0].tolist())
+            found, config = self._told(arguments), self.model.config
+            places, queries = sum(rows * columns for rows, columns in found), getattr(config, "num_queries", 0)
+            if getattr(config, "two_stage", False) and places < queries:
+                raise InputError(
+                    f"a picture of {key[-1]} x {key[-2]} pixels has {places} places to look at, and the model looks at the best "
+                    f"{queries}: give a larger picture"
+                )
+            self._grids[key] = found
         return self._grids[key]
+
+    def _told(self, arguments: Mapping[str, Tensor]) -> Grids:
+        """What the encoder is told; the model is run no further."""
+        seen: list[Tensor] = []
+
+        def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            seen.append(kwargs["spatial_shapes"])
+            raise _Told
+
+        with borrowed(self) as own, torch.no_grad(), suppress(_Told):
+            hook = own.blocks[-1].register_forward_pre_hook(enter, with_kwargs=True)
+            try:
+                own.model(**arguments)
+            finally:
+                hook.remove()
+        return tuple((rows, columns) for rows, columns in seen[0].tolist())
 
     def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:
         """Another token in place of words, and the mean colour in place of patches."""

@@ -195,6 +195,7 @@ OWN: dict[str, dict[str, Any]] = {
     "Qwen2_5OmniThinker": HEARD,
     "Qwen3OmniMoeThinker": HEARD,
     "BeitForSemantic": {"out_indices": [3, 5, 7, 11]},
+    "Mllama": {"intermediate_layers_indices": [0, 1], "cross_attention_layers": [1], "vision_output_dim": 96},
     "Llama4For": {
         "intermediate_size": 128,
         "intermediate_size_mlp": 48,

@@ -186,7 +186,11 @@ def spoken(model: Any, names: Any) -> Iterator[dict[str, Tensor]]:
             failed = failed or error
             continue
         for more in ({}, {"types": True}, {"decoder": True}):
-            yield {**seen, **around(model, names, count, **more)}
+            given = {**seen, **around(model, names, count, **more)}
+            if "cross_attention_mask" in names and "aspect_ratio_mask" in seen:  # every word reads every tile
+                length, tiles = given["input_ids"].shape[1], seen["aspect_ratio_mask"].shape[2]
+                given["cross_attention_mask"] = torch.ones(1, length, 1, tiles, dtype=torch.long)
+            yield given
     if failed is not None:
         raise failed
 
