@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from attcat.errors import InputError
 from attcat.model import Adapter, Encoding, Streams, TextAdapter, borrowed
 from attcat.model.describing import with_patches
+from attcat.model.discovered.experiments import stopped_before, until_stopped
 from attcat.model.picture import Observer, read_picture, to_pixels
 from attcat.model.regions import DetectionHead
 
@@ -31,10 +31,6 @@ from .image_text import split
 
 Grids = tuple[tuple[int, int], ...]
 """Rows and columns of each grid, in the order of the tokens."""
-
-
-class _Told(Exception):  # noqa: N818 - no error
-    """Ends a forward pass where the encoder begins."""
 
 
 class WordBoxHead(DetectionHead):
@@ -184,18 +180,13 @@ class GroundedAdapter(TextAdapter):
 
     def _told(self, arguments: Mapping[str, Tensor]) -> Grids:
         """What the encoder is told; the model is run no further."""
-        seen: list[Tensor] = []
 
-        def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            seen.append(kwargs["spatial_shapes"])
-            raise _Told
+        def taken(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+            found: Tensor = kwargs["spatial_shapes"]
+            return found
 
-        with borrowed(self) as own, torch.no_grad(), suppress(_Told):
-            hook = own.blocks[-1].register_forward_pre_hook(enter, with_kwargs=True)
-            try:
-                own.model(**arguments)
-            finally:
-                hook.remove()
+        with borrowed(self) as own, torch.no_grad(), stopped_before(own.blocks[-1], taken) as seen:
+            until_stopped(lambda: own.model(**arguments))
         return tuple((rows, columns) for rows, columns in seen[0].tolist())
 
     def remove(self, encoding: Encoding, removed: Tensor | None = None, how: str | None = None) -> Encoding:

@@ -39,9 +39,8 @@ def generation(side: BatchExplainer, prompt: Any, answer: Any, target: Any, cont
 
 
 def _writer(adapter: Adapter) -> Writer:
-    if (
-        adapter.streams is None or not adapter.streams.encoder
-    ):  # words that read states which no block makes go on from words
+    # Words that read states which no block makes go on from words.
+    if adapter.streams is None or not adapter.streams.encoder:
         return Writer(adapter)
     if adapter.continuous is None:
         return Translator(adapter)

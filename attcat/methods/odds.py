@@ -83,7 +83,8 @@ def oddscat(
     copies = partial(_copies, passes, explained, removal)
     total, count = copies(halves, found, trace.mask.float())
     if last:
-        total, count = copies(_ranked(passes, (total / count.clamp(min=1)).sum(0), last), total, count)
+        # Of every pair one copy has a token: all were counted alike, so that totals rank as means do.
+        total, count = copies(_ranked(passes, total.sum(0), last), total, count)
     return total / count.clamp(min=1)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...capture.blocks import with_state
 from ...capture.randomness import OwnRandomness
-from ...capture.streams import Place, Streams, memory_of
+from ...capture.streams import Place, memory_of
 from ...capture.survey import Survey, Unclear, between
 from ...errors import InputError, OptionError
 from ...tokens import Interleaved
@@ -29,7 +29,7 @@ from ..encoding import Encoding
 from ..heads import Head, NextTokenHead
 from ..tower import Tower
 from .base import Found, log
-from .experiments import Stop, differ, logits_of, ordinary_tokens, until_stopped
+from .experiments import differ, logits_of, ordinary_tokens, stopped_before, until_stopped
 from .guesses import Frame, Guess, grids_of
 from .mixed import PIXELS, SEEN, DiscoveredMixed, _key
 from .streams import Lines
@@ -119,11 +119,9 @@ class DiscoveredAcross(DiscoveredMixed):
                 raise Unclear(f"between its blocks stand {', '.join(stands)}", hopeless=True)
         except Unclear as error:
             raise self._unclear(str(error), error.hopeless) from error
-        calls = [pair for visit in lines.decoder if (pair := lines.calls(visit)) is not None]
-        if len(calls) < len(lines.decoder) or all(cross is None for _, cross in calls):
+        self.streams = lines.streams
+        if all(cross is None for cross in self.streams.cross):  # also if it is not known which call is over what
             raise self._unclear("it is not clear which of its blocks read the picture", hopeless=True)
-        own, cross = zip(*calls, strict=True)
-        self.streams = Streams(0, tuple(lines.places), own, cross)
         names = tuple(visit.name for visit in lines.decoder)
         kinds = tuple(type(visit.module).__name__ for visit in lines.decoder)
         state = lines.decoder[0].state
@@ -133,17 +131,14 @@ class DiscoveredAcross(DiscoveredMixed):
     def _read_states(self, encoding: Encoding) -> Tensor:
         """What the words read of a picture, as the model has it, `[N, P, D]`."""
         assert self.streams is not None
-        found: list[Tensor | None] = []
+        place = self.streams.places[0]
 
-        def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            assert self.streams is not None
-            found.append(memory_of(args, kwargs, self.streams.places[0]))
-            raise Stop
+        def taken(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+            return memory_of(args, kwargs, place)
 
-        with borrowed(self) as own, torch.no_grad(), OwnRandomness(), ExitStack() as undo:
-            undo.callback(own.blocks[0].register_forward_pre_hook(stop, with_kwargs=True).remove)
+        with borrowed(self) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0], taken) as found:
             until_stopped(lambda: own.call(encoding))
-        if not found or found[0] is None:
+        if not found:
             raise InputError("these arguments give the words no picture to read: give what the processor makes of both")
         return found[0]
 

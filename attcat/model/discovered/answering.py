@@ -151,10 +151,6 @@ class DiscoveredAnswering(DiscoveredSensing):
         """A picture that is not square, with a question."""
         return [(mosaic(72, 48), "What is this?")] if self.processor is not None else None
 
-    def cost(self, value: Any) -> int:
-        """As of a picture."""
-        return 1024
-
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """`(picture, question)`, one at a time, with the start token of an answer.
 

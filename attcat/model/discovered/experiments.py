@@ -387,30 +387,41 @@ def first_states(adapter: Adapter, encoding: Encoding) -> list[Tensor]:
     Where the blocks read states of a picture beside it, these first: both make up what the tokens stand for.
     """
     streams = adapter.streams
-    beside = streams.places[0] if streams is not None and not streams.encoder and encoding.offset else None
-    with borrowed(adapter) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0], beside) as seen:
+    beside = streams is not None and not streams.encoder and encoding.offset
+    taken = partial(_with_memory, streams.places[0]) if streams is not None and beside else _state
+    with borrowed(adapter) as own, torch.no_grad(), OwnRandomness(), stopped_before(own.blocks[0], taken) as seen:
         until_stopped(partial(own.call, encoding))
     return seen
 
 
-@contextmanager
-def stopped_before(block: nn.Module, beside: int | str | None = None) -> Iterator[list[Tensor]]:
-    """A forward pass ends where this block would be called; its input is put into the list.
+Taken = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Tensor | None]
+"""From a module and what it is called with to what is wanted of it."""
 
-    Args:
-        block: the module.
-        beside: of its arguments one whose states, `[N, P, D]`, are put before the input's; None for the input alone.
-    """
+
+def _state(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return hidden_state(module, args, kwargs)[1]
+
+
+def _with_memory(place: int | str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The state with that which it reads, `[N, P, D]`, before it."""
+    state, read = _state(module, args, kwargs), memory_of(args, kwargs, place)
+    if read is None:
+        return state
+    both = [read.reshape(len(state), -1, read.shape[-1]), state]
+    width = max(each.shape[-1] for each in both)
+    return torch.cat([F.pad(each, (0, width - each.shape[-1])) for each in both], 1)
+
+
+@contextmanager
+def stopped_before(block: nn.Module, taken: Taken = _state) -> Iterator[list[Tensor]]:
+    """A forward pass ends where this block would be called; its input, or what else is taken of its arguments, is put into the
+    list, unless that is None."""
     states: list[Tensor] = []
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        state = hidden_state(module, args, kwargs)[1]
-        read = memory_of(args, kwargs, beside)
-        if read is not None:
-            both = [read.reshape(len(state), -1, read.shape[-1]), state]
-            width = max(each.shape[-1] for each in both)
-            state = torch.cat([F.pad(each, (0, width - each.shape[-1])) for each in both], 1)
-        states.append(state)
+        found = taken(module, args, kwargs)
+        if found is not None:
+            states.append(found)
         raise Stop
 
     hook = block.register_forward_pre_hook(stop, with_kwargs=True)

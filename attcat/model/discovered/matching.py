@@ -74,10 +74,6 @@ class DiscoveredMatching(DiscoveredCaptioning):
         """A picture that is not square, with a text."""
         return [(mosaic(72, 48), "A film, very long!")] if self.processor is not None else None
 
-    def cost(self, value: Any) -> int:
-        """As of a picture."""
-        return 1024
-
     def encode(self, inputs: Sequence[Any], *, truncation: bool = False) -> Encoding:
         """`(picture, text)`, one at a time.
 
