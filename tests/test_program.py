@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ import pytest
 from running import Run
 
 from attcat import __main__, cli
+from attcat.errors import LoadError
 
 uvicorn = pytest.importorskip("uvicorn", reason="the local page needs uvicorn: pip install 'attcat[serve]'")
 
@@ -46,6 +48,26 @@ def test_in_another_thread_nothing_is_set(seen: list[Any]) -> None:
     thread.start()
     thread.join()
     assert seen == [signal.default_int_handler]
+
+
+@pytest.mark.parametrize("error", [ImportError("cannot load module more than once per process"), LoadError("no model")])
+def test_ctrl_c_that_a_library_makes_an_error_of_is_silent(
+    seen: list[Any], text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    """torch clears an interruption of its import of numpy, and numpy then refuses to be imported again."""
+
+    def load(*_: Any, **__: Any) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise error
+
+    monkeypatch.setattr("attcat.cli.models.load_model", load)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    arguments = ["explain", "a film", "--model", str(text)]
+    assert cli.run(arguments) == 130
+    assert capsys.readouterr().err == ""
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_the_page_listens_where_it_says(

@@ -4,7 +4,7 @@ Results go to stdout, one line each; progress and errors to stderr. Every failur
 errors, the environment variable ATTCAT_TRACEBACK=1 shows where they come from. This is the only room of `attcat` that knows
 `attcat.adapters` and `attcat.demos`.
 
-A command's module is imported when the command is run, and with it torch: `attcat --help` needs neither.
+A command's module is imported when the command is run, and torch when it has something to explain: `attcat --help` needs neither.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Iterator, MutableMapping, Sequence
 from importlib import import_module
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -69,10 +70,25 @@ class Commands(MutableMapping[str, Any]):
         return len(self._known)
 
 
+class Interruption:
+    """Ctrl-C as an exception, and whether it came: a library that is being imported may make another error of it."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """As `signal.signal` calls it."""
+        self.came = True
+        raise KeyboardInterrupt
+
+
+_interruption = Interruption()
+
+
 def _listen() -> None:
     """From now on Ctrl-C is an exception, so that files and the terminal are tidied up; see `attcat.__main__`."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interruption)
 
 
 class Group(TyperGroup):
@@ -115,6 +131,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    _interruption.came = False
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:
@@ -134,6 +151,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         else:
             message = unexpected(error)
+    if _interruption.came:  # and was caught on its way here: what followed from it is not the user's mistake
+        return 130
     print(f"attcat: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
