@@ -38,7 +38,7 @@ METHODS = (
     "attcat",
     "attnlrp",
     *ONE_PASS,
-    "oddscat:beta=0.75:samples=2:ranked=true",
+    "oddscat:beta=0.75:samples=2",
     "oddscat:beta=0.75:samples=8",
 )
 PART = 8

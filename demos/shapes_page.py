@@ -74,7 +74,7 @@ questions above, and before OddsCAT read the first block of a causal model. Betw
 | `oddscat:blocks=all:quantity=log-odds:samples=2` | 0.503 | 0.506 |
 | `oddscat:blocks=all:quantity=log-odds:samples=8` | 0.514 | 0.438 |
 | `oddscat:blocks=all:quantity=logit:samples=4` | 0.494 | 0.664 |
-| `oddscat:blocks=all:quantity=logit:samples=2:ranked=true` | 0.492 | 0.744 |
+| `oddscat:blocks=all:quantity=logit:samples=2` | 0.492 | 0.744 |
 | `attcat` | 0.493 | 0.607 |
 | `attnlrp` | 0.495 | 0.693 |
 | `attnlrp:quantity=log-odds` | 0.490 | 0.642 |

@@ -204,14 +204,14 @@ def test_evaluation_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     folder = tmp_path / "sst2-pad"
     records(folder, "attcat", [3, 1, 2, 0], 0.2)
     records(folder, "oddscat", [3, 1], 0.3)
-    records(folder, "oddscat:samples=2:ranked=true", [1, 0], 0.1)
+    records(folder, "oddscat:samples=2", [1, 0], 0.1)
     records(tmp_path / "sst2-delete", "attcat", [0], 0.4)
     with (folder / "records.jsonl").open("a") as file:
         file.write('{"method": "attcat", "exam')  # interrupted
     text = evaluation_page.main([str(tmp_path)])
     assert "| `attcat` | 1 | 0.215 (4) |" in text
     assert "| `oddscat` | 1 | **+0.100 [+0.100, +0.100]** (2) |" in text
-    assert "| `oddscat:samples=2:ranked=true` | 3 | **-0.100 [-0.100, -0.100]** (2) |" in text
+    assert "| `oddscat:samples=2` | 3 | **-0.100 [-0.100, -0.100]** (2) |" in text
     assert "| **0.320 [0.310, 0.330]** |" in text
     assert "names 50.0% of the 4 examples" in text
     assert "| SST-2, delete |" in text

@@ -171,11 +171,11 @@ def by_hand(name: str, removed: list[Tensor], removal: str | None) -> Tensor:
 @pytest.mark.parametrize(
     "options",
     [
+        {"samples": 4, "copies": "random"},
+        {"samples": 2, "copies": "ranked"},
+        {"samples": 4, "copies": "ranked"},
         {"samples": 4},
-        {"samples": 2, "ranked": True},
-        {"samples": 4, "ranked": True},
-        {"samples": 4, "guided": True},
-        {"samples": 8, "guided": True},
+        {"samples": 8},
     ],
 )
 def test_the_mean_over_copies_is_that_of_a_loop(name: str, removal: str | None, options, drawn: list[Tensor]) -> None:
@@ -190,7 +190,7 @@ def test_the_mean_over_copies_is_that_of_a_loop(name: str, removal: str | None, 
         assert torch.equal(first ^ second, content)
     expected = by_hand(name, halves, removal)
     torch.testing.assert_close(found.layers, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
-    if "ranked" in options:
+    if options.get("copies") == "ranked":
         one = attcat.Explainer(family.model(), method="oddscat")(arguments, 1).scores
         for best, others in zip(halves[::2], halves[1::2], strict=True):
             assert float(one[best[0]].min()) >= float(one[others[0]].max())
@@ -209,9 +209,11 @@ def test_guided_copies_are_ranked_by_the_input_drawn_and_ranked_by_the_mean(samp
 
     last, pairs = samples // 8, samples // 2
     first = max(1, last)
-    halves = halves_of(samples=samples, guided=True)
+    halves = halves_of(samples=samples)
     assert len(halves) == pairs
-    ranked, random = halves_of(samples=2 * first, ranked=True), halves_of(samples=2 * (pairs - first - last))
+    ranked = halves_of(samples=2 * first, copies="ranked")
+    between = 2 * (pairs - first - last)
+    random = halves_of(samples=between, copies="random") if between else []
     assert all(map(torch.equal, halves[: pairs - last], ranked + random))
     content = ~torch.tensor(attcat.Explainer(family.model())(arguments, 1).tokens.special)[None]
     before = [part for half in halves[: pairs - last] for part in (half, content & ~half)]
@@ -275,9 +277,8 @@ def test_copies_of_a_text_whose_answers_are_places_keep_them() -> None:
     [
         ({"samples": 3}, "copies come in pairs, expected 0 or an even number"),
         ({"samples": -2}, "samples=-2"),
-        ({"ranked": True}, "ranked=True says which copies are made: say how many"),
-        ({"guided": True}, "guided=True says which copies are made: say how many"),
-        ({"samples": 4, "guided": True, "ranked": True}, "guided=True makes ranked copies as well"),
+        ({"copies": "ranked"}, "copies='ranked' says which copies are made: say how many"),
+        ({"samples": 4, "copies": "drawn"}, "copies='drawn': expected guided, ranked, random"),
         ({"samples": 2, "removal": "burn"}, "no removal 'burn'"),
     ],
 )

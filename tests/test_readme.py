@@ -163,7 +163,7 @@ def test_the_table_quotes_the_evaluation() -> None:
     readme = (ROOT / PAGE).read_text(encoding="utf-8")
     short = {
         "OddsCAT": "oddscat",
-        "OddsCAT, two": "oddscat:samples=2:ranked=true",
+        "OddsCAT, two": "oddscat:samples=2",
         "AttCAT, `libra`": "attcat",
         "AttnLRP": "attnlrp",
     }

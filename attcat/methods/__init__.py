@@ -138,7 +138,7 @@ METHODS: dict[str, Method] = {
             backwards={"beta": 0.25},
             quantity="log-odds",
             states=True,
-            silent=("samples", "ranked", "guided", "removal", "seed", "blocks"),
+            silent=("samples", "copies", "removal", "seed", "blocks"),
             further="samples",
         ),
         Method("attention", attention, "Bahdanau et al., ICLR 2015", _PASSIVE, signed=False, **_NO_GRADIENT),

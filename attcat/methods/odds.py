@@ -19,8 +19,7 @@ def oddscat(
     passes: Passes,
     *,
     samples: int = 0,
-    ranked: bool = False,
-    guided: bool = False,
+    copies: str = "guided",
     removal: str | None = None,
     seed: int = 0,
     blocks: str | None = None,
@@ -35,16 +34,15 @@ def oddscat(
 
     Copies come in pairs: what one removes, the other keeps. Of random copies half of the content is removed, drawn for each
     input by the seed alone. Ranked copies follow the scores of the input itself, best first: with n pairs the k-th pair removes
-    and keeps the first k / (n + 1) of the content. Guided copies are of both kinds: of n pairs one in four, at least one, is
-    ranked by the input, one in four, made last, is ranked by the mean so far, and those between are drawn. Special tokens and
-    padding are never removed, nor is the token whose prediction is explained.
+    and keeps the first k / (n + 1) of the content. Guided copies, the default, are of both kinds: of n pairs one in four, at
+    least one, is ranked by the input, one in four, made last, by the mean so far, and those between are random. So two guided
+    copies are two ranked ones. Special tokens and padding are never removed, nor is the token whose prediction is explained.
 
     Args:
         trace: of the batch, under the rule.
         passes: further passes through the model.
         samples: how many copies, an even number; 0 is one forward and one backward pass, any other takes 1 + samples.
-        ranked: copies that follow the ranking of the input's own scores, instead of random ones; nothing is random then.
-        guided: copies of both kinds, the last of which follow the ranking of what the others found.
+        copies: which: `guided`, `ranked` (nothing is random then) or `random`.
         removal: how tokens are removed, one of the adapter's ways; by default its first, but where tokens see only those before
             them the copies are shorter texts, if the model takes them: of such models few have ever seen a mask token.
         seed: of the draw.
@@ -54,19 +52,16 @@ def oddscat(
         float32 `[L, B, T]`, signed; padding is 0.
 
     Raises:
-        OptionError: if `samples` is negative or odd, or 0 with `ranked` or `guided`, or both are asked for, or the model knows no
-            such removal, or `blocks` is something else.
+        OptionError: if `samples` is negative or odd, or 0 where copies are named, or the model knows no such removal, or
+            `copies` or `blocks` is something else.
     """
     if samples < 0 or samples % 2:
         raise OptionError(Option("samples", samples), ": copies come in pairs, expected 0 or an even number")
-    for name, asked in (("ranked", ranked), ("guided", guided)):
-        if asked and not samples:
-            raise OptionError(
-                Option(name, True), " says which copies are made: say how many, as in ", Option("samples", 2)
-            )
-    if ranked and guided:
+    if copies not in _COPIES:
+        raise OptionError(Option("copies", copies), f": expected {', '.join(_COPIES)}")
+    if copies != "guided" and not samples:
         raise OptionError(
-            Option("guided", True), " makes ranked copies as well: leave ", Option("ranked", True), " out"
+            Option("copies", copies), " says which copies are made: say how many, as in ", Option("samples", 8)
         )
     if blocks not in (None, "all", "first"):
         raise OptionError(Option("blocks", blocks), ": expected all or first")
@@ -77,18 +72,21 @@ def oddscat(
     if removal is None and trace.causal and all(trace.causal):
         removal = passes.shortening
     pairs = samples // 2
-    last = pairs // 4 if guided else 0
-    first = pairs if ranked else max(1, last) if guided else 0
+    last = pairs // 4 if copies == "guided" else 0
+    first = {"guided": max(1, last), "ranked": pairs, "random": 0}[copies]
     halves = _ranked(passes, found.sum(0), first) + _random(passes, pairs - first - last, seed)
-    copies = partial(_copies, passes, explained, removal)
-    total, count = copies(halves, found, trace.mask.float())
+    add = partial(_add_copies, passes, explained, removal)
+    total, count = add(halves, found, trace.mask.float())
     if last:
         # Of every pair one copy has a token: all were counted alike, so that totals rank as means do.
-        total, count = copies(_ranked(passes, total.sum(0), last), total, count)
+        total, count = add(_ranked(passes, total.sum(0), last), total, count)
     return total / count.clamp(min=1)
 
 
-def _copies(
+_COPIES = ("guided", "ranked", "random")
+
+
+def _add_copies(
     passes: Passes,
     explained: Callable[[Trace], Tensor],
     removal: str | None,
