@@ -59,7 +59,8 @@ def encode_png(picture: Image.Image | np.ndarray) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, "PNG")
+    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    picture.save(buffer, "PNG", compress_level=2)  # a third of the time of 6, for a twentieth more bytes
     return buffer.getvalue()
 
 

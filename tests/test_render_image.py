@@ -225,8 +225,8 @@ def test_text_that_does_not_fit_ends_in_an_ellipsis():
     assert cut.startswith("a ver")
     assert cut.endswith("…")
     assert image.fitted("short", 60, 14) == "short"
-    assert image.wrap("one two three four five six", 75) == ["one two", "three four", "five six"]
-    assert image.wrap("one two three four five six", 75, most=2) == ["one two", "three four five six"]
+    assert image.wrap("one two three four five six", 75) == ("one two", "three four", "five six")
+    assert image.wrap("one two three four five six", 75, most=2) == ("one two", "three four five six")
 
 
 def test_a_figure_needs_the_picture_and_says_what_to_do():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -300,6 +301,42 @@ def test_interrupted_work_resumes(
     explained[:] = [0, 0, 0]
     assert run(*command).code == 0
     assert explained[3:] == [2, 2, 2, 1]
+
+
+def test_interrupted_work_on_pictures_resumes(
+    run: Run, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their pixels are not kept beside the output, as they can be read again; a file that has changed is explained anew."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for name in "abcd":
+        Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    command = ("explain", tmp_path / "in", "--model", image, "--batch-size", 1, "--output", tmp_path / "out")
+    whole = run(*command)
+    assert whole.code == 0
+    first = _content(tmp_path / "out")
+    _remove(tmp_path / "out")
+    explained: list[Any] = []
+    really = attcat.Explainer.__call__
+
+    def counted(self: attcat.Explainer, inputs: Any, *rest: Any, **options: Any) -> Any:
+        if len(explained) == 3:
+            raise KeyboardInterrupt
+        explained.append([path.stem for path in inputs])
+        return really(self, inputs, *rest, **options)
+
+    monkeypatch.setattr(attcat.Explainer, "__call__", counted)
+    assert run(*command).code == 130
+    assert explained == [["a"], ["b"], ["c"]]
+    (journal,) = (tmp_path / "out").glob("*.jsonl")
+    assert '"png"' not in journal.read_text()
+    shutil.copy(tmp_path / "in" / "d.png", tmp_path / "in" / "b.png")
+    explained.clear()
+    assert run(*command).code == 0
+    assert explained == [["b"], ["d"]]
+    again = _content(tmp_path / "out")
+    assert sorted(again) == sorted(first) == ["a.png", "b.png", "c.png", "d.png"]
+    assert [name for name in first if again[name] != first[name]] == ["b.png"]
 
 
 @pytest.mark.parametrize(

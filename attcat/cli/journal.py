@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..evaluation.log import whole_lines
 from ..evaluation.runner import code_version
 from ..explainer import Explainer
 from ..explanation import Explanation
+from ..model.picture import read_picture, to_pixels
 from .gather import Bad
 from .inputs import Item
 
@@ -57,7 +59,7 @@ class Journal:
                 found.append(Bad(item.place, InputError(str(line["error"]))))
                 continue
             try:
-                found.append(Explanation.from_json(line["explanation"]))
+                found.append(_seen(Explanation.from_json(line["explanation"]), item))
             except (AttCATError, KeyError):
                 return None
         return found
@@ -79,8 +81,20 @@ class Journal:
 
 def _lines(part: Sequence[Item], results: Sequence[Explanation | Bad]) -> Iterator[dict[str, Any]]:
     for item, one in zip(part, results, strict=True):
-        told = {"error": str(one)} if isinstance(one, Bad) else {"explanation": one.to_json()}
+        told = {"error": str(one)} if isinstance(one, Bad) else {"explanation": _unseen(one, item).to_json()}
         yield {"input": key(item), **told}
+
+
+def _unseen(explanation: Explanation, item: Item) -> Explanation:
+    """Without the pixels of a picture, which can be read again and cost far more to write than all the rest."""
+    return replace(explanation, source=None) if item.is_picture else explanation
+
+
+def _seen(explanation: Explanation, item: Item) -> Explanation:
+    """With the pixels of its picture again: the fingerprint of the file is that of the line."""
+    if not item.is_picture:
+        return explanation
+    return replace(explanation, source=to_pixels(read_picture(item.value)))
 
 
 def _unwritable(path: Path, error: OSError | ValueError) -> OptionError:

@@ -116,17 +116,24 @@ def overlay(explanation: Attribution, full: float | None = None, look: Look = PL
     drawn = tinted(ground, signed)
     if look.contour:
         drawn = _outlined(drawn, heat, ~unseen)
-    return np.where(unseen[..., None], _hatched(ground), drawn) if unseen.any() else drawn
+    drawn[unseen] = _hatched(ground, unseen)
+    return drawn
 
 
 def tinted(ground: np.ndarray, signed: np.ndarray) -> np.ndarray:
     """Lay strengths, float `[H, W]` in [-1, 1], over `ground`, uint8 `[H, W, 3]`."""
-    alpha = opacity(signed.astype(np.float32))[..., None]
-    drawn = np.where(signed[..., None] > 0, np.array(LIGHT, dtype=np.float32), _striped(signed.shape))
-    drawn -= ground
-    drawn *= alpha
-    drawn += ground
-    return np.rint(drawn, out=drawn).astype(np.uint8)
+    alpha, positive = opacity(signed.astype(np.float32)), signed > 0
+    pale = np.arange(len(signed))[:, None] % STRIPES == 0
+    drawn = np.empty_like(ground, dtype=np.uint8)
+    for channel, light in enumerate(LIGHT):  # one at a time: whole colours take thrice as long
+        against = np.where(pale, np.float32(STRIPE[channel]), np.float32(DARK[channel]))
+        mixed = np.where(positive, np.float32(light), against)
+        below = ground[..., channel]
+        mixed -= below
+        mixed *= alpha
+        mixed += below
+        drawn[..., channel] = np.rint(mixed, out=mixed)
+    return drawn
 
 
 def ramp(steps: int) -> list[tuple[int, int, int]]:
@@ -149,15 +156,8 @@ def opacity(signed: np.ndarray) -> np.ndarray:
     return np.asarray(OPACITY * above**POWER)
 
 
-def _striped(shape: tuple[int, ...]) -> np.ndarray:
-    """The colour against, with thin lighter lines across: a second sign beside the hue."""
-    lines = np.arange(shape[0])[:, None, None] % STRIPES == 0
-    pale, dark = (np.array(colour, dtype=np.float32) for colour in (mix(DARK, WHITE, 0.55), DARK))
-    return np.broadcast_to(np.where(lines, pale, dark), (*shape, 3))
-
-
-STRIPES = 5
-"""Pixels from one line to the next."""
+STRIPE, STRIPES = mix(DARK, WHITE, 0.55), 5
+"""The colour against has thin lighter lines across, a second sign beside the hue; pixels from one to the next."""
 
 
 def _cells(explanation: Attribution) -> np.ndarray:
@@ -205,11 +205,12 @@ def _grey(picture: np.ndarray) -> np.ndarray:
     return np.repeat(np.round(40 + grey * (205 / 255)).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def _hatched(ground: np.ndarray) -> np.ndarray:
-    """Dark, with light diagonal stripes."""
-    down, across = (np.arange(length) % 12 for length in ground.shape[:2])
-    stripe = np.less((down[:, None] + across) % 12, 2)
-    return np.where(stripe[..., None], np.uint8(125), np.round(np.arange(256) * 0.4).astype(np.uint8)[ground])
+def _hatched(ground: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Dark, with light diagonal stripes: the colours, uint8 `[N, 3]`, of the places of `ground` that are true in `where`."""
+    row, column = where.nonzero()
+    dark = np.round(np.arange(256) * 0.4).astype(np.uint8)[ground[where]]
+    dark[(row + column) % 12 < 2] = 125
+    return dark
 
 
 def _grid(explanation: Attribution) -> np.ndarray:
@@ -285,7 +286,8 @@ def unseen(explanation: Attribution, width: int) -> list[Image.Image]:
 
     if not wording.has_blind_area(explanation):
         return []
-    swatch = Image.fromarray(_hatched(np.full((18, 36, 3), BLANK)))
+    paper = np.full((18, 36, 3), BLANK)
+    swatch = Image.fromarray(_hatched(paper, np.full(paper.shape[:2], True)).reshape(paper.shape))
     return [beside([swatch, line("not seen by the model", width - 44, size=14)], gap=8)]
 
 
@@ -424,6 +426,7 @@ def written(text: str, size: int, ink: RGB) -> Image.Image:
     return strip
 
 
+@lru_cache(128)
 def fitted(text: str, width: int, size: int) -> str:
     """`text` on one line, cut with an ellipsis to `width` pixels."""
     font = font_of(size)
@@ -433,19 +436,20 @@ def fitted(text: str, width: int, size: int) -> str:
     return text[: _longest(text, width, lambda part: font.getlength(part + "…"))] + "…"
 
 
-def wrap(text: str, width: int, size: int = 14, most: int = 4) -> list[str]:
+@lru_cache(128)
+def wrap(text: str, width: int, size: int = 14, most: int = 4) -> tuple[str, ...]:
     """Break a sentence between words into at most `most` lines of `width` pixels; what is left over is in the last."""
     font, words = font_of(size), text[:MEASURED].split()
     lines: list[str] = []
     while words and len(lines) < most - 1:
         if font.getlength(rest := " ".join(words)) <= width:
-            return [*lines, rest]
+            return (*lines, rest)
         count = 1
         while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
             count += 1
         lines.append(" ".join(words[:count]))
         words = words[count:]
-    return [*lines, " ".join(words)] if words else lines
+    return (*lines, " ".join(words)) if words else tuple(lines)
 
 
 def _longest(text: str, width: float, measure: Callable[[str], float]) -> int:
