@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from test_recording import Simple
 from torch import Tensor, nn
 
-from attcat.capture.survey import Survey, Unclear, Visit, between, blocks_of, divided, survey
-from attcat.trace import incompleteness, passed_by, past_the_blocks, slope_error
+from attcat.capture.survey import Survey, Unclear, Visit, between, blocks_of, divided, passing, survey
+from attcat.trace import incompleteness, looks_back, passed_by, past_the_blocks, slope_error
 from attcat.trace.checks import _Moving
 
 IDS = torch.tensor([[3, 1, 4, 1, 5]])
@@ -34,11 +34,11 @@ class Model(nn.Module):
         self.classify = nn.Linear(4, 2)
         nn.init.ones_(self.classify.weight)
         nn.init.constant_(self.classify.bias, bias)
-        self.beside, self.skipped, self.power = beside, skipped, power
+        self.past, self.skipped, self.power = lambda state: beside * state, skipped, power
 
     def forward(self, input_ids: Tensor) -> Tensor:
         state = self.embed(input_ids)
-        past = self.beside * state  # made before the blocks
+        past = self.past(state)  # made before the blocks
         first = self.layers[0](state)
         last = self.layers[2](self.layers[1](first))
         return self.classify((last + past + self.skipped * first).mean(1) ** self.power)
@@ -57,6 +57,33 @@ def test_the_share_of_the_gradient_that_goes_past_the_blocks() -> None:
     """Two of ten parts are made before the first block."""
     assert measured(past_the_blocks) == 0
     assert measured(past_the_blocks, beside=2.0) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_a_share_of_a_gradient_that_there_is_not(within: bool) -> None:
+    """What the gradient needs is written over: within a block, where a constant hides it, or past the blocks, where none does."""
+
+    def writing(x: Tensor) -> Tensor:
+        gate = x.exp()
+        product = gate * gate
+        gate += 1.0
+        return product
+
+    own = adapter()
+    if within:
+        own.model.layers[1].forward = writing  # type: ignore[operator, union-attr]
+    else:
+        own.model.past = writing
+    assert past_the_blocks(own, own.encode_arguments({"input_ids": IDS})) is None
+
+
+def test_whether_tokens_see_only_those_before_them() -> None:
+    """Two tokens are enough to tell, one is not."""
+    for mixed, expected in ((lambda x: x.cumsum(1), True), (lambda x: x + x.sum(1, keepdim=True), False)):
+        own = adapter()
+        own.model.layers[1].forward = mixed  # type: ignore[operator, union-attr]
+        found = [looks_back(own, own.encode_arguments({"input_ids": IDS[:, :count]})) for count in (1, 2, 5)]
+        assert found == [None, expected, expected]
 
 
 def test_what_the_gradient_foretells_of_a_change_below() -> None:
@@ -124,12 +151,32 @@ class Attending(nn.Module):
         return x + F.scaled_dot_product_attention(q, k, k)[:, 0]
 
 
-def watched(run: Callable[[nn.ModuleList, Tensor], Tensor], count: int = 3) -> Survey:
+class Pooling(Attending):
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        return super().forward(x, keys)[:, :1]
+
+
+class Mixing(Attending):
+    """Attends to nothing."""
+
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        return x + self.heads(x)
+
+
+class Keeping(Attending):
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        return x
+
+
+Run = Callable[[nn.ModuleList, Tensor], Tensor]
+
+
+def watched(run: Run, count: int = 3, kinds: Sequence[type[nn.Module]] = ()) -> Survey:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(0)
-            self.layers = nn.ModuleList(Attending() for _ in range(count))
+            self.layers = nn.ModuleList(kind() for kind in kinds or [Attending] * count)
 
         def forward(self) -> Tensor:
             return run(self.layers, torch.rand(1, 5, 4))
@@ -153,8 +200,35 @@ def test_attention_beside_the_blocks_is_told_with_the_first_and_the_last() -> No
         x = in_a_row(layers, x)
         return F.scaled_dot_product_attention(*(x[:, None],) * 3)
 
-    with pytest.raises(Unclear, match=r"beside 3 blocks \(layers\.0 to layers\.2\)"):
+    with pytest.raises(Unclear, match=r"beside 3 blocks \(layers\.0 to layers\.2\)") as error:
         blocks_of(watched(run))
+    assert error.value.hopeless
+
+
+def test_no_adapter_makes_one_line_of_two() -> None:
+    class Other(Attending):
+        pass
+
+    with pytest.raises(Unclear, match=r"layers\.1 \(Other\) does not take over what layers\.0 \(Attending\)") as error:
+        blocks_of(watched(lambda layers, x: layers[0](x) + layers[1](x), kinds=(Attending, Other)))
+    assert error.value.hopeless
+
+
+def test_what_does_not_attend_is_a_block_where_it_stands_in_line() -> None:
+    """In front, between and behind; not where another tensor is passed on to it."""
+    kinds = (Mixing, Attending, Mixing, Attending, Mixing)
+    assert names(blocks_of(watched(in_a_row, kinds=kinds))) == [f"layers.{index}" for index in range(5)]
+
+    def apart(layers: nn.ModuleList, x: Tensor) -> Tensor:
+        return layers[4](2 * layers[3](layers[2](layers[1](2 * layers[0](x)))))
+
+    assert names(blocks_of(watched(apart, kinds=kinds))) == ["layers.1", "layers.2", "layers.3"]
+
+
+def test_what_passes_a_state_on_changes_it() -> None:
+    assert names(passing(watched(in_a_row, kinds=(Mixing, Keeping, Mixing)))) == ["layers.0", "layers.2"]
+    with pytest.raises(Unclear, match="no modules of a list take a hidden state and pass it on"):
+        passing(watched(in_a_row, kinds=(Mixing, Keeping)))
 
 
 def test_what_stands_between_blocks_is_named() -> None:
@@ -175,6 +249,7 @@ def test_two_blocks_that_divide_their_attention_are_enough() -> None:
         return x
 
     assert names(divided(watched(halves, 2))) == ["layers.0", "layers.1"]
+    assert names(divided(watched(halves, kinds=(Attending, Attending, Pooling)))) == ["layers.0", "layers.1"]
     with pytest.raises(Unclear, match="attend, and pass on a state"):
         divided(watched(halves, 1))
     with pytest.raises(Unclear, match=r"of \(1, 1, 5, 2\) were seen \(windowed"):

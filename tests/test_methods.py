@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 from functools import cache, cached_property
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -475,7 +476,7 @@ def test_attnlrp_agrees_with_a_slow_walk_over_the_graph(plain: Plain) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "tam"])  # of language models: tests/test_tam.py
-def test_every_method_says_what_is_true_of_it(name: str) -> None:
+def test_every_method_says_what_is_true_of_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method = METHODS[name]
     options = (
         {"references": [FAMILIES["bert"].row(FAMILIES["bert"].arguments(2, seed=9), 0)]}
@@ -485,14 +486,41 @@ def test_every_method_says_what_is_true_of_it(name: str) -> None:
     model = FAMILIES["bert"].model(seed=SEED)
     explain = attcat.Explainer(model, None, method=name, **options)
     batch = FAMILIES["bert"].arguments(2)
+    backwards, grad = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *given, **more: backwards.append(1) or grad(*given, **more))
     first, second = explain(batch, [0, 0]), explain(batch, [1, 1])
-    differ = any(not torch.allclose(a.layers, b.layers, atol=1e-7) for a, b in zip(first, second, strict=True))
-    assert differ == method.class_specific
+    at_output = explain.like(hidden="output")(batch, [0, 0])
+    differ = [
+        any(not torch.allclose(a.layers, b.layers, atol=1e-7) for a, b in zip(first, other, strict=True))
+        for other in (second, at_output)
+    ]
+    assert differ == [method.class_specific, method.states]
+    demands = set(method.demands.split(", "))
+    assert bool(backwards) == bool(demands & {"gradient", "relevance"})
     if not method.signed:
         assert all(float(e.layers.min()) >= 0 for e in (*first, *second))
     assert all(torch.equal(e.scores, e.layers.sum(0)) for e in first)
     assert name == "random" or method.paper
     assert explain.settings.options.get("rule") == method.rule
+
+
+def test_the_page_says_of_every_method_what_the_registry_says() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- table")[2].partition("<!-- end of the table")[0]
+    yes = {True: "yes", False: "no"}
+    expected = [
+        [
+            f"`{name}`" + f" ({m.rule})" * bool(m.rule),
+            m.paper or "-",
+            m.demands,
+            yes[m.signed],
+            yes[m.class_specific],
+            m.passes,
+        ]
+        for name, m in METHODS.items()
+    ]
+    rows = [[cell.strip() for cell in line.split("|")[1:7]] for line in table.splitlines() if line.startswith("| `")]
+    assert rows == expected
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "tam"])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import attcat
 from attcat.capture.attention import Call, Several
-from attcat.capture.blocks import Block, hidden_state, rebind, replaced
+from attcat.capture.blocks import Block, hidden_state, rebind, replaced, watch
 from attcat.capture.borrow import as_found
 from attcat.capture.relevance import Relevance
 from attcat.capture.rules import make_rule
@@ -201,6 +201,26 @@ def test_a_block_that_was_given_no_attention_has_none() -> None:
         one_attention(3, Block(torch.zeros(1, 4, 8)))
 
 
+def test_a_block_attends_once_unless_it_may_attend_again() -> None:
+    block = Block(torch.zeros(1, 4, 8), attention=[torch.full((1, heads, 4, 4), 0.25) for heads in (2, 3)])
+    with pytest.raises(CaptureError, match="block 3 calls attention 2 times, expected once"):
+        one_attention(3, block)
+    block.several = True
+    assert one_attention(3, block).shape == (1, 5, 4, 4)
+
+
+def test_a_last_column_is_a_sink_if_the_model_leaves_it_out() -> None:
+    """Where every token sees every token, the matrix does not tell it from a key."""
+    block = Block(torch.zeros(1, 4, 8), attention=[torch.full((1, 2, 4, 5), 0.2)])
+    with pytest.raises(CaptureError, match=r"matrix of shape \(1, 2, 4, 5\)"):
+        one_attention(0, block)
+    block.sink = True
+    assert one_attention(0, block) is block.attention[0]
+    block.attention = [torch.full((1, 2, 4, 3), 1 / 3)]
+    with pytest.raises(CaptureError, match=r"matrix of shape \(1, 2, 4, 3\)"):
+        one_attention(0, block)
+
+
 def test_a_block_that_attends_several_times_has_the_heads_of_all() -> None:
     """A fused call of two heads and a matrix of one, with a sink: matrices, their gradients, and what tokens receive."""
     query, key, value = torch.randn(3, 1, 2, 4, 5, generator=torch.Generator().manual_seed(1))
@@ -322,6 +342,30 @@ def test_a_start_token_that_nobody_names() -> None:
 # -- the pieces --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("until_next", "expected"), [(False, [[0, 1], [0], [2]]), (True, [[1], [1], [2]])])
+def test_a_block_is_open_while_it_runs_or_until_the_next(until_next: bool, expected: list[list[int]]) -> None:
+    """The second of three blocks is called within the first."""
+    blocks, running, seen = list[Block](), list[Block](), list[list[int]]()
+
+    class Noting(nn.Module):
+        def __init__(self, *inside: nn.Module) -> None:
+            super().__init__()
+            self.inside = nn.ModuleList(inside)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for module in self.inside:
+                x = module(x)
+            seen.append([next(n for n, block in enumerate(blocks) if block is one) for one in running])
+            return x + 1
+
+    inner, last = Noting(), Noting()
+    outer = Noting(inner)
+    with watch([outer, inner, last], blocks, running, gradient=False, until_next=until_next):
+        last(outer(torch.zeros(1, 4, 8)))
+    assert seen == expected
+    assert len(running) == until_next
+
+
 def test_a_hidden_state_is_the_first_of_its_shape() -> None:
     state, grid, mask = torch.zeros(1, 4, 8), torch.zeros(1, 8, 2, 2), torch.zeros(1, 4, dtype=torch.long)
     assert hidden_state(nn.Linear(1, 1), (mask, grid), {"x": state}) == ("x", state)
@@ -413,14 +457,16 @@ def test_windows_as_an_axis_of_their_own_are_examples_of_a_call() -> None:
 
 
 def test_a_softmax_over_the_tokens_of_a_block_is_its_attention() -> None:
-    """`[B, H, T, T]`, or with batch and heads in one axis; not over other tokens, and not of rows."""
+    """`[B, H, T, T]`, or with batch and heads in one axis, perhaps with a sink; not over other tokens, and not of rows."""
     state = torch.rand(2, 4, 8, requires_grad=True)
     block = Block(state)
     with Interception(make_rule("plain"), [block]):
         products = state @ state.transpose(1, 2)
-        for x in (products[:, None], products.repeat_interleave(3, 0), products[:, 1:, 1:], products[:, 0]):
+        several = products.repeat_interleave(3, 0)
+        sink, pair = (torch.cat([several, several[..., :more]], -1) for more in (1, 2))
+        for x in (products[:, None], several, sink, pair, products[:, 1:, 1:], products[:, 0]):
             torch.testing.assert_close(x.softmax(-1).sum(-1), torch.ones(x.shape[:-1]))
-    assert [tuple(one.shape) for one in block.attention] == [(2, 1, 4, 4), (2, 3, 4, 4)]
+    assert [tuple(one.shape) for one in block.attention] == [(2, 1, 4, 4), (2, 3, 4, 4), (2, 3, 4, 5)]
     torch.testing.assert_close(block.attention[1][1, 2], products.softmax(-1)[1])  # type: ignore[index]
 
 

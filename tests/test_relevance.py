@@ -119,3 +119,9 @@ def test_relevance_is_conserved(function) -> None:
 def test_division_by_zero_gives_nothing() -> None:
     a, b = torch.tensor([1.0, 1.0, -1.0]), torch.tensor([0.0, 2.0, -4.0])
     torch.testing.assert_close(safe_divide(a, b), torch.tensor([0.0, 0.5, 0.25]))
+
+
+def test_denominators_are_kept_away_from_zero_with_their_sign() -> None:
+    b = torch.tensor([1e-9, -1e-9, 3e-9, -3e-9], **DOUBLE)
+    expected = torch.tensor([5e8, -5e8, 2.5e8, -2.5e8], **DOUBLE)
+    torch.testing.assert_close(safe_divide(torch.ones_like(b), b), expected)

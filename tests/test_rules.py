@@ -45,6 +45,34 @@ def eager_attention(x: Tensor) -> Tensor:
     return F.softmax(QUERY @ (KEY + x).transpose(-2, -1) / math.sqrt(5), dim=-1) @ x
 
 
+class OwnSilu(torch.autograd.Function):
+    """As a model may bring it along."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * x.sigmoid() * (1 + x * (1 - x.sigmoid()))
+
+
+class OwnProduct(torch.autograd.Function):
+    """Of two tensors: no activation."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a * b
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        return gradient * b, gradient * a
+
+
 CASES = {
     "layer norm": (lambda x: F.layer_norm(x, (5,), WEIGHT, BIAS), layer_norm),
     "layer norm module": (lambda x: nn.LayerNorm(5).double()(x), lambda x: (layer_norm(x) - BIAS) / WEIGHT),
@@ -67,6 +95,7 @@ CASES = {
     "gelu python": (lambda x: x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))), gelu),
     "quick gelu": (lambda x: x * torch.sigmoid(1.702 * x), lambda x: x * torch.sigmoid(1.702 * x).detach()),
     "silu": (F.silu, lambda x: x * x.sigmoid().detach()),
+    "silu of the model's own": (lambda x: 2 * OwnSilu.apply(x), lambda x: 2 * x * x.sigmoid().detach()),
     "mish": (F.mish, lambda x: x * F.softplus(x).tanh().detach()),
     "tanh": (torch.tanh, lambda x: x * (x.tanh() / x).detach()),
     "relu": (F.relu, lambda x: x * (x > 0)),
@@ -132,6 +161,13 @@ def test_a_gate_has_its_limit_at_zero(function) -> None:
         gradient(function, zero, "libra")[1], gradient(function, small, "libra")[1], rtol=1e-5, atol=1e-7
     )
     assert gradient(function, torch.zeros(3, dtype=torch.bfloat16), "libra")[1].isfinite().all()
+
+
+def test_a_function_of_the_models_own_that_is_no_activation_keeps_its_gradient() -> None:
+    x = torch.randn(3, 5, dtype=torch.double, generator=torch.Generator().manual_seed(2))
+    expected = gradient(lambda x: 2 * x * x.cos(), x)
+    for rule in ("plain", "libra"):
+        torch.testing.assert_close(gradient(lambda x: 2 * OwnProduct.apply(x, x.cos()), x, rule), expected)
 
 
 def test_parameters_are_constants_inside_a_trace() -> None:

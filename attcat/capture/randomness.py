@@ -62,8 +62,7 @@ class Draws:
 
     def dropout(self, function: Function, input: Tensor, p: float = 0.5, *args: Any, **options: Any) -> Tensor:
         """Dropout that is on in evaluation mode: entries, or whole channels, are 0 with probability p."""
-        default = function is not torch.dropout and function is not torch.dropout_
-        training = args[0] if args else options.get("training", options.get("train", default))
+        training = args[0] if args else options.get("training", options.get("train"))  # torch hands over its defaults
         if not training or p == 0:
             unchanged: Tensor = function(input, p, *args, **options)
             return unchanged

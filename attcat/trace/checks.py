@@ -106,10 +106,10 @@ def slope_error(
 
 
 def _exchanged(own: Tensor, state: Tensor) -> bool:
-    """Put another tensor into the model's own object, whose values stay where the backward pass keeps them; whether it can be."""
+    """Exchange a tensor with the model's own, whose values stay where the backward pass keeps them; whether that can be done."""
     with torch._C.DisableTorchFunction():
         try:
-            torch.utils.swap_tensors(own, state.to(own, copy=True))  # type: ignore[no-untyped-call]
+            torch.utils.swap_tensors(own, state)  # type: ignore[no-untyped-call]
         except RuntimeError:  # something in torch holds it, as a view of it
             return False
     return True
