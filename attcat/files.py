@@ -85,7 +85,7 @@ def encode_palette_png(picture: Image.Image, kept: np.ndarray, colours: int) -> 
     small = Image.fromarray(index)
     small.putpalette([*own, *kept.ravel().tolist()])
     buffer = io.BytesIO()
-    small.save(buffer, "PNG", compress_level=4)  # half the time of 6, for a thirtieth more bytes
+    small.save(buffer, "PNG", compress_level=3)  # half the time of 6, for a fifteenth more bytes
     return buffer.getvalue()
 
 

@@ -16,6 +16,7 @@ from ..evaluation.runner import code_version
 from ..explainer import Explainer
 from ..explanation import Explanation
 from ..model.picture import read_picture, to_pixels
+from ..saving import pack, unpack
 from .gather import Bad
 from .inputs import Item
 
@@ -59,7 +60,7 @@ class Journal:
                 found.append(Bad(item.place, InputError(str(line["error"]))))
                 continue
             try:
-                found.append(_seen(Explanation.from_json(line["explanation"]), item))
+                found.append(_seen(unpack(line["explanation"], Explanation), item))
             except (AttCATError, KeyError):
                 return None
         return found
@@ -81,7 +82,7 @@ class Journal:
 
 def _lines(part: Sequence[Item], results: Sequence[Explanation | Bad]) -> Iterator[dict[str, Any]]:
     for item, one in zip(part, results, strict=True):
-        told = {"error": str(one)} if isinstance(one, Bad) else {"explanation": _unseen(one, item).to_json()}
+        told = {"error": str(one)} if isinstance(one, Bad) else {"explanation": pack(_unseen(one, item))}
         yield {"input": key(item), **told}
 
 
@@ -118,7 +119,7 @@ def settings_of(explainer: Explainer, model: str | None, options: Mapping[str, A
     """What a result depends on, in plain values."""
     settings = explainer.settings
     return {
-        "format": "attcat-explained-1",
+        "format": "attcat-explained-2",
         "code": code_version(type(explainer.adapter)),
         "model": model or "embedded",
         "weights": _weights(explainer),

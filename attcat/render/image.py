@@ -116,7 +116,10 @@ def overlay(explanation: Attribution, full: float | None = None, look: Look = PL
     drawn = tinted(ground, signed)
     if look.contour:
         drawn = _outlined(drawn, heat, ~unseen)
-    drawn[unseen] = _hatched(ground, unseen)
+    if unseen.any():
+        hatched = _hatched(ground)
+        for channel in range(3):
+            np.copyto(drawn[..., channel], hatched, where=unseen)
     return drawn
 
 
@@ -205,12 +208,11 @@ def _grey(picture: np.ndarray) -> np.ndarray:
     return np.repeat(np.round(40 + grey * (205 / 255)).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def _hatched(ground: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Dark, with light diagonal stripes: the colours, uint8 `[N, 3]`, of the places of `ground` that are true in `where`."""
-    row, column = where.nonzero()
-    dark = np.round(np.arange(256) * 0.4).astype(np.uint8)[ground[where]]
-    dark[(row + column) % 12 < 2] = 125
-    return dark
+def _hatched(ground: np.ndarray) -> np.ndarray:
+    """`ground`, which is grey, darkened and with light diagonal stripes, uint8 `[H, W]`."""
+    row, column = (np.arange(length) % 12 for length in ground.shape[:2])
+    dark = np.round(np.arange(256) * 0.4).astype(np.uint8)[ground[..., 0]]
+    return np.where((row[:, None] + column) % 12 < 2, np.uint8(125), dark)
 
 
 def _grid(explanation: Attribution) -> np.ndarray:
@@ -286,8 +288,7 @@ def unseen(explanation: Attribution, width: int) -> list[Image.Image]:
 
     if not wording.has_blind_area(explanation):
         return []
-    paper = np.full((18, 36, 3), BLANK)
-    swatch = Image.fromarray(_hatched(paper, np.full(paper.shape[:2], True)).reshape(paper.shape))
+    swatch = Image.fromarray(_hatched(np.full((18, 36, 3), BLANK))).convert("RGB")
     return [beside([swatch, line("not seen by the model", width - 44, size=14)], gap=8)]
 
 
