@@ -71,9 +71,9 @@ questions above, and before OddsCAT read the first block of a causal model. Betw
 | `oddscat:blocks=all:quantity=log-odds:beta=0` | 0.507 | 0.604 |
 | `oddscat:blocks=all:quantity=log-odds:beta=1` | 0.502 | 0.626 |
 | `oddscat:blocks=all:quantity=probability` | 0.503 | 0.629 |
-| `oddscat:blocks=all:quantity=log-odds:samples=2` | 0.503 | 0.506 |
-| `oddscat:blocks=all:quantity=log-odds:samples=8` | 0.514 | 0.438 |
-| `oddscat:blocks=all:quantity=logit:samples=4` | 0.494 | 0.664 |
+| `oddscat:blocks=all:quantity=log-odds:samples=2:copies=random` | 0.503 | 0.506 |
+| `oddscat:blocks=all:quantity=log-odds:samples=8:copies=random` | 0.514 | 0.438 |
+| `oddscat:blocks=all:quantity=logit:samples=4:copies=random` | 0.494 | 0.664 |
 | `oddscat:blocks=all:quantity=logit:samples=2` | 0.492 | 0.744 |
 | `attcat` | 0.493 | 0.607 |
 | `attnlrp` | 0.495 | 0.693 |
