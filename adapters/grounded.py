@@ -3,8 +3,8 @@
 `target=("box", 3, "dog")` is the fourth box and a word of the text; explained is the logit with which the box fits the word. The
 text goes through blocks of its own. Where these end, an encoder takes its states and those of the picture, on several grids, and
 mixes them: to the library it is one block more, whose sequence is the picture and which reads the text, as in
-`attcat.capture.streams`. The model holds the places constant at which its queries look, and so do all gradients; if that is more
-than a fiftieth of what a change does, the explainer refuses the model on first use.
+`attcat.capture.streams`. In training the model holds the places constant at which its queries look; of its prediction they are a
+part, and gradients go through them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attcat.errors import InputError
-from attcat.model import Adapter, Encoding, Streams, TextAdapter, borrowed
+from attcat.model import Adapter, Encoding, Streams, TextAdapter, Uncut, borrowed
 from attcat.model.describing import with_patches
 from attcat.model.discovered.experiments import stopped_before, until_stopped
 from attcat.model.picture import Observer, read_picture, to_pixels
@@ -86,7 +86,8 @@ class GroundedAdapter(TextAdapter):
         return Streams(len(super().blocks), ("text_features",), (), (), causal=False)
 
     def call(self, encoding: Encoding) -> Any:
-        return self.model(**encoding.arguments)
+        with Uncut():
+            return self.model(**encoding.arguments)
 
     def read(self, encoding: Encoding) -> Tensor:
         """All words, and all of the picture."""
@@ -114,7 +115,7 @@ class GroundedAdapter(TextAdapter):
 
     @cached_property
     def trial(self) -> Encoding:  # type: ignore[override]
-        """For the checks on first use: how much it matters that the model holds places constant is a question of its weights."""
+        """For the checks on first use: which places its queries look at is a question of its weights."""
         samples = self.samples()
         return self.encode_arguments(samples) if isinstance(samples, dict) else self.encode(samples)
 

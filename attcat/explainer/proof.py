@@ -7,16 +7,14 @@ over a short text or one picture).
 
 from __future__ import annotations
 
-import copy
 import math
-from dataclasses import replace
 
 import torch
 
 from ..capture.unwound import lack_of_memory
 from ..errors import CaptureError, UnsupportedModelError
 from ..model import Adapter, Encoding
-from ..trace import incompleteness, looks_back, passed_by, past_the_blocks, slope_error
+from ..trace import in_float64, incompleteness, looks_back, passed_by, past_the_blocks, slope_error
 from .settings import Settings
 
 STEPS = (1e-2, 1e-3, 1e-1, 1e-4)
@@ -105,8 +103,11 @@ def _gradient(adapter: Adapter) -> str:
     error, limit = slope_error(adapter, adapter.trial, STEPS, enough=EXACT), SLOPE
     if error is None or not error <= EXACT:
         # Steps that are small enough for kinks, and effects that are small, drown in float32's rounding.
-        exact = _exact_slope_error(adapter)
-        error, limit = (error, SLOPE) if exact is None or math.isnan(exact) else (exact, EXACT)
+        for wide in (False, True):
+            exact = _exact_slope_error(adapter, wide)
+            error, limit = (error, limit) if exact is None or math.isnan(exact) else (exact, EXACT)
+            if error is None or error <= limit:
+                break
     if error is None or error <= limit:
         return ""
     return (
@@ -116,14 +117,13 @@ def _gradient(adapter: Adapter) -> str:
     )
 
 
-def _exact_slope_error(adapter: Adapter) -> float | None:
+def _exact_slope_error(adapter: Adapter, wide: bool) -> float | None:
     """The same with a copy in float64, whose steps can be small; None if there is no copy, NaN if it computes none."""
     assert adapter.trial is not None
     try:
-        exact = adapter.like(copy.deepcopy(adapter.model).double())
+        exact, trial = in_float64(adapter, adapter.trial, wide)
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
         return None
-    trial = replace(adapter.trial, arguments=exact.place(adapter.trial.arguments))
     try:
         return slope_error(exact, trial, enough=EXACT)
     except RuntimeError as error:  # not every kernel takes float64

@@ -10,6 +10,7 @@ processor, so that a family is mostly data:
         block_paths = ("encoder.layers",)
 """
 
+from ..capture.modes import Uncut
 from ..capture.streams import Streams
 from . import moments, regions, segments  # noqa: F401 - register their heads
 from .adapter import GUIDE, Adapter, config_labels
@@ -33,6 +34,7 @@ __all__ = [
     "SignalAdapter",
     "Streams",
     "TextAdapter",
+    "Uncut",
     "VideoAdapter",
     "VisionAdapter",
     "borrowed",

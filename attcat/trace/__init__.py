@@ -1,6 +1,6 @@
 """One model, one batch: a forward pass recorded, differentiated towards a target, and what is left of it."""
 
-from .checks import incompleteness, looks_back, passed_by, past_the_blocks, slope_error
+from .checks import in_float64, incompleteness, looks_back, passed_by, past_the_blocks, slope_error
 from .passes import Passes
 from .recording import Recording, one_attention, record
 from .values import Hidden, Needs, Queries, Trace
@@ -12,6 +12,7 @@ __all__ = [
     "Queries",
     "Recording",
     "Trace",
+    "in_float64",
     "incompleteness",
     "looks_back",
     "one_attention",

@@ -7,6 +7,7 @@ moved; and a block's input is the hidden state if no gradient passes it by.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..capture.blocks import hidden_state, rebind, with_state
+from ..capture.modes import Wide, run_under
 from ..capture.rules import Rule, make_rule
 from ..model import Adapter, Encoding
 from ..model.bound import borrowed
@@ -103,6 +105,21 @@ def slope_error(
             if errors[-1] <= enough:
                 break
     return min(errors, default=None)
+
+
+def in_float64(adapter: Adapter, encoding: Encoding, wide: bool = False) -> tuple[Adapter, Encoding]:
+    """An adapter of a copy of the model in float64, and the example for it.
+
+    Args:
+        adapter: of the model.
+        encoding: one example.
+        wide: also of tensors for which the model's code names no type, into which some write their logits.
+    """
+    model = copy.deepcopy(adapter.model).double()
+    if wide:
+        run_under(model, Wide)
+    own = adapter.like(model)
+    return own, replace(encoding, arguments=own.place(encoding.arguments))
 
 
 def _exchanged(own: Tensor, state: Tensor) -> bool:
