@@ -146,8 +146,9 @@ class Records:
             for example, record in zip(places, line["records"], strict=True):
                 known = self.values.setdefault(method, {}).setdefault(example, {})
                 known |= {k: math.nan if v is None else float(v) for k, v in record["values"].items()}
-                if not mosaic:
+                if "morf" in record:  # not where the ceiling alone was measured
                     known["srg"] = srg(record["morf"], record["lerf"])
+                if not mosaic:
                     self.right[example] = record["label"] == record["predicted"]
 
     @property

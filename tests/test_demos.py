@@ -189,12 +189,15 @@ def records(folder: Path, method: str, examples: list[int], level: float, code: 
     if not place.exists():
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"code": code, "model": "small", "fingerprint": "b" * 64, "metrics": ["abpc"], "removal": "pad"}
+        settings["metrics"] = ["naopc"] if "short" in folder.name else ["abpc"]
         place.write_text(json.dumps({**settings, "removal": folder.name.rpartition("-")[2]}) + "\n")
     found = []
     for example in examples:
         gap = level + 0.01 * example
         morf, lerf = [0.9] + [0.5 - gap / 2] * 10, [0.9] + [0.5 + gap / 2] * 10
         found.append({"label": 1, "predicted": example % 2, "values": {"abpc": gap}, "morf": morf, "lerf": lerf})
+        if "short" in folder.name:  # where the ceiling alone is measured there are no curves
+            found[-1] = {"label": 1, "predicted": 1, "values": {"naopc": gap}}
     with place.open("a") as file:
         file.write(json.dumps({"method": method, "examples": examples, "records": found}) + "\n")
 
@@ -206,11 +209,13 @@ def test_evaluation_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     records(folder, "oddscat", [3, 1], 0.3)
     records(folder, "oddscat:samples=2", [1, 0], 0.1)
     records(tmp_path / "sst2-delete", "attcat", [0], 0.4)
+    records(tmp_path / "sst2_short-pad", "attcat", [0], 0.8)
     with (folder / "records.jsonl").open("a") as file:
         file.write('{"method": "attcat", "exam')  # interrupted
     text = evaluation_page.main([str(tmp_path)])
     assert "| `attcat` | 1 | 0.215 (4) |" in text
     assert "| `oddscat` | 1 | **+0.100 [+0.100, +0.100]** (2) |" in text
+    assert "| `attcat` | 1 | 0.800 [0.800, 0.800] | - | 1 |" in text
     assert "| `oddscat:samples=2` | 3 | **-0.100 [-0.100, -0.100]** (2) |" in text
     assert "| **0.320 [0.310, 0.330]** |" in text
     assert "names 50.0% of the 4 examples" in text

@@ -164,6 +164,7 @@ def test_the_table_quotes_the_evaluation() -> None:
     short = {
         "OddsCAT": "oddscat",
         "OddsCAT, two": "oddscat:samples=2",
+        "OddsCAT, eight": "oddscat:samples=8",
         "AttCAT, `libra`": "attcat",
         "AttnLRP": "attnlrp",
     }
