@@ -117,7 +117,7 @@ def _gradient(adapter: Adapter) -> str:
     )
 
 
-def _exact_slope_error(adapter: Adapter, wide: bool) -> float | None:
+def _exact_slope_error(adapter: Adapter, wide: bool = False) -> float | None:
     """The same with a copy in float64, whose steps can be small; None if there is no copy, NaN if it computes none."""
     assert adapter.trial is not None
     try:
