@@ -205,6 +205,19 @@ def test_attention_beside_the_blocks_is_told_with_the_first_and_the_last() -> No
     assert error.value.hopeless
 
 
+@pytest.mark.parametrize("queries", [1, 2, 5])
+def test_one_query_beside_the_blocks_pools_and_several_are_too_many(queries: int) -> None:
+    def run(layers: nn.ModuleList, x: Tensor) -> Tensor:
+        x = in_a_row(layers, x)
+        return F.scaled_dot_product_attention(x[:, None, :queries], x[:, None], x[:, None])
+
+    if queries == 1:
+        assert names(blocks_of(watched(run))) == ["layers.0", "layers.1", "layers.2"]
+    else:
+        with pytest.raises(Unclear, match=rf"there is attention of shape \(1, 1, {queries}, 5\) elsewhere"):
+            blocks_of(watched(run))
+
+
 def test_no_adapter_makes_one_line_of_two() -> None:
     class Other(Attending):
         pass

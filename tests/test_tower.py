@@ -193,6 +193,17 @@ def test_it_is_refused_where_there_is_no_tower() -> None:
         explainer((PICTURE, QUESTION), answer=[40], through_tower=True)
 
 
+def test_tokens_that_do_not_depend_on_the_tower_are_an_error() -> None:
+    model, _, explainer = made("llava")
+    projector = next(module for name, module in model.named_modules() if name.endswith("multi_modal_projector"))
+    cut = projector.register_forward_hook(lambda module, args, output: output.detach())
+    try:
+        with pytest.raises(attcat.CaptureError, match=r"the tokens do not depend on what .*layers\.0 is given"):
+            explainer((PICTURE, QUESTION), through_tower=True)
+    finally:
+        cut.remove()
+
+
 def test_only_the_blocks_that_are_summed_over_say_where_patches_lie() -> None:
     """OddsCAT of the first block of a causal model is gradient times input at it, with patches as with tokens."""
     explainer = made("gemma3")[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -96,3 +97,21 @@ def test_a_function_that_closes_over_nothing_of_the_model_is_shared() -> None:
     torch.testing.assert_close(twin.counted(x), -2 * inner(x))
     assert calls == [1]
     assert twin.counted.__closure__[1].cell_contents is twin[0]
+
+
+@pytest.mark.parametrize(
+    ("wrap", "within"),
+    [
+        (lambda module: (module,), lambda value: value[0]),
+        (lambda module: module.forward, lambda value: value.__self__),
+        (lambda module: functools.partial(module), lambda value: value.func),
+    ],
+    ids=["tuple", "method", "partial"],
+)
+def test_what_is_held_twice_leads_to_the_twin_both_times(
+    wrap: Callable[[nn.Module], Any], within: Callable[[Any], nn.Module]
+) -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.one = model.other = wrap(model[0])
+    twin = Twin(model).model
+    assert within(twin.one) is within(twin.other) is twin[0] is not model[0]
