@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,3 +97,15 @@ def test_a_function_that_closes_over_nothing_of_the_model_is_shared() -> None:
     torch.testing.assert_close(twin.counted(x), -2 * inner(x))
     assert calls == [1]
     assert twin.counted.__closure__[1].cell_contents is twin[0]
+
+
+def test_what_leads_to_no_module_is_shared_however_often_it_is_met() -> None:
+    """Settings that two modules hold, and a part of them that one holds beside."""
+    settings = SimpleNamespace(widths=[2, 2])
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    for layer in model:
+        layer.settings = settings
+    model[1].widths = settings.widths
+    twin = Twin(model).model
+    assert [layer.settings is settings for layer in twin] == [True, True]
+    assert twin[1].widths is settings.widths
