@@ -169,6 +169,7 @@ def test_examples_that_cannot_be_distinguished_are_refused() -> None:
         F.linear(x, W, B)
     with Interception(make_rule("libra"), [], ones=ones):
         y = x + 1.0  # a number belongs to no example
+    assert torch.equal(y, x + 1.0)
     assert torch.autograd.grad(y.sum(), (x, ones), allow_unused=True)[1] is None
 
 

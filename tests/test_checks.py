@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from test_recording import Simple
 from torch import Tensor, nn
 
+from attcat.capture.cuts import pieces_of
 from attcat.capture.survey import Survey, Unclear, Visit, between, blocks_of, divided, passing, survey
 from attcat.trace import incompleteness, looks_back, passed_by, past_the_blocks, slope_error
 from attcat.trace.checks import _Moving
@@ -84,6 +85,18 @@ def test_whether_tokens_see_only_those_before_them() -> None:
         own.model.layers[1].forward = mixed  # type: ignore[operator, union-attr]
         found = [looks_back(own, own.encode_arguments({"input_ids": IDS[:, :count]})) for count in (1, 2, 5)]
         assert found == [None, expected, expected]
+
+
+def test_where_no_block_returns_a_state_what_the_last_one_takes_tells() -> None:
+    """Which is after the second of three."""
+
+    class Within(Simple):
+        passes_state = False
+
+    for mixed, expected in ((lambda x: x.cumsum(1), True), (lambda x: x + x.sum(1, keepdim=True), False)):
+        own = Within(Model().double().eval())  # type: ignore[arg-type]
+        own.model.layers[1].forward = mixed  # type: ignore[operator, union-attr]
+        assert looks_back(own, own.encode_arguments({"input_ids": IDS})) is expected
 
 
 def test_what_the_gradient_foretells_of_a_change_below() -> None:
@@ -242,6 +255,64 @@ def test_what_passes_a_state_on_changes_it() -> None:
     assert names(passing(watched(in_a_row, kinds=(Mixing, Keeping, Mixing)))) == ["layers.0", "layers.2"]
     with pytest.raises(Unclear, match="no modules of a list take a hidden state and pass it on"):
         passing(watched(in_a_row, kinds=(Mixing, Keeping)))
+
+
+def test_the_module_of_a_list_is_the_block_and_not_what_is_around_it() -> None:
+    """As an encoder of one layer, which attends once as well; and a module that is called again, within others."""
+
+    class Around(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([inner])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * self.layers[0](x)
+
+    class Calling(Attending):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+            return self.inner(x)
+
+    class Net(nn.Module):
+        def __init__(self, *parts: nn.Module) -> None:
+            super().__init__()
+            for index, part in enumerate(parts):
+                self.add_module(f"part{index}", part)
+
+        def forward(self) -> Tensor:
+            return in_a_row(self._modules.values(), torch.rand(1, 5, 4))  # type: ignore[arg-type]
+
+    shared = Attending()
+    for net, expected in (
+        (Net(Around(Attending())), ["part0.layers.0"]),
+        (Net(Calling(shared), Calling(shared)), ["part0.inner"] * 2),
+    ):
+        assert names(blocks_of(survey(net, net))) == expected
+
+
+def test_of_the_calls_that_take_a_state_the_innermost_that_attends_to_all_of_it_is_the_piece() -> None:
+    """And not the first of them, which computes more than that."""
+    leaf = torch.rand(1, 5, 4).requires_grad_()
+    values: list[Tensor] = []
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Sequential(Attending(), Attending())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.encoder(x)
+
+    net = Net()
+    found = survey(net, lambda: values.append(net(2 * leaf).sum()), gradient=True)
+    pieces = pieces_of(found, values[0], leaf, [visit for visit in found.visits if visit.seen])
+    assert [(piece.visit.name, piece.attention, piece.whole) for piece in pieces] == [
+        ("encoder.0", range(1), True),
+        ("encoder.1", range(1, 2), True),
+    ]
 
 
 def test_what_stands_between_blocks_is_named() -> None:

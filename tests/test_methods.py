@@ -188,6 +188,19 @@ def test_fullgrad_plus(plain: Plain) -> None:
     close(plain.scores("fullgrad_plus", rule="plain")[0], expected, 1e-4)
 
 
+def test_the_states_of_fullgrad_plus_are_those_that_were_asked_for() -> None:
+    """What blocks return in place of what they take changes it as much as CAT: the biases are the same."""
+    explain, arguments = attcat.Explainer(FAMILIES["bert"].model(), method="cat"), FAMILIES["bert"].arguments(2)
+
+    def moved(name: str) -> Tensor:
+        own = explain.like(method=name)
+        pairs = zip(own.like(hidden="output")(arguments, [0, 0]), own(arguments, [0, 0]), strict=True)
+        return torch.cat([after.scores - before.scores for after, before in pairs])
+
+    close(moved("fullgrad_plus"), moved("cat"), 1e-4)
+    assert moved("cat").any()
+
+
 def test_under_libra_the_first_block_and_the_biases_of_fullgrad_plus_make_up_the_logit(plain: Plain) -> None:
     one, several = (plain.scores(name, rule="libra") for name in ("cat", "fullgrad_plus"))
     with torch.no_grad():
@@ -229,10 +242,11 @@ def worth(plain: Plain, kept: Tensor) -> float:
 
 
 def test_rise(plain: Plain) -> None:
-    masks = torch.rand(12, plain.encoding.mask.shape[1], generator=draws(plain)) < 0.6
     content = content_of(plain.encoding)[0]
-    expected = sum(worth(plain, mask[content]) * (mask & content).float() for mask in masks) / (12 * 0.6)
-    close(plain.scores("rise", samples=12, keep=0.6)[0], expected, 1e-3)
+    for samples, batch in ((12, 8), (3, 1), (1, 8)):
+        masks = torch.rand(samples, plain.encoding.mask.shape[1], generator=draws(plain)) < 0.6
+        expected = sum(worth(plain, mask[content]) * (mask & content).float() for mask in masks) / (samples * 0.6)
+        close(plain.scores("rise", samples=samples, keep=0.6, batch=batch)[0], expected, 1e-3)
 
 
 def shapley(plain: Plain) -> Tensor:

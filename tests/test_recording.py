@@ -169,6 +169,16 @@ def test_a_value_that_depends_on_nothing() -> None:
         under.relevance(elsewhere)
 
 
+def test_what_is_explained_may_be_named_and_what_is_computed_must_be() -> None:
+    found = recording(model_with())
+    value, target = found.logits[:, 1], torch.tensor([1])
+    traces = [found.trace(value, target, keep=True), found.trace(value=value, target=target, keep=True)]
+    assert torch.equal(traces[0].gradient[0], traces[1].gradient[0])
+    assert torch.equal(traces[1].target, target)
+    with pytest.raises(TypeError, match="positional"):
+        found.trace(value, target, Needs())
+
+
 def test_a_model_that_writes_over_what_its_gradient_needs() -> None:
     def head(state: Tensor) -> Tensor:
         gate = state.mean(1).exp()
@@ -437,6 +447,7 @@ def test_attention_is_noted_within_the_calls_that_compute_it(flat: bool) -> None
             F.scaled_dot_product_attention(*torch.zeros(3, 2, 3, 4, 5))
             torch.zeros(3, 4).softmax(-1)  # of a classifier
             torch.zeros(6, 4, 7).softmax(-1)  # over other keys
+            torch.zeros(6, 1, 2).softmax(-1)  # a choice of two
 
     net = nn.Sequential(Net())
     net.forward = lambda: net[0]()  # type: ignore[method-assign, assignment]

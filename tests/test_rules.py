@@ -59,6 +59,20 @@ class OwnSilu(torch.autograd.Function):
         return gradient * x.sigmoid() * (1 + x * (1 - x.sigmoid()))
 
 
+class KeepingSilu(OwnSilu):
+    """Keeps more than it needs: another tensor of its shape, one of another shape, and nothing."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x, x.sigmoid(), x.new_ones(()), None)
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        x, gate, one, _ = ctx.saved_tensors
+        return gradient * gate * (one + x * (one - gate))
+
+
 class OwnProduct(torch.autograd.Function):
     """Of two tensors: no activation."""
 
@@ -96,6 +110,7 @@ CASES = {
     "quick gelu": (lambda x: x * torch.sigmoid(1.702 * x), lambda x: x * torch.sigmoid(1.702 * x).detach()),
     "silu": (F.silu, lambda x: x * x.sigmoid().detach()),
     "silu of the model's own": (lambda x: 2 * OwnSilu.apply(x), lambda x: 2 * x * x.sigmoid().detach()),
+    "silu that keeps more": (lambda x: 2 * KeepingSilu.apply(x), lambda x: 2 * x * x.sigmoid().detach()),
     "mish": (F.mish, lambda x: x * F.softplus(x).tanh().detach()),
     "tanh": (torch.tanh, lambda x: x * (x.tanh() / x).detach()),
     "relu": (F.relu, lambda x: x * (x > 0)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,3 +116,15 @@ def test_what_is_held_twice_leads_to_the_twin_both_times(
     model.one = model.other = wrap(model[0])
     twin = Twin(model).model
     assert within(twin.one) is within(twin.other) is twin[0] is not model[0]
+
+
+def test_what_leads_to_no_module_is_shared_however_often_it_is_met() -> None:
+    """Settings that two modules hold, and a part of them that one holds beside."""
+    settings = SimpleNamespace(widths=[2, 2])
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    for layer in model:
+        layer.settings = settings
+    model[1].widths = settings.widths
+    twin = Twin(model).model
+    assert [layer.settings is settings for layer in twin] == [True, True]
+    assert twin[1].widths is settings.widths
