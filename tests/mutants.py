@@ -49,7 +49,7 @@ REASONS = ROOT / "tests" / "survivors.tsv"
 BUDGET = 10.0
 """Seconds of the processor that the tests for one change take, as they were measured; see `--budget`."""
 
-SEED = 1
+SEED = 2
 """Of the sample. Another one draws changes for which no test was written yet."""
 
 ROOMS = ("methods", "capture", "trace")
