@@ -75,6 +75,7 @@ pictures: $(READY)  ## draw the docs' pictures anew: contact sheets, and screens
 	$(BIN)/python -m attcat.demos.contact_sheet --output docs/contact_embedded.jpg
 	$(if $(wildcard $(DATA)/photos.zip),$(BIN)/python -m attcat.demos.contact_sheet "$(DATA)/photos.zip" --output docs/contact_photographs.jpg)
 	$(if $(wildcard $(DATA)/photos.zip),$(BIN)/python -m attcat.demos.contact_sheet "$(DATA)/photos.zip" --against attcat --output docs/outliers.jpg)
+	$(if $(wildcard $(DATA)/photos.zip),$(BIN)/python -m attcat.demos.contact_sheet "$(DATA)/photos.zip" --against attcat --most 29 --output docs/before_after.jpg)
 	$(if $(shell command -v chromium),$(BIN)/python tests/screenshots.py docs)
 
 notebooks: $(READY)  ## execute the demos' notebooks anew, each in a kernel of its own

@@ -7,9 +7,9 @@
 For each photograph a line says how many patches speak visibly for the class, and the last line names those that are classified
 right above 80 % and show nothing for it.
 
-Without an archive, the photographs that come with the package. With ``--against`` a method, only the six on which one patch
-takes the most of that method's magnitude: its maps above, those of the default below. Every picture has a scale of its own, as
-it has when it is explained alone.
+Without an archive, the photographs that come with the package. With ``--against`` a method, its maps above, those of the default
+below, of the six (``--most``) on which one patch takes the most of that method's magnitude. Every picture has a scale of its own,
+as it has when it is explained alone.
 """
 
 from __future__ import annotations
@@ -84,20 +84,27 @@ def bare(found: Sequence[tuple[str, attcat.Explanation]]) -> list[str]:
     return lacking
 
 
-def outliers(pictures: Sequence[tuple[str, Image.Image]], explainer: attcat.Explainer, method: str) -> Image.Image:
-    """Those on which one patch takes the most, by this method and by the explainer; prints the shares."""
+def outliers(
+    pictures: Sequence[tuple[str, Image.Image]], explainer: attcat.Explainer, method: str, most: int
+) -> Image.Image:
+    """So many on which one patch takes the most, by this method and by the explainer; prints the shares."""
     other = attcat.Explainer(explainer.adapter, method=method)
     both = [(name, other(picture), explainer(picture)) for name, picture in pictures]
     both.sort(key=lambda one: -largest(one[1]))
-    above = [tile(name, before) for name, before, _ in both[:ACROSS]]
-    below = [tile(name, after) for name, _, after in both[:ACROSS]]
-    for name, before, after in both[:ACROSS]:
+    for name, before, after in both[:most]:
         print(f"{name}: {largest(before):.1%} of the magnitude on one patch, now {largest(after):.1%}")
     means = [
         sum(largest(one) for one in side) / len(both) for side in ([b for _, b, _ in both], [a for _, _, a in both])
     ]
     print(f"mean of {len(both)}: {means[0]:.1%}, now {means[1]:.1%}")
-    return image.stack([image.beside(row, gap=10) for row in (above, below)], gap=12)
+    pairs = [image.stack([tile(name, before), tile(name, after)], gap=12) for name, before, after in both[:most]]
+    return in_rows(pairs)
+
+
+def in_rows(tiles: Sequence[Image.Image]) -> Image.Image:
+    """Tiles beside and under one another."""
+    rows = [image.beside(tiles[start : start + ACROSS], gap=10) for start in range(0, len(tiles), ACROSS)]
+    return image.stack(rows, gap=12)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,17 +113,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("archive", type=Path, nargs="?")
     parser.add_argument("--output", type=Path, default=Path("contact.jpg"))
     parser.add_argument("--against", metavar="METHOD", help="show where one patch of this method takes the most")
+    parser.add_argument("--most", type=int, default=ACROSS, help="how many of these")
     given = parser.parse_args(arguments)
     explainer = attcat.Explainer(*objects())
     pictures = list(photographs(given.archive))
     if given.against:
-        sheet, count = outliers(pictures, explainer, given.against), min(ACROSS, len(pictures))
+        sheet, count = outliers(pictures, explainer, given.against, given.most), min(given.most, len(pictures))
     else:
         found = [(name, explainer(picture)) for name, picture in pictures]
         print(f"right above {SURE:.0%} without evidence: {', '.join(bare(found)) or 'none'}")
         tiles = [tile(name, explanation) for name, explanation in found]
-        rows = [image.beside(tiles[start : start + ACROSS], gap=10) for start in range(0, len(tiles), ACROSS)]
-        sheet, count = image.stack(rows, gap=12), len(tiles)
+        sheet, count = in_rows(tiles), len(tiles)
     write_atomically(given.output, encode_jpeg(image.framed(sheet), quality=72))
     print(f"wrote {given.output}: {count} photographs")
     return count

@@ -99,6 +99,12 @@ def test_contact_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert re.search(r"^dog: dog: dog \d\d%, [1-9]\d* of 256 patches for it$", said, re.MULTILINE)
     assert contact_sheet.main([str(archive), "--against", "attcat", "--output", str(output)]) == 2
     assert "of the magnitude on one patch, now" in capsys.readouterr().out
+    with Image.open(output) as sheet:
+        pairs = sheet.size
+    assert contact_sheet.main([str(archive), "--against", "attcat", "--most", "1", "--output", str(output)]) == 1
+    with Image.open(output) as sheet:
+        assert sheet.height == pairs[1]
+        assert sheet.width < pairs[0]
     names = [name for name, _ in contact_sheet.photographs(None)]
     assert {"dog", "ship"} < set(names)
 
