@@ -583,7 +583,7 @@ def _scores(bench: _Bench) -> Tensor:
 def _weighed(bench: _Bench) -> str:
     """A method that reads as much attention as there is."""
     streams = bench.adapter.streams
-    return "attcat" if (streams.cross if streams is not None else any(bench.adapter.attends)) else "cat"
+    return "attcat" if (streams.weighs if streams is not None else any(bench.adapter.attends)) else "cat"
 
 
 def _loose(like: Tensor) -> float:

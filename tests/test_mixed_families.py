@@ -185,15 +185,6 @@ def test_the_boxes_of_a_page_are_read() -> None:
     assert moved.value != pytest.approx(explainer(arguments).value, rel=1e-4)
 
 
-def test_an_encoder_of_what_others_have_mixed_is_refused_shortly() -> None:
-    """FLAVA's encoder of both reads the states of one of words and one of pictures."""
-    with pytest.raises(
-        attcat.UnsupportedModelError, match=r"each mixed by an encoder of their own before flava\.multi"
-    ) as told:
-        attcat.Explainer(zoo.FlavaJudge().eval())
-    assert len(str(told.value)) < 450
-
-
 def test_a_detector_whose_words_and_pixels_mix_in_many_sizes_is_refused_shortly() -> None:
     """Without the adapter of its family."""
     with pytest.raises(attcat.UnsupportedModelError, match="it reads words with a picture alone") as told:

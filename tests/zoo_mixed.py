@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 import transformers
 from test_mixed_models import SIDE, TOWER, line, tokenizer
 from tokenizers_small import byte_bpe
-from torch import nn
+from torch import Tensor, nn
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.flava.image_processing_pil_flava import FlavaImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.layoutlmv3.image_processing_pil_layoutlmv3 import LayoutLMv3ImageProcessorPil
@@ -174,6 +177,68 @@ class FlavaJudge(nn.Module):
     def forward(self, input_ids: Any, attention_mask: Any = None, pixel_values: Any = None) -> Any:
         made = self.flava(input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixel_values)
         return self.classifier(made.multimodal_embeddings[:, 0])
+
+
+def flava() -> tuple[nn.Module, Any]:
+    """With a processor, whose vocabulary is that of the judge."""
+    pictures = FlavaImageProcessorPil(size={"height": 48, "width": 48}, do_center_crop=False)
+    return FlavaJudge(), transformers.FlavaProcessor(pictures, tokenizer())
+
+
+class Attending(nn.Module):
+    """A block that attends over all of its tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.after = nn.LayerNorm(32), nn.LayerNorm(32)
+        self.into, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.wide, self.narrow = nn.Linear(32, 48), nn.Linear(48, 32)
+
+    def forward(self, states: Tensor) -> Tensor:
+        parts = self.into(self.norm(states)).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+        states = states + self.out(mixed)
+        return states + self.narrow(F.gelu(self.wide(self.after(states))))
+
+
+class MeetingJudge(nn.Module):
+    """Two encoders and one of both, written by hand; which is called first and which stands in front can be chosen.
+
+    The blocks of both know no places, so that what a token says of the class does not depend on the order.
+    """
+
+    image_size = 48
+
+    def __init__(self, words_called_first: bool = False, words_in_front: bool = False, keeps: int = 0) -> None:
+        super().__init__()
+        self.called, self.front, self.keeps = words_called_first, words_in_front, keeps
+        self.words, self.word_places = nn.Embedding(340, 32), nn.Embedding(60, 32)
+        self.pixels, self.patch_places = nn.Conv2d(3, 32, 12, 12), nn.Parameter(torch.randn(1, 16, 32))
+        self.reading, self.seeing, self.joining = (nn.ModuleList(Attending() for _ in range(n)) for n in (3, 2, 2))
+        self.from_words, self.from_patches = nn.Linear(32, 32), nn.Linear(32, 32)
+        self.norm, self.classifier = nn.LayerNorm(32), nn.Linear(32, 3)
+
+    def read(self, input_ids: Tensor) -> Tensor:
+        states = self.words(input_ids) + self.word_places(torch.arange(input_ids.shape[1], device=input_ids.device))
+        for block in self.reading:
+            states = block(states)
+        return self.from_words(states)
+
+    def see(self, pixel_values: Tensor) -> Tensor:
+        states = self.pixels(pixel_values).flatten(2).transpose(1, 2) + self.patch_places
+        for block in self.seeing:
+            states = block(states)
+        return self.from_patches(states)[:, self.keeps :]
+
+    def forward(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
+        if self.called:
+            words, patches = self.read(input_ids), self.see(pixel_values)
+        else:
+            patches, words = self.see(pixel_values), self.read(input_ids)
+        states = torch.cat([words, patches] if self.front else [patches, words], 1)
+        for block in self.joining:
+            states = block(states)
+        return self.classifier(self.norm(states).mean(1))
 
 
 def visual_bert(kind: str = "QuestionAnswering") -> nn.Module:

@@ -13,6 +13,9 @@ together, the memory itself is where differentiation begins.
 
 An encoder may itself read what another one has made, as a question that reads a picture, and whose states the answer reads. Then
 there are three sequences, and a chain for each that is read.
+
+Where two encoders read nothing of each other, and blocks behind them read both in one sequence, there is no
+memory: see `Meeting`.
 """
 
 from __future__ import annotations
@@ -67,10 +70,50 @@ class Streams:
         """The blocks at which a sequence begins."""
         return tuple(dict.fromkeys([*((0,) if self.before is None else self.before.starts), self.encoder]))
 
+    @property
+    def weighs(self) -> bool:
+        """Whether it is known which tokens attend to which."""
+        return bool(self.cross)
+
+    def attends_alone(self, block: int) -> bool:
+        """Whether a block's attention is over its own sequence and over nothing else."""
+        return block < self.encoder
+
     def behind(self, count: int) -> Streams:
         """The same with so many more blocks in front."""
         before = None if self.before is None else self.before.behind(count)
         return replace(self, encoder=self.encoder + count, before=before)
+
+
+@dataclass(frozen=True)
+class Meeting(Streams):
+    """Two encoders that read nothing of each other, and blocks behind them whose one sequence is what both have made.
+
+    `encoder` counts the blocks of the encoder that is called first, and no block is given a memory.
+
+    Args:
+        second: how many blocks are the other encoder's; all behind these read both.
+        lead: how many tokens of its own the sequence of both begins with.
+        turned: whether the first encoder's tokens stand there behind the second's.
+    """
+
+    second: int = 0
+    lead: int = 0
+    turned: bool = False
+
+    @property
+    def apart(self) -> str:
+        """As `Streams`."""
+        return "two encoders attend each on its own before the blocks that read both"
+
+    @property
+    def weighs(self) -> bool:
+        """True."""
+        return True
+
+    def attends_alone(self, block: int) -> bool:
+        """True."""
+        return True
 
 
 @contextmanager
@@ -87,7 +130,7 @@ def remembered(
 
     Args:
         modules: all blocks.
-        streams: which are the decoder's; None if there is no decoder.
+        streams: which are the decoder's; None if there is no decoder. Of a `Meeting` there is no memory.
         memory: where the nodes are noted.
         position_axis: of the model's states; see `attcat.model.Adapter`.
         batch: B, where the model may hold the memory of an example in several rows, as one for each tile of a picture.
@@ -96,7 +139,7 @@ def remembered(
     Raises:
         CaptureError: if a block is not given the memory.
     """
-    if streams is None:
+    if streams is None or not streams.places:
         yield
         return
     decoder = list(modules[streams.encoder :])

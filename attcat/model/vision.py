@@ -56,6 +56,7 @@ class VisionAdapter(Adapter):
         said = (
             getattr(config, "image_size", None),
             getattr(getattr(config, "vision_config", None), "image_size", None),
+            getattr(getattr(config, "image_config", None), "image_size", None),
             getattr(getattr(config, "encoder", None), "image_size", None),
             getattr(getattr(model, "patch_embed", None), "img_size", None),
             getattr(model, "image_size", None),

@@ -23,7 +23,7 @@ from ..capture.streams import remembered
 from ..capture.torch_calls import Interception
 from ..errors import CaptureError, InputError
 from ..model import Adapter, Encoding, borrowed
-from .streams import Cuts
+from .streams import Cuts, cuts_in
 from .values import RECEIVED, Hidden, Needs, Queries, Trace
 
 
@@ -102,9 +102,9 @@ class Recording:
         with torch.no_grad():
             attends = self.attends or (True,) * len(self.blocks)
             if self.cuts is not None:
-                encoder = self.cuts.streams.encoder  # those of the decoder are read by the cuts
+                alone = self.cuts.streams.attends_alone  # of the others they are read by the cuts
                 seen = [
-                    _of_tokens(one_attention(index, block)) if yes and index < encoder else None
+                    _of_tokens(one_attention(index, block)) if yes and alone(index) else None
                     for index, (block, yes) in enumerate(zip(self.blocks, attends, strict=True))
                 ]
                 mask = self.mask if len(self.mask) == len(query_weights) else self.mask.expand(len(query_weights), -1)
@@ -424,7 +424,7 @@ def record(
     shared = streams is not None and not encoding.offset
     first = None
     if streams is not None:
-        apart = Cuts(streams, (), encoding.offset, shared)
+        apart = cuts_in(streams)(streams, (), encoding.offset, shared)
         first = None if streams.encoder else _leaf(before, apart, encoding.mask, gradient)
         before = None if before is None else _either(before, apart, encoding.mask, blocks)
     with (
@@ -467,7 +467,7 @@ def record(
         )
     read = adapter.head.read(encoding, logits.argmax(-1))
     source = encoding.offset or encoding.mask.shape[1]
-    cuts = None if streams is None else Cuts.of(streams, memory, source, shared)
+    cuts = None if streams is None else cuts_in(streams).of(streams, memory, source, shared)
     return Recording(
         tuple(blocks),
         output,
@@ -500,12 +500,7 @@ def _either(
 
     def own(state: Tensor) -> Tensor:
         begun = [blocks[start].input for start in cuts.streams.starts if start < len(blocks)]
-        if len(begun) == len(cuts.streams.starts) - 1:
-            width = begun[0].shape[-1] if begun else state.shape[-1]
-            return cuts.split(before(state), mask, (width, state.shape[-1]))[1]
-        source, _ = cuts.split(before(state), mask, (state.shape[-1], 0))
-        start = sum(each.shape[1] for each in begun)  # of two sequences that a decoder reads
-        return source[:, start : start + state.shape[1]]
+        return cuts.begun(before(state), mask, begun, state)
 
     return own
 

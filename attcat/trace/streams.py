@@ -12,6 +12,8 @@ Gradient times state at any cut adds up to what is explained, as far as the grad
 Where the encoder's blocks are again those of two sequences, as a picture and a question that reads it, its states at each cut are
 found in the same way. At the decoder's blocks nothing reads the first of them any more, and its tokens have no state: all that is
 left of the picture is in the question.
+
+Where two encoders read nothing of each other, and blocks behind them read both in one sequence, see `Met`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from torch.nn.functional import pad
 
 from ..capture.attention import Call, Seen, counting
 from ..capture.blocks import Block, output_of
-from ..capture.streams import Streams
+from ..capture.streams import Meeting, Streams
 from ..errors import CaptureError
 from .values import Hidden
 
@@ -51,7 +53,7 @@ class Cuts:
     @classmethod
     def of(cls, streams: Streams, memory: Sequence[Tensor], source: int, shared: bool) -> Cuts:
         """From the nodes of all sequences, those of the first one first; see `attcat.capture.streams.remembered`."""
-        own = len(memory) - len(streams.places) - 1
+        own = max(0, len(memory) - len(streams.places) - 1)
         before = None
         if streams.before is not None:
             before = cls.of(streams.before, memory[:own], memory[0].shape[1], False)
@@ -117,6 +119,22 @@ class Cuts:
         target = states[..., first:]
         places = self._places(mask)[..., None].expand(target.shape)
         return states[..., :first], torch.zeros_like(target).scatter(1, places, target)
+
+    def begun(self, states: Tensor, mask: Tensor, begun: Sequence[Tensor], state: Tensor) -> Tensor:
+        """Of states over all tokens those of the sequence that begins.
+
+        Args:
+            states: `[B, T, D]`.
+            mask: real tokens, `[B, T]`.
+            begun: the states with which others have begun.
+            state: that with which this one does, of which it has the shape.
+        """
+        if len(begun) == len(self.streams.starts) - 1:
+            width = begun[0].shape[-1] if begun else state.shape[-1]
+            return self.split(states, mask, (width, state.shape[-1]))[1]
+        source, _ = self.split(states, mask, (state.shape[-1], 0))
+        start = sum(each.shape[1] for each in begun)  # of two sequences that a decoder reads
+        return source[:, start : start + state.shape[1]]
 
     def received(
         self,
@@ -184,6 +202,72 @@ class Cuts:
                 f"over {told}; the attention matrices that were seen are {shapes}"
             )
         return seen[place]
+
+
+@dataclass(frozen=True)
+class Met(Cuts):
+    """What lies at the cut of each block, where two encoders meet.
+
+    Neither reads anything of the other, so that a state of the one with any state of the other is a cut. They are read side by
+    side: with what a block takes lies what the block of the other encoder takes that is as deep in it. So it makes no difference
+    which of them the model calls first. The tokens stand as the blocks of both have them; what these put in front of their own is
+    not there before.
+    """
+
+    streams: Meeting
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """For each block of the encoders, in order, the block of the first and that of the second whose states lie at its cut."""
+        one, other = self.streams.encoder, self.streams.second
+        of_first = [(index, one + index * other // one) for index in range(one)]
+        return of_first + [(index * one // other, one + index) for index in range(other)]
+
+    def wanted(self, blocks: Sequence[Block], hidden: Hidden) -> tuple[Tensor, ...]:
+        """The states of all blocks."""
+        return tuple(block.input if hidden == "input" else output_of(block) for block in blocks)
+
+    def joined(self, tensors: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, ...]:
+        """As `Cuts`."""
+        within = [self._beside(tensors[one], tensors[other]) for one, other in self.pairs]
+        return (*within, *tensors[len(within) :])
+
+    def _beside(self, first: Tensor, second: Tensor) -> Tensor:
+        """As they stand where they meet, with nothing for the tokens in front, `[B, T, ...]`."""
+        if first.dim() == 3:
+            width = max(first.shape[-1], second.shape[-1])
+            first, second = _widened(first, width), _widened(second, width)
+        both = torch.cat([second, first] if self.streams.turned else [first, second], 1)
+        return pad(both, (*(0, 0) * (both.dim() - 2), self.streams.lead, 0))
+
+    def begun(self, states: Tensor, mask: Tensor, begun: Sequence[Tensor], state: Tensor) -> Tensor:
+        """As `Cuts`: those in front, or those behind."""
+        count, width = state.shape[1:]
+        front = bool(begun) == self.streams.turned
+        start = self.streams.lead if front else states.shape[1] - count
+        return states[:, start : start + count, :width]
+
+    def received(
+        self,
+        blocks: Sequence[Block],
+        mask: Tensor,
+        query_weights: Tensor,
+        attention: Sequence[Seen | None],
+        measured: Callable[[Seen, Tensor, Sequence[int]], Tensor],
+    ) -> tuple[Tensor, ...]:
+        """As `Cuts`: in an encoder that from all of its tokens."""
+        both, found = self.streams.encoder + self.streams.second, list[Tensor]()
+        for index, (block, seen) in enumerate(zip(blocks, attention, strict=True)):
+            count = block.input.shape[1]
+            even = query_weights.new_full((len(query_weights), count), 1 / count)
+            weights = even if index < both else query_weights
+            found.append(torch.zeros_like(weights) if seen is None else measured(seen, weights, counting(weights)))
+        return self.joined(found, mask)
+
+
+def cuts_in(streams: Streams) -> type[Cuts]:
+    """What finds the states at the cuts of such sequences."""
+    return Met if isinstance(streams, Meeting) else Cuts
 
 
 def _widened(states: Tensor, width: int) -> Tensor:

@@ -125,6 +125,10 @@ class Found:
         """The first so many blocks."""
         return replace(self, names=self.names[:count], kinds=self.kinds[:count], attends=self.attends[:count])
 
+    def since(self, count: int) -> Found:
+        """All but the first so many blocks."""
+        return replace(self, names=self.names[count:], kinds=self.kinds[count:], attends=self.attends[count:])
+
     def __str__(self) -> str:
         count, different = len(self.names), len(set(self.names))
         shared = "" if different == count else f", {different} of them different"

@@ -23,7 +23,8 @@ from .describing import DiscoveredCaptioning, DiscoveredDescribing
 from .experiments import FAILURES, accepted
 from .hearing import DiscoveredHearing
 from .matching import DiscoveredMatching
-from .mixed import PIXELS, SEEN, DiscoveredMixed, crosses
+from .meeting import DiscoveredMeeting
+from .mixed import PIXELS, SEEN, DiscoveredMixed, MeetingError, crosses
 from .sentences import SentenceAdapter, embeds
 from .streams import DiscoveredStreams
 from .text import DiscoveredText
@@ -68,17 +69,19 @@ def adapter_of(model: Any, processor: Any = None) -> Adapter:
 
 
 def _reading_and_seeing(model: nn.Module, processor: Any) -> Adapter:
-    """Words and pictures in one sequence; or a text that reads a picture by cross-attention, and is all that was written, or is
-    judged beside it, or is asked about it."""
+    """Words and pictures in one sequence, from the beginning or behind an encoder of each; or a text that reads a picture by
+    cross-attention, and is all that was written, or is judged beside it, or is asked about it."""
     try:
         words = DiscoveredMixed(model, processor)
         across = words.crosses or (words.whole is None and words.alone and crosses(model))
         return _reading_across(words) if across else words
+    except MeetingError:
+        return DiscoveredMeeting(model, processor)
     except UnsupportedModelError:
         if PIXELS not in (accepted(model.forward) or ()):
             raise
         answers = (DiscoveredAnswering,) if _has_a_decoder(model) else ()
-        for kind in (*answers, DiscoveredCaptioning, DiscoveredMatching):
+        for kind in (*answers, DiscoveredCaptioning, DiscoveredMatching, DiscoveredMeeting):
             try:
                 return kind(model, processor)
             except AttCATError:

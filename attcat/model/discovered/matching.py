@@ -31,8 +31,10 @@ class DiscoveredMatching(DiscoveredCaptioning):
     sensing_head = Head
 
     def logits(self, output: Any) -> Any:
-        """The one row of classes among what the model gives."""
-        fields = output.values() if isinstance(output, Mapping) else ()
+        """The one row of classes among what the model gives, or what it calls its logits."""
+        if not isinstance(output, Mapping) or "logits" in output:
+            return super().logits(output)
+        fields = output.values()
         rows = [given for given in fields if isinstance(given, Tensor) and given.dim() == 2]
         return rows[0] if len(rows) == 1 else None
 

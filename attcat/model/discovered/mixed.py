@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...capture.randomness import OwnRandomness
-from ...capture.survey import Survey
+from ...capture.survey import Survey, Visit
 from ...errors import InputError, OptionError, ProcessorError, UnsupportedModelError
 from ...tokens import Asked, Interleaved, Patches, Place, Span, Tokens, View
 from ..adapter import GUIDE
@@ -236,21 +236,15 @@ class DiscoveredMixed(DiscoveredText):
         return super()._blocks_in(replace(watched, visits=visits, attention=watched.attention[start.before :]))
 
     def _check_joint(self, watched: Survey) -> None:
-        """A shorter reason, where blocks read both only behind an encoder of the picture and one of the words (FLAVA).
+        """Blocks may read both only behind an encoder of the picture and one of the words (FLAVA).
 
         Raises:
-            UnsupportedModelError: if that is so: the last of three lines of blocks is as long as the two before it together.
+            MeetingError: if that is so: the last of three lines of blocks is as long as the two before it together.
         """
-        line = [visit for visit in watched.visits if visit.is_block and visit.module in watched.listed]
-        first = {visit.parent: visit for visit in reversed(line)}
-        lines = sorted(first.values(), key=watched.visits.index)
-        if len(lines) != 3 or self.trial_picture is None or lines[2].length < lines[0].length + lines[1].length:
+        firsts = [line[0] for line in lines_of(watched)]
+        if len(firsts) != 3 or self.trial_picture is None or firsts[2].length < firsts[0].length + firsts[1].length:
             return
-        raise self._unclear(
-            f"its words and its picture are each mixed by an encoder of their own before {lines[2].name} and the blocks behind "
-            "it read both, so that no token there stands for one word or one patch",
-            hopeless=True,
-        )
+        raise MeetingError(f"the words and the picture of {type(self.model).__name__} meet at {firsts[2].name}")
 
     def _own_tokens(self) -> tuple[int, int]:
         """Those of a picture, behind the text's; or in front of it, where it has placeholders."""
@@ -1057,6 +1051,19 @@ class DiscoveredMixed(DiscoveredText):
 
 class _CrossAttentionError(UnsupportedModelError):
     """The words read the picture by cross-attention."""
+
+
+def lines_of(watched: Survey) -> list[list[Visit]]:
+    """The calls of the blocks of each list of modules, in order."""
+    found: dict[str, list[Visit]] = {}
+    for visit in watched.visits:
+        if visit.is_block and visit.module in watched.listed:
+            found.setdefault(visit.name.rpartition(".")[0], []).append(visit)
+    return list(found.values())
+
+
+class MeetingError(UnsupportedModelError):
+    """The words and the picture are each read by an encoder of their own before blocks read both."""
 
 
 def crosses(model: nn.Module) -> bool:

@@ -66,11 +66,13 @@ class DiscoveredSensing(DiscoveredStreams):
         unnamed = self.sense.unnamed({**arguments, "decoder_input_ids": written.to(self.device)})
         self._check_rows(unnamed)
         watched = self._watch(unnamed)
-        self.found = self.sense.found = self._blocks_in(watched)
+        self.found = self._blocks_in(watched)
+        self.sense.found = self._sensed()
         if front := mixers(self, watched, self.found.names[0], unnamed):
             assert self.streams is not None
             self.streams = self.streams.behind(len(front))
-            self.found = self.sense.found = self.found.behind(front)
+            self.found = self.found.behind(front)
+            self.sense.found = self._sensed()
             for name in ("blocks", "_twins"):
                 for one in (self, self.sense):
                     vars(one).pop(name, None)
@@ -105,6 +107,10 @@ class DiscoveredSensing(DiscoveredStreams):
         found = super()._blocks_in(watched)
         self.found = found
         return found
+
+    def _sensed(self) -> Found:
+        """The blocks of which the first one takes what is sensed."""
+        return self.found
 
     def _check_rows(self, unnamed: Encoding) -> None:
         """What it gives is a row of the vocabulary for each token that its decoder reads."""
