@@ -4,7 +4,8 @@
 
 Nothing but the pictures that `shapes` draws is learnt from, so that neither data nor network is needed. It goes on where it was
 interrupted if `--state FILE` is given; `--check FILE` measures the accuracy of weights on pictures that were not trained on. The
-shipped weights were trained in several stretches; one run from the beginning was not tried, so its time and result are not known.
+shipped weights were trained in several stretches, 5,300 steps in all: ten minutes on two cores are too short
+(`docs/models.md`).
 
 Two helps make it short. What each patch shows, and where it lies, is read off the projector's output, and where the shapes lie
 that a word names is read off the word's state in the middle of the language model, by heads that are thrown away (`Tutor`). And
@@ -18,6 +19,8 @@ import argparse
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -36,8 +39,9 @@ from .shapes import CELLS, COLOURS, SHAPES, SIDE, Question, Scene, prompt, scene
 LOOKS, STEPS, PICTURES, QUESTIONS, RATE, SEED, UNSEEN = 200, 2400, 24, 6, 2e-3, 0, 1
 """Steps of the tower alone, steps on questions, pictures per step, questions per picture. `SEED` draws the pictures to learn
 from, `UNSEEN` those to measure on."""
-WARM, MIDDLE = 50, (2, 3)
-"""Steps in which the rate rises; the blocks of the language model after which the tutor looks, at words and at ends."""
+WARM, CHECKED, MIDDLE = 50, 400, (2, 3)
+"""Steps in which the rate rises; after how many its accuracy is looked at; the blocks of the language model after which the tutor
+looks, at words and at ends."""
 
 
 class Rows:
@@ -158,6 +162,32 @@ def pixels(pictures: Sequence[Scene]) -> Tensor:
     return found
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What one step learns from.
+
+    Args:
+        pictures: those that are shown.
+        pixels: `[n, 3, SIDE, SIDE]`.
+        rows: the questions; None while the tower alone learns.
+    """
+
+    pictures: Sequence[Scene]
+    pixels: Tensor
+    rows: Rows | None
+
+    @classmethod
+    def of(cls, step: int) -> Lesson:
+        """Always the same for a step."""
+        drawn = [scene for scene in scenes(SEED, 2 * PICTURES, step * 2 * PICTURES) if scene.questions]
+        if step < LOOKS:
+            return cls(drawn, pixels(drawn), None)
+        # The kind that is learnt last can be asked of every third picture only: those first.
+        drawn.sort(key=lambda scene: all(one.kind != "side" for one in scene.questions))
+        pictures, random = drawn[:PICTURES], np.random.default_rng((SEED, step, 1))
+        return cls(pictures, pixels(pictures), Rows(pictures, (SIDE // PATCH) ** 2, random))
+
+
 class School:
     """A model, its tutor, and how far they are."""
 
@@ -168,6 +198,8 @@ class School:
         self.parameters = [*model.parameters(), *self.tutor.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, RATE, betas=(0.9, 0.98), weight_decay=0.02)
         self.middle: dict[int, Tensor] = {}
+        can = torch.cpu.get_capabilities()  # where it is not in the hardware, bfloat16 takes twice the time of float32
+        self.half = bool(can.get("avx512_bf16") or can.get("amx_bf16"))
         model.set_attn_implementation("eager")  # the fused one is slow backwards, for heads as narrow as these
         for block in MIDDLE:
             model.model.language_model.layers[block - 1].register_forward_hook(partial(self._keep, block))
@@ -175,19 +207,13 @@ class School:
     def _keep(self, block: int, module: nn.Module, inputs: Any, output: Any) -> None:
         self.middle[block] = output[0] if isinstance(output, tuple) else output
 
-    def loss(self) -> tuple[Tensor, str]:
+    def loss(self, lesson: Lesson) -> tuple[Tensor, str]:
         """Of the present step, and what to print of it."""
-        looking = self.step < LOOKS
-        drawn = [scene for scene in scenes(SEED, 2 * PICTURES, self.step * 2 * PICTURES) if scene.questions]
-        if not looking:  # the kind that is learnt last can be asked of every third picture only: those first
-            drawn.sort(key=lambda scene: all(one.kind != "side" for one in scene.questions))
-        pictures = drawn if looking else drawn[:PICTURES]
-        features = self.model.get_image_features(pixel_values=pixels(pictures))
+        features = self.model.get_image_features(pixel_values=lesson.pixels)
         patches = torch.stack(list(getattr(features, "pooler_output", features)))
-        help_ = self.tutor.patches(patches, pictures)
-        if looking:
+        help_, rows = self.tutor.patches(patches, lesson.pictures), lesson.rows
+        if rows is None:
             return help_, f"patches {help_.item():.3f}"
-        rows = Rows(pictures, patches.shape[1], np.random.default_rng((SEED, self.step, 1)))
         words = self.model.get_input_embeddings()(rows.ids[:, patches.shape[1] :])
         states = self.model.model.language_model(
             inputs_embeds=torch.cat([patches, words], dim=1), attention_mask=rows.mask, position_ids=rows.positions
@@ -216,25 +242,33 @@ class School:
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step = saved["step"]
         self.model.train()
-        while self.step < LOOKS + self.steps:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate()
-            with torch.autocast("cpu", torch.bfloat16):  # several times as fast on current processors
-                loss, told = self.loss()
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.parameters, 1.0)
-            self.optimizer.step()
-            if self.step % 25 == 0:
-                print(f"step {self.step}: {told}", flush=True)
-            self.step += 1
-            if self.step % 100 == 0:
-                if self.step > LOOKS:
-                    print(f"step {self.step}: accuracy {accuracy(self.model, 60)}", flush=True)
-                    self.model.train()
-                if state is not None:
-                    self._save(state)
+        with ThreadPoolExecutor(1) as ahead:  # draws while the backward pass runs
+            lesson = ahead.submit(Lesson.of, self.step)
+            while self.step < LOOKS + self.steps:
+                given, lesson = lesson.result(), ahead.submit(Lesson.of, self.step + 1)
+                told = self._take(given)
+                if self.step % 25 == 0:
+                    print(f"step {self.step}: {told}", flush=True)
+                self.step += 1
+                if self.step % CHECKED == 0:
+                    if self.step > LOOKS:
+                        print(f"step {self.step}: accuracy {accuracy(self.model, 60)}", flush=True)
+                        self.model.train()
+                    if state is not None:
+                        self._save(state)
         self.model.eval()
+
+    def _take(self, lesson: Lesson) -> str:
+        """One step; what to print of it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            loss, told = self.loss(lesson)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        return told
 
     def _save(self, state: Path) -> None:
         parts: dict[str, Any] = {"model": self.model, "tutor": self.tutor, "optimizer": self.optimizer}
