@@ -99,6 +99,20 @@ def test_where_no_block_returns_a_state_what_the_last_one_takes_tells() -> None:
         assert looks_back(own, own.encode_arguments({"input_ids": IDS})) is expected
 
 
+def test_of_one_block_that_returns_no_state_nothing_can_be_said() -> None:
+    """It was said to look back, as all that is seen of it is what was changed."""
+
+    class Within(Simple):
+        passes_state = False
+
+        @property
+        def blocks(self) -> tuple[nn.Module, ...]:
+            return super().blocks[:1]
+
+    own = Within(Model().double().eval())  # type: ignore[arg-type]
+    assert looks_back(own, own.encode_arguments({"input_ids": IDS})) is None
+
+
 def test_what_the_gradient_foretells_of_a_change_below() -> None:
     """Eight of ten parts of the change; all of it where nothing goes past."""
     assert measured(slope_error) == pytest.approx(0, abs=1e-6)

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 from reference import eager_twin, plain_attcat
 from torch import nn
 from zoo import BLOCKS, CLASSES, EVERY, FAMILIES, TEXT
@@ -313,3 +314,14 @@ def test_chunks_of_queries_give_the_same_scores(name: str, monkeypatch: pytest.M
     monkeypatch.setattr("attcat.capture.attention.ROWS", 1)
     for a, b in zip(whole, explain(batch), strict=True):
         assert relative(b.layers, a.layers) < 1e-5
+
+
+def test_a_text_of_one_token_has_attention_where_heads_and_batch_share_an_axis() -> None:
+    """It was refused: `[B * H, 1, 1]` was taken for something else than attention."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 100, "d_model": 32, "num_layers": 2, "attention_heads": 4, "ffn_dim": 48}
+    model = transformers.XGLMForCausalLM(transformers.XGLMConfig(**sizes, max_position_embeddings=64)).eval()
+    found, cat = (
+        attcat.Explainer(model, method=method)({"input_ids": torch.tensor([[7]])}) for method in ("attcat", "cat")
+    )
+    assert found.scores.tolist() == cat.scores.tolist()  # all attention is its own

@@ -235,12 +235,16 @@ def _per_head(grouped: Tensor, heads: int) -> Tensor:
     return grouped if groups == heads else grouped.repeat_interleave(heads // groups, dim=1)
 
 
-def is_flat(softmax: Tensor, batch: int) -> bool:
-    """Whether a softmax may be attention with batch and heads in one axis, `[B * H, T, T]`, perhaps with a sink."""
+def is_flat(softmax: Tensor, batch: int, tokens: int | None = None) -> bool:
+    """Whether a softmax may be attention with batch and heads in one axis, `[B * H, T, T]`, perhaps with a sink.
+
+    Of a single token it may be that only where `tokens` says that there is one.
+    """
     if softmax.dim() != 3:
         return False
     rows, queries, keys = softmax.shape
-    return queries > 1 and keys in (queries, queries + 1) and rows % batch == 0
+    expected = queries > 1 if tokens is None else queries == tokens
+    return expected and keys in (queries, queries + 1) and rows % batch == 0
 
 
 def counting(query_weights: Tensor) -> list[int]:

@@ -118,7 +118,7 @@ class Interception(TorchFunctionMode):
     def _weights(self, result: Tensor, variable: bool) -> Tensor:
         """A softmax inside of a block, noted if it is attention: `[B, H, T, S]`, or with batch and heads in one axis."""
         block = self.open_blocks[-1]
-        flat = is_flat(result, len(block.input)) and result.shape[1] == block.input.shape[1]
+        flat = is_flat(result, *block.input.shape[:2])
         if result.dim() != 4 and not flat:
             return result
         if self.attention and not result.requires_grad and variable:

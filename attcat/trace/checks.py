@@ -234,7 +234,8 @@ def looks_back(adapter: Adapter, encoding: Encoding) -> bool | None:
         encoding: a batch.
 
     Returns:
-        None if no example has two tokens, or the blocks have other states than those of the tokens.
+        None if no example has two tokens, the blocks have other states than those of the tokens, or there is one block, which
+        returns no state.
     """
     if not (encoding.mask.sum(-1) > 1).any():
         return None
@@ -249,7 +250,10 @@ def looks_back(adapter: Adapter, encoding: Encoding) -> bool | None:
         places = torch.arange(states.shape[1], device=states.device)
         return torch.where((places == last(states))[..., None], -states, states)
 
-    states = [_end(record(adapter, encoding, Rule(), gradient=False, before=change)) for change in (_same, turned)]
+    plain, other = (record(adapter, encoding, Rule(), gradient=False, before=change) for change in (_same, turned))
+    if len(plain.blocks) == 1 and plain.blocks[-1].output is None:
+        return None  # all that is seen is what was changed
+    states = [_end(plain), _end(other)]
     change = (states[0] - states[1]).abs().amax(-1)
     earlier = torch.arange(change.shape[1], device=change.device) < last(states[0])
     if not earlier.any() or not float(change.max()) > 0:
