@@ -27,7 +27,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
 import attcat
-from attcat.model.discovered import mixed
+from attcat.model.discovered import mixed, placing
 from attcat.testing import check_adapter
 from attcat.tokens import Interleaved, Tokens
 
@@ -527,12 +527,12 @@ def test_the_first_picture_of_a_size_takes_a_few_dozen_passes(monkeypatch: pytes
     assert tokens.patches is not None
     assert tokens.patches[0].grid == (8, 12)
     assert sorted(place[1] for place in tokens.places or () if place) == list(range(96))
-    assert len(passes) <= mixed.TRIALS + 2 * (3 + 4) + 10
+    assert len(passes) <= placing.TRIALS + 2 * (3 + 4) + 10
 
 
 def test_sizes_of_pictures_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The places of the latest sizes are remembered; a size that was forgotten is found again."""
-    monkeypatch.setattr(mixed, "KEPT", 2)
+    monkeypatch.setattr(placing, "KEPT", 2)
     model, processor, _ = made("llava")
     adapter = attcat.Explainer(model, processor).adapter
     assert isinstance(adapter, mixed.DiscoveredMixed)

@@ -100,7 +100,7 @@ class Recording:
             Per block, `[B, T]` (or `[N, T]`).
         """
         with torch.no_grad():
-            attends = self.attends or (True,) * len(self.blocks)
+            attends = self.attends
             if self.cuts is not None:
                 alone = self.cuts.streams.attends_alone  # of the others they are read by the cuts
                 seen = [

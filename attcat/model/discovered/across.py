@@ -31,7 +31,9 @@ from ..tower import Tower
 from .base import Found, log
 from .experiments import differ, logits_of, ordinary_tokens, stopped_before, until_stopped
 from .guesses import Frame, Guess, grids_of
-from .mixed import PIXELS, SEEN, DiscoveredMixed, _key
+from .mixed import DiscoveredMixed
+from .placing import picture_key
+from .reading import PIXELS, SEEN
 from .streams import Lines
 from .text import LENGTH, DiscoveredText, surrounded
 
@@ -257,4 +259,4 @@ class DiscoveredAcross(DiscoveredMixed):
 
 def _pixels(arguments: Mapping[str, Tensor]) -> tuple[int, ...]:
     """What says how many states the words read."""
-    return next(_key(given) for name, given in arguments.items() if name.startswith(SEEN))
+    return next(picture_key(given) for name, given in arguments.items() if name.startswith(SEEN))

@@ -24,7 +24,8 @@ from .experiments import FAILURES, accepted
 from .hearing import DiscoveredHearing
 from .matching import DiscoveredMatching
 from .meeting import DiscoveredMeeting
-from .mixed import PIXELS, SEEN, DiscoveredMixed, MeetingError, crosses
+from .mixed import DiscoveredMixed, MeetingError
+from .reading import PIXELS, SEEN, crosses
 from .sentences import SentenceAdapter, embeds
 from .streams import DiscoveredStreams
 from .text import DiscoveredText

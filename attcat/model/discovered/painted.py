@@ -9,7 +9,8 @@ from ...tokens import Interleaved
 from ..encoding import Encoding
 from .experiments import first_states
 from .guesses import Guess, painted_over
-from .mixed import COARSE, DiscoveredMixed
+from .mixed import DiscoveredMixed
+from .placing import COARSE
 
 
 def painted_off(adapter: DiscoveredMixed, encoding: Encoding) -> tuple[int, int] | None:
