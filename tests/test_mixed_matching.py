@@ -10,6 +10,7 @@ import pytest
 import torch
 import zoo_mixed as zoo
 from tasks_zoo import redraw
+from test_mixed_meeting import flava
 from test_mixed_models import PICTURE, QUESTION, paint_corners
 from torch import Tensor, nn
 
@@ -79,8 +80,13 @@ def test_no_word_is_taken_for_one_that_sees_only_those_before_it() -> None:
     assert not streams.causal
 
 
-def test_a_match_is_of_a_picture_and_a_text() -> None:
-    explainer = attcat.Explainer(*made(), method="cat")
-    for wrong in (PICTURE, "a film", (PICTURE, " ")):
+@pytest.mark.parametrize("judge", [made, flava])
+def test_a_match_is_of_a_picture_and_a_text(judge: Any) -> None:
+    explainer = attcat.Explainer(*judge(), method="cat")
+    for wrong in (PICTURE, "a film"):
         with pytest.raises(attcat.InputError, match="one input at a time is a picture and a text"):
             explainer(wrong)
+    with pytest.raises(attcat.InputError, match="the text beside the picture is empty"):
+        explainer((PICTURE, " "))
+    with pytest.raises(attcat.OptionError, match="its tokens are patches already"):
+        explainer((PICTURE, QUESTION), through_tower=True)

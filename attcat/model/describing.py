@@ -38,7 +38,7 @@ def among_words(encoding: Encoding, seen: bool) -> Encoding:
         InputError: if there are several pictures.
     """
     if len(encoding.tokens) != 1:
-        raise InputError(f"one picture at a time, got {len(encoding.tokens)}: describe them in separate calls")
+        raise InputError(f"one picture at a time, got {len(encoding.tokens)}: explain them in separate calls")
     (tokens,), (source,) = encoding.tokens, encoding.sources
     if tokens.grid is None:
         return encoding

@@ -124,7 +124,7 @@ class DiscoveredCaptioning(DiscoveredDescribing):
         """As for other models, with what was written under the model's own name for it."""
         given = {n: v for n, v in arguments.items() if n != "attention_mask"}
         if "attention_mask" in arguments and not torch.as_tensor(arguments["attention_mask"]).bool().all():
-            raise InputError("what was written has padding: give one row of input_ids without it")
+            raise InputError("the text has padding: give one row of input_ids without it")
         return super().encode_arguments({WRITTEN_AS if n == self.sense.written_as else n: v for n, v in given.items()})
 
     def encode_source(self, arguments: Any) -> Encoding:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from ...capture.survey import Survey
-from ...errors import InputError
+from ...errors import InputError, OptionError
 from ...tokens import Interleaved
 from ..encoding import Encoding
 from ..heads import Head
+from ..tower import Tower
 from ..writing import joined
 from .base import Found
 from .describing import DiscoveredCaptioning
@@ -72,6 +73,17 @@ class DiscoveredMatching(DiscoveredCaptioning):
         read[:, encoding.offset : encoding.offset + 1 if self.reads == "first" else None] = True
         return read
 
+    def tower(self, encoding: Encoding) -> Tower:
+        """There is none in front of the blocks.
+
+        Raises:
+            OptionError: always.
+        """
+        raise OptionError(
+            f"through_tower=True: the blocks of {type(self.model).__name__} begin with those of its pictures' encoder, so that "
+            "its tokens are patches already"
+        )
+
     def samples(self) -> Any:
         """A picture that is not square, with a text."""
         return [(mosaic(72, 48), "A film, very long!")] if self.processor is not None else None
@@ -99,7 +111,9 @@ def pair_of(inputs: Sequence[Any]) -> tuple[Any, str]:
         InputError: if it is something else, or there are several.
     """
     (value, *more) = inputs
-    pair = isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], str) and value[1].strip()
+    pair = isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], str)
+    if pair and not more and not value[1].strip():
+        raise InputError("the text beside the picture is empty: give (picture, text), e.g. (picture, 'a cat')")
     if more or not pair:
         shown = f"{1 + len(more)} inputs" if more else type(value).__name__
         raise InputError(f"one input at a time is a picture and a text, (picture, 'a cat'); got {shown}")
