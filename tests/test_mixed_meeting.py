@@ -74,7 +74,8 @@ def test_the_scores_of_cat_are_those_of_a_plain_pass() -> None:
     cuts = [torch.cat([lead, image0, text0]), torch.cat([lead, image1, text1])]
     found = attcat.Explainer(*flava(), method="cat", rule="plain")((PICTURE, QUESTION), target=1)
     assert found.value == pytest.approx(float(logits[1].detach()), rel=1e-4)
-    np.testing.assert_allclose(found.layers, torch.stack([*cuts, *cuts, *both]), rtol=1e-3, atol=1e-6)
+    expected = torch.stack([cuts[0], cuts[0], cuts[1], cuts[1], *both])  # a cut for each block, the deeper ones last
+    np.testing.assert_allclose(found.layers, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -86,9 +87,14 @@ def test_encoders_of_different_depth_are_read_side_by_side(order: tuple[bool, bo
     slopes = torch.autograd.grad(logits[1], states)
     values = [(s * g).sum(-1)[0].detach() for s, g in zip(states, slopes, strict=True)]
     words, patches = (values[:3], values[3:5]) if order[0] else (values[2:5], values[:2])
-    by_words = [(words[0], patches[0]), (words[1], patches[0]), (words[2], patches[1])]
-    by_patches = [(words[0], patches[0]), (words[1], patches[1])]
-    pairs = by_words + by_patches if order[0] else by_patches + by_words
+    deeper = (
+        (0, 0),
+        (0, 0),
+        (1, 0),
+        (1, 1),
+        (2, 1),
+    )  # beside the words' blocks 0, 1 and 2 those of the patches, and reversed
+    pairs = [(words[one], patches[other]) for one, other in deeper]
     within = [torch.cat(pair if order[1] else pair[::-1]) for pair in pairs]
     found = attcat.Explainer(model, method="cat", rule="plain")(GIVEN, target=1)
     np.testing.assert_allclose(found.layers, torch.stack([*within, *values[5:]]), rtol=1e-3, atol=1e-6)
@@ -135,7 +141,7 @@ def test_tokens_receive_attention_of_their_own_encoder_and_of_both() -> None:
         hook.remove()
     image, text, both = seen[:2], seen[2:4], seen[4:]
     cuts = [torch.cat([torch.zeros(1), *pair]) for pair in zip(image, text, strict=True)]
-    expected = cat.layers.clone() * torch.stack([*cuts, *cuts, *both])
+    expected = cat.layers.clone() * torch.stack([cuts[0], cuts[0], cuts[1], cuts[1], *both])
     np.testing.assert_allclose(found.layers, expected, rtol=1e-3, atol=1e-8)
 
 

@@ -122,8 +122,20 @@ def test_without_copies_it_is_one_pass(name: str) -> None:
 
 
 def counted(name: str, layers: Tensor) -> Tensor:
-    """Of a model whose tokens see only those before them the first third of the three blocks, else all."""
-    return torch.cat([layers[:1], torch.zeros_like(layers[1:])]) if name == "gpt2" else layers
+    """Of a model whose tokens see only those before them the first third of the three blocks; else the l-th of L blocks by
+    1 - (l / L)^2."""
+    if name == "gpt2":
+        return torch.cat([layers[:1], torch.zeros_like(layers[1:])])
+    return torch.stack([block * (1 - (depth / len(layers)) ** 2) for depth, block in enumerate(layers)])
+
+
+def test_all_blocks_count_once_on_demand() -> None:
+    family = FAMILIES["bert"]
+    arguments = family.row(family.arguments(), 0)
+    found, expected = (
+        attcat.Explainer(family.model(), method=method)(arguments, 1) for method in ("oddscat:blocks=all", ONE_PASS)
+    )
+    assert torch.equal(found.layers, expected.layers)
 
 
 @pytest.fixture

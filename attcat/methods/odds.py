@@ -27,10 +27,12 @@ def oddscat(
     """CAT over the blocks, of the input alone or as the mean over the input and copies of it with tokens removed.
 
         CAT_i^l = sum_d ( dy/dh^l * h^l )_{i,d},    y the log-odds of the class, d by the rule `graded`
-        score_i = mean of sum_l CAT_i^l over the input and those of its copies that have token i
+        score_i = mean of sum_l w_l CAT_i^l over the input and those of its copies that have token i
+        w_l     = 1 - (l / L)^2 of the l-th of L blocks, from 0
 
-    The sum is over all blocks, but of those whose tokens see only what precedes them over the first third: further inside the
-    state of a token is that of what stands before it as well, and would be credited to its place. In such models beta is smaller.
+    The deeper a block, the less the state of a token is its own, and the less it counts. Of blocks whose tokens see only what
+    precedes them the first third counts, each once: further inside the state of a token is that of what stands before it, and
+    would be credited to its place. In such models beta is smaller.
 
     Copies come in pairs: what one removes, the other keeps. Of random copies half of the content is removed, drawn for each
     input by the seed alone. Ranked copies follow the scores of the input itself, best first: with n pairs the k-th pair removes
@@ -46,7 +48,8 @@ def oddscat(
         removal: how tokens are removed, one of the adapter's ways; by default its first, but where tokens see only those before
             them the copies are shorter texts, if the model takes them: of such models few have ever seen a mask token.
         seed: of the draw.
-        blocks: `all`, or of those that see only backwards the `first` alone; by default the first third of them, at least one.
+        blocks: `all`, each once; or of those that see only backwards the `first` alone; by default as above, of a third at least
+            one.
 
     Returns:
         float32 `[L, B, T]`, signed; padding is 0.
@@ -103,12 +106,18 @@ def _add_copies(
 
 
 def _early(trace: Trace, alone: bool) -> Tensor:
-    """CAT `[L, B, T]`; of blocks that see only backwards that of the first third, or of the first alone, and of the others what
-    is added before them."""
-    found, later = cat(trace), added(trace)
+    """CAT `[L, B, T]` with the blocks' weights. Of blocks that see only backwards the first third counts, or the first alone.
+
+    What is added between blocks counts where it is added, as the first block's input does.
+    """
     backwards = [index for index, causal in enumerate(trace.causal) if causal]
-    for block in backwards[1 if alone else max(1, round(len(backwards) / 3)) :]:
-        found[block] = later[block]
+    others = [index for index in range(len(trace.hidden)) if index not in backwards]
+    weights = {index: 1 - (depth / len(others)) ** 2 for depth, index in enumerate(others)}
+    weights |= dict.fromkeys(backwards[: 1 if alone else max(1, round(len(backwards) / 3))], 1.0)
+    found, later = cat(trace), added(trace)
+    for index in range(len(found)):
+        weight = weights.get(index, 0.0)
+        found[index] = weight * found[index] + (1 - weight) * later[index]
     return found
 
 

@@ -218,10 +218,12 @@ class Met(Cuts):
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """For each block of the encoders, in order, the block of the first and that of the second whose states lie at its cut."""
+        """For each block of the encoders the block of the first and that of the second whose states lie at its cut, the deeper
+        ones last."""
         one, other = self.streams.encoder, self.streams.second
         of_first = [(index, one + index * other // one) for index in range(one)]
-        return of_first + [(index * one // other, one + index) for index in range(other)]
+        of_second = [(index * one // other, one + index) for index in range(other)]
+        return sorted(of_first + of_second, key=lambda pair: pair[0] / one + (pair[1] - one) / other)
 
     def wanted(self, blocks: Sequence[Block], hidden: Hidden) -> tuple[Tensor, ...]:
         """The states of all blocks."""
