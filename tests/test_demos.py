@@ -27,6 +27,7 @@ from attcat.demos import (
     explain_image,
     explain_llm,
     explain_text,
+    fading,
     faithfulness,
     lost_layers,
     new_architecture,
@@ -164,6 +165,21 @@ def test_beta(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     (tmp_path / "text.jsonl").write_text("\n".join([lines[0].replace('"code": "', '"code": "x'), *lines[1:]]) + "\n")
     with pytest.raises(attcat.OptionError, match=r"other settings \(code\)"):
         beta.main(call, some)
+
+
+def test_fading(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It weighs what an Explainer gives for each block; equal weights are `blocks=all`, squares the default."""
+    (data / "sst2" / "dev.tsv").rename(data / "sst2" / "train.tsv")
+    fading.main([str(data), "--only", "text", "--limit", "2"])
+    told = capsys.readouterr().out
+    assert all(f"| {name} |" in told for name in fading.WEIGHTS)
+    every, usual = (attcat.Explainer(*embedded.sentiment(), method=m) for m in ("oddscat:blocks=all", "oddscat"))
+    text = "a gripping and beautifully acted film"
+    layers = torch.as_tensor(every(text).layers)
+    torch.testing.assert_close(fading.weighted(layers, "1"), torch.as_tensor(every(text).scores))
+    torch.testing.assert_close(fading.weighted(layers, "1 - (l / L)^2"), torch.as_tensor(usual(text).scores))
+    by_depth = fading.weighted(torch.eye(4), "(l + 1) / L")
+    assert by_depth.tolist() == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_recipes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
