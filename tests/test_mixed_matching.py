@@ -57,15 +57,16 @@ def test_the_scores_of_a_match_are_those_of_a_plain_pass() -> None:
     np.testing.assert_allclose(found.scores, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_words_and_patches_of_a_match_share_one_complete_explanation(tmp_path: Any) -> None:
-    explain = attcat.Explainer(*made(), method="input_x_gradient", rule="libra", completeness=True)
+@pytest.mark.parametrize(("judge", "reads"), [(made, "the first token of the text"), (flava, "the first token;")])
+def test_words_and_patches_share_one_complete_explanation(judge: Any, reads: str, tmp_path: Any) -> None:
+    explain = attcat.Explainer(*judge(), method="input_x_gradient", rule="libra", completeness=True)
     found = explain((PICTURE, QUESTION))
     assert found.completeness == pytest.approx(0, abs=1e-4)
     assert [word.text for word in found.words()] == ["a", "gripping", "film", "?"]
     assert found.heatmap(image=0).shape == PICTURE.shape[:2]
     assert found.shares().picture > 0
     assert found.shares().text > 0
-    assert "its head reads the first token of the text" in explain.describe()
+    assert f"its head reads {reads}" in explain.describe()
     found.save(tmp_path / "match.html")
 
 

@@ -100,17 +100,6 @@ def test_encoders_of_different_depth_are_read_side_by_side(order: tuple[bool, bo
     np.testing.assert_allclose(found.layers, torch.stack([*within, *values[5:]]), rtol=1e-3, atol=1e-6)
 
 
-def test_each_block_adds_up_under_libra() -> None:
-    """But for biases, and for the token that the blocks of both begin with: both are measured."""
-    explain = attcat.Explainer(*flava(), method="input_x_gradient", rule="libra", completeness=True)
-    found = explain((PICTURE, QUESTION))
-    assert found.completeness == pytest.approx(0, abs=1e-4)
-    assert [word.text for word in found.words()] == ["a", "gripping", "film", "?"]
-    assert found.heatmap(image=0).shape == PICTURE.shape[:2]
-    assert found.shares().picture > 0
-    assert found.shares().text > 0
-
-
 @pytest.mark.parametrize("method", ["cat", "attcat", "oddscat", "integrated_gradients"])
 def test_the_order_of_the_encoders_changes_no_score(method: str) -> None:
     """The blocks of both know no places, so that patches and words have the same scores in any order."""

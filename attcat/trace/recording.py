@@ -100,19 +100,18 @@ class Recording:
             Per block, `[B, T]` (or `[N, T]`).
         """
         with torch.no_grad():
-            attends = self.attends
             if self.cuts is not None:
                 alone = self.cuts.streams.attends_alone  # of the others they are read by the cuts
                 seen = [
                     _of_tokens(one_attention(index, block)) if yes and alone(index) else None
-                    for index, (block, yes) in enumerate(zip(self.blocks, attends, strict=True))
+                    for index, (block, yes) in enumerate(zip(self.blocks, self.attends, strict=True))
                 ]
                 mask = self.mask if len(self.mask) == len(query_weights) else self.mask.expand(len(query_weights), -1)
                 return self.cuts.received(self.blocks, mask, query_weights, seen, _received)
             rows = counting(query_weights)
             return tuple(
                 self._received_in(index, block, query_weights, rows)
-                if attends[index]
+                if self.attends[index]
                 else torch.zeros_like(query_weights)
                 for index, block in enumerate(self.blocks)
             )

@@ -53,7 +53,7 @@ class Cuts:
     @classmethod
     def of(cls, streams: Streams, memory: Sequence[Tensor], source: int, shared: bool) -> Cuts:
         """From the nodes of all sequences, those of the first one first; see `attcat.capture.streams.remembered`."""
-        own = max(0, len(memory) - len(streams.places) - 1)
+        own = len(memory) - len(streams.places) - 1
         before = None
         if streams.before is not None:
             before = cls.of(streams.before, memory[:own], memory[0].shape[1], False)

@@ -169,18 +169,6 @@ class DiscoveredMeeting(DiscoveredMatching):
         first = self._meeting.encoder if self.sees_first else 0
         self._check_alone(trial, "decoder_input_ids", "text", first)
 
-    def _reads(self, trial: Encoding) -> str:
-        """Which tokens the head reads: the first, or all.
-
-        Raises:
-            UnsupportedModelError: if it reads others.
-        """
-        read, count = self._read_in(trial, slice(None)), trial.mask.shape[1]
-        found = {(0,): "first", tuple(range(count)): "all"}.get(tuple(read))
-        if found is None:
-            raise self._unclear(f"of {count} tokens its head reads {read}: neither the first nor all", hopeless=True)
-        return found
-
     def _why_no_batch(self) -> str | None:
         return "it reads a picture with a text"
 
@@ -197,12 +185,6 @@ class DiscoveredMeeting(DiscoveredMatching):
         )
 
     # -- as other adapters -------------------------------------------------------------------------------------------
-
-    def read(self, encoding: Encoding) -> Tensor:
-        """The first token, or all."""
-        read = torch.zeros_like(encoding.mask)
-        read[:, : 1 if self.reads == "first" else None] = True
-        return read
 
     def named(self, ids: Sequence[int]) -> Tokens:
         """Without characters."""
