@@ -31,6 +31,10 @@ from attcat.metrics.perturbation import STEPS, TENTHS
 BELOW = "<!-- What follows is written by hand; what precedes, by attcat.demos.evaluation_page. -->"
 OURS, FIRST, RIVAL = "oddscat", "attcat", "attnlrp"
 """The method whose differences are tabled, and those from which they are."""
+COPIES = (
+    "OddsCAT's own copies are made with [MASK], with shorter texts where tokens see only those before them, and with grey "
+    "patches; one pass makes none."
+)
 
 
 @dataclass(frozen=True)
@@ -238,9 +242,8 @@ def page(found: Sequence[Records], place: str = "PAGE") -> str:
     others = [one for one in curves if one not in usual]
     parts = ["## In one table\n", _summary(usual), *(_section(one) for one in usual)] if usual else []
     if others:
-        parts.append("## Other ways of removal\n")
-        parts.append(f"ABPC, minus `{FIRST}`. OddsCAT's own copies are made with [MASK], and with grey patches.\n")
-        parts.append(_differences(others, FIRST, lambda one: f"{SETS[one.stem].short}, {one.removal}"))
+        parts.append(f"## Other ways of removal\n\nABPC, minus `{FIRST}`. {COPIES}\n")
+        parts += [_by_removal(others, FIRST), f"The same, from `{OURS}`:\n", _by_removal(others, OURS)]
     parts += [_aside(one) for one in found if one.stem in ASIDE]
     parts.append("## Commands and versions\n\n" + _commands(found, place))
     return "\n".join(parts)
@@ -264,6 +267,10 @@ def _differences(found: Sequence[Records], first: str, heading: Any) -> str:
         if method != first:
             rows.append([f"`{method}`", passes(method), *(one.difference(method, first) for one in found)])
     return markdown_table(["minus" if first != FIRST else "method", "passes", *map(heading, found)], rows) + "\n"
+
+
+def _by_removal(found: Sequence[Records], first: str) -> str:
+    return _differences(found, first, lambda one: f"{SETS[one.stem].short}, {one.removal}")
 
 
 def _absolute(one: Records, method: str) -> str:
@@ -312,12 +319,12 @@ def _best(one: Records, metric: str, methods: Sequence[str]) -> str:
 
 
 def passes(method: str) -> str:
-    """Forward and backward passes, `T` for one with each token."""
+    """Forward and backward passes, `T` for one with each token; of methods that only remove tokens, forward passes."""
     found, _, options = read_name(method)
-    if "samples" in found.defaults:
-        return str(1 + options.get("samples", found.defaults["samples"]))
-    if "steps" in found.defaults:
-        return str(options.get("steps", found.defaults["steps"]))
+    for name in ("samples", "steps"):
+        if name in found.defaults:
+            the_input_itself = found.name == OURS
+            return str(options.get(name, found.defaults[name]) + the_input_itself)
     return {"occlusion": "T", "legrad": "L"}.get(found.name, "1")
 
 

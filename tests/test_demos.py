@@ -287,6 +287,23 @@ def test_a_page_of_other_removals_alone_has_no_table_of_the_usual_one(tmp_path: 
     text = evaluation_page.page(evaluation_page.read(tmp_path))
     assert text.startswith("## Other ways of removal")
     assert "| `oddscat` | 1 | **+0.100 [+0.100, +0.100]** (2) |" in text
+    assert "| `attcat` | 1 | **-0.100 [-0.100, -0.100]** (2) |" in text
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ("oddscat", "1"),
+        ("oddscat:samples=8", "9"),  # the input itself, and the copies
+        ("rise", "50"),
+        ("kernel_shap:samples=1000", "1000"),
+        ("smoothgrad", "8"),
+        ("integrated_gradients:steps=20", "20"),
+        ("occlusion", "T"),
+    ],
+)
+def test_the_page_says_how_many_passes_a_method_takes(method: str, told: str) -> None:
+    assert evaluation_page.passes(method) == told
 
 
 def test_the_page_refuses_what_does_not_belong_together(tmp_path: Path) -> None:
