@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import drawn
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -32,6 +33,7 @@ from attcat.demos import (
     lost_layers,
     new_architecture,
     recipes,
+    shifts,
     train_second,
 )
 from attcat.metrics.perturbation import aopc
@@ -180,6 +182,30 @@ def test_fading(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.testing.assert_close(fading.weighted(layers, "1 - (l / L)^2"), torch.as_tensor(usual(text).scores))
     by_depth = fading.weighted(torch.eye(4), "(l + 1) / L")
     assert by_depth.tolist() == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_explanations_of_moved_pictures_are_moved_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pixel by pixel: what is seen again has the score that it had, whatever the move."""
+    grid = np.arange(12.0).reshape(3, 4)
+    picture = np.kron(grid, np.ones((6, 6)))[..., None].astype(np.uint8)
+    assert np.array_equal(shifts.moved(picture, (6, -6))[6:, :-6], picture[:-6, 6:])
+    assert np.array_equal(shifts.moved(picture, (0, 3))[:, :3], picture[:, :1].repeat(3, axis=1))
+    assert np.allclose(shifts.moved_back([grid], [(0, 0)], 6), grid)
+    by_one = np.pad(grid, ((1, 0), (0, 1)))[:-1, 1:]  # of the picture one patch lower and further left
+    assert np.allclose(shifts.moved_back([grid, by_one], [(0, 0), (6, -6)], 6), grid)
+    half = np.array([[0.0, 6.0]])  # of a picture moved right by half a patch: what was before the edge lies in both
+    assert np.allclose(shifts.moved_back([half], [(0, 3)], 6), [[3.0, 6.0]])
+    assert shifts.moves(6)[:3] == [(0, 0), (0, -2), (0, 2)]
+    assert len(set(shifts.moves(6))) == 9
+
+    needs(embedded.objects)
+    place = tmp_path / "cifar10" / "test"
+    place.mkdir(parents=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 40, 3), dtype=np.uint8)).save(place / "0.jpg")
+    shifts.main([str(tmp_path), "--only", "pictures", "--limit", "1"])
+    told = capsys.readouterr().out
+    assert "| oddscat, 9 moves |" in told
+    assert "| oddscat:samples=8 |" in told
 
 
 def test_recipes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
