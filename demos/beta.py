@@ -23,12 +23,12 @@ from typing import Any
 import attcat
 from attcat.evaluation.log import Log
 from attcat.evaluation.runner import choose, code_version
-from attcat.evaluation.statistics import compare, estimate
+from attcat.evaluation.statistics import estimate
 from attcat.metrics import Ablation, perturbation_curves
 from attcat.model import Adapter
 
 from .embedded import objects, objects_processor, sentiment
-from .faithfulness import PIXELS
+from .faithfulness import PIXELS, paired
 from .recipes import COARSE
 from .train_objects import read
 
@@ -87,13 +87,10 @@ def report(tables: dict[str, dict[str, list[float]]]) -> str:
     parts = ["One pass, the half to choose on, mean over the kinds:\n", *lines]
     for kind, by in tables.items():
         rest = {m: v[1::2] for m, v in by.items()}
-        first, pairs = next(iter(rest)), compare(rest, 0)
+        first = next(iter(rest))
         parts.append(f"\n{kind}, {len(rest[first])} examples of the other half:\n")
-        parts.append(f"| method | ABPC at 20, 50, 80 % | minus `{first}` |\n|---|---|---|")
-        for method, values in rest.items():
-            pair = pairs.get((first, method))
-            against = "" if pair is None else f"{-pair.difference:+.3f} [{-pair.high:+.3f}, {-pair.low:+.3f}]"
-            parts.append(f"| `{method}` | {estimate(values, 0).mean:.3f} | {against} |")
+        named = {f"`{method}`": values for method, values in rest.items()}
+        parts.append(paired(named, ("method", "ABPC at 20, 50, 80 %", f"minus `{first}`")))
     return "\n".join(parts)
 
 

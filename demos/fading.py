@@ -20,13 +20,12 @@ from torch import Tensor
 
 import attcat
 from attcat.evaluation.runner import choose
-from attcat.evaluation.statistics import compare, estimate
 from attcat.metrics import Ablation, abpc, perturbation_curves
 from attcat.metrics.perturbation import TENTHS
 from attcat.model import Adapter
 
 from .embedded import objects, objects_processor, sentiment
-from .faithfulness import PIXELS
+from .faithfulness import PIXELS, paired
 from .train_objects import read
 
 WEIGHTS: Mapping[str, Callable[[float], float]] = {
@@ -68,13 +67,8 @@ def weighted(layers: Tensor, name: str) -> Tensor:
 
 def report(kind: str, values: Mapping[str, list[float]]) -> str:
     """A table of the weights, and what they change."""
-    first, pairs = next(iter(values)), compare(dict(values), 0)
-    lines = [f"\n{kind}, {len(values[first])} examples:\n", "| weight | ABPC | minus equal weights |\n|---|---|---|"]
-    for name, each in values.items():
-        pair = pairs.get((first, name))
-        told = "" if pair is None else f"{-pair.difference:+.4f} [{-pair.high:+.4f}, {-pair.low:+.4f}]"
-        lines.append(f"| {name} | {estimate(each, 0).mean:.4f} | {told} |")
-    return "\n".join(lines)
+    count = len(next(iter(values.values())))
+    return f"\n{kind}, {count} examples:\n\n" + paired(values, ("weight", "ABPC", "minus equal weights"), digits=4)
 
 
 def tasks(data: Path, only: Sequence[str]) -> Iterator[tuple[str, Adapter, list[Any], str]]:

@@ -13,11 +13,12 @@ The better the explanation, the sooner the probability of the predicted class fa
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attcat
+from attcat.evaluation import statistics
 from attcat.metrics.ablation import Ablation
 from attcat.metrics.perturbation import Curves, abpc, aopc, perturbation_curves
 
@@ -60,6 +61,27 @@ def compare(model: Any, processor: Any, inputs: list[Any], removal: str) -> dict
         falling = "".join(f"{value:6.2f}" for value in found[method].morf.level.mean(0).tolist())
         print(f"{method:14}{falling}  {aopc(found[method]).mean():5.2f} {abpc(found[method]).mean():5.2f}", flush=True)
     return found
+
+
+def paired(values: Mapping[str, Sequence[float]], heads: tuple[str, str, str], digits: int = 3) -> str:
+    """A table in Markdown: the mean of each row's values, and the paired difference from the first row.
+
+    Args:
+        values: of the same examples, by row.
+        heads: of the rows' names, of the mean and of the difference.
+        digits: how many decimal places.
+    """
+    first, pairs = next(iter(values)), statistics.compare(values, 0)
+    lines = [f"| {' | '.join(heads)} |\n|---|---|---|"]
+    for name, each in values.items():
+        pair = pairs.get((first, name))
+        told = (
+            ""
+            if pair is None
+            else "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(-pair.difference, -pair.high, -pair.low, n=digits)
+        )
+        lines.append(f"| {name} | {statistics.estimate(each, 0).mean:.{digits}f} | {told} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

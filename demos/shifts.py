@@ -24,12 +24,11 @@ from torch import Tensor
 
 import attcat
 from attcat.evaluation.runner import choose
-from attcat.evaluation.statistics import compare, estimate
 from attcat.metrics import Ablation, abpc, perturbation_curves
 from attcat.metrics.perturbation import TENTHS
 
 from .embedded import objects, objects_processor
-from .faithfulness import PIXELS
+from .faithfulness import PIXELS, paired
 
 MOVED = ("oddscat", "attnlrp", "input_x_gradient+libra")
 """Tried as they are, and as the mean over moves."""
@@ -114,23 +113,16 @@ def measured(pictures: Sequence[np.ndarray]) -> dict[str, list[float]]:
 
 def report(kind: str, values: dict[str, list[float]]) -> str:
     """A table of the methods, as they are and over moves."""
-    first, pairs = MOVED[0], compare(values, 0)
-    lines = [f"\n{kind}, {len(values[first])} examples:\n", f"| method | ABPC | minus `{first}` |\n|---|---|---|"]
-    for name, each in values.items():
-        pair = pairs.get((first, name))
-        told = "" if pair is None else f"{-pair.difference:+.3f} [{-pair.high:+.3f}, {-pair.low:+.3f}]"
-        lines.append(f"| {name} | {estimate(each, 0).mean:.3f} | {told} |")
-    return "\n".join(lines)
+    count = len(next(iter(values.values())))
+    return f"\n{kind}, {count} examples:\n\n" + paired(values, ("method", "ABPC", f"minus `{MOVED[0]}`"))
 
 
 def fitted(file: Path, side: int) -> np.ndarray:
-    """uint8 `[side, side, 3]`: the shorter edge resized, and the middle, as the processor would have it."""
+    """uint8 `[side, side, 3]`: what the processor makes of the picture before it scales the colours."""
     with Image.open(file) as opened:
         picture = opened.convert("RGB")
-    scale = side / min(picture.size)
-    sized = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (sized.width - side) // 2, (sized.height - side) // 2
-    return np.asarray(sized.crop((left, top, left + side, top + side)))
+    made = objects_processor(side)(picture, do_rescale=False, do_normalize=False, return_tensors="np")
+    return np.asarray(made["pixel_values"][0].transpose(1, 2, 0), dtype=np.uint8)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
