@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,10 @@ from attcat.demos import (
     new_architecture,
     recipes,
     shifts,
+    successive,
     train_second,
 )
+from attcat.methods import METHODS
 from attcat.metrics.perturbation import aopc
 
 
@@ -133,6 +135,15 @@ def test_lost_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.fixture
+def registered() -> Iterator[None]:
+    """Takes back what a demo registers."""
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
+
+
+@pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A folder like the one that the demos measure on, with a few sentences and the demos' own photographs."""
     needs(embedded.sentiment)
@@ -206,6 +217,34 @@ def test_explanations_of_moved_pictures_are_moved_back(tmp_path: Path, capsys: p
     told = capsys.readouterr().out
     assert "| oddscat, 9 moves |" in told
     assert "| oddscat:samples=8 |" in told
+
+
+@pytest.mark.usefixtures("registered")
+def test_what_is_left_is_explained_anew(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Word by word the order is that of removing the best word by hand and asking again; in one step that of one pass."""
+    (data / "sst2" / "dev.tsv").rename(data / "sst2" / "short.tsv")
+    successive.main([str(data), "--only", "text", "--limit", "2"])
+    told = capsys.readouterr().out
+    assert "text, 2 examples" in told
+    assert all(f"| {name} |" in told for name in successive.compared(("pad", "mask")))
+
+    model, tokenizer = embedded.sentiment()
+    text = "a gripping film , but dull and far too long"
+    usual, one_by_one, at_once = (
+        attcat.Explainer(model, tokenizer, method=name)(text, "negative")
+        for name in ("oddscat", "successive:removal=mask", "successive:steps=1")
+    )
+    content = ~usual.special
+    assert at_once.scores[content].argsort().tolist() == usual.scores[content].argsort().tolist()
+    left = tokenizer(text, return_tensors="pt")
+    order = []
+    for _ in range(int(content.sum())):
+        found = attcat.Explainer(model, tokenizer)(dict(left), "negative").scores.clone()
+        found[~content] = found[order] = -torch.inf
+        order.append(int(found.argmax()))
+        left["input_ids"][0, order[-1]] = tokenizer.mask_token_id
+    assert one_by_one.scores.argsort(descending=True)[: len(order)].tolist() == order
+    assert order != usual.scores.masked_fill(~content, -torch.inf).argsort(descending=True)[: len(order)].tolist()
 
 
 def test_recipes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
