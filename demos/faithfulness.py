@@ -78,7 +78,9 @@ def paired(values: Mapping[str, Sequence[float]], heads: tuple[str, str, str], d
         told = (
             ""
             if pair is None
-            else "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(-pair.difference, -pair.high, -pair.low, n=digits)
+            else "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(
+                *(0.0 - value for value in (pair.difference, pair.high, pair.low)), n=digits
+            )
         )
         lines.append(f"| {name} | {statistics.estimate(each, 0).mean:.{digits}f} | {told} |")
     return "\n".join(lines)

@@ -30,6 +30,7 @@ from attcat.demos import (
     explain_text,
     fading,
     faithfulness,
+    hybrid,
     lost_layers,
     new_architecture,
     recipes,
@@ -245,6 +246,33 @@ def test_what_is_left_is_explained_anew(data: Path, capsys: pytest.CaptureFixtur
         left["input_ids"][0, order[-1]] = tokenizer.mask_token_id
     assert one_by_one.scores.argsort(descending=True)[: len(order)].tolist() == order
     assert order != usual.scores.masked_fill(~content, -torch.inf).argsort(descending=True)[: len(order)].tolist()
+
+
+def test_hybrid_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The evidence for each class is the sentence of that class, and what the model misnames is not used."""
+    document = hybrid.joined("dull .", "a joy !", 0)
+    assert {each: document.text[slice(*span)] for each, span in document.spans.items()} == {0: "dull .", 1: "a joy !"}
+    needs(embedded.sentiment)
+    (tmp_path / "sst2").mkdir()
+    lines = ["a gripping film\t1", "a dull , lifeless mess\t0", "a joy to watch\t1", "boring\t0", "a masterpiece\t0"]
+    (tmp_path / "sst2" / "dev.tsv").write_text("\n".join(lines))
+    explainer = attcat.Explainer(*embedded.sentiment())
+    found = hybrid.documents(explainer, lines, 9, 0)
+    assert len(found) == 2
+    assert not any("masterpiece" in one.text for one in found)
+    for one in found:
+        assert one.text[slice(*one.spans[1])] in {"a gripping film", "a joy to watch"}
+        assert one.text[slice(*one.spans[0])] in {"a dull , lifeless mess", "boring"}
+
+    # Of these texts the right sentence is plain: where it is taken for the wrong one, nothing is found.
+    pointing, area = hybrid.measured(explainer, found)
+    assert pointing == [1.0, 1.0]
+    swapped = [hybrid.Document(one.text, {0: one.spans[1], 1: one.spans[0]}) for one in found]
+    assert hybrid.measured(explainer, swapped)[0] == [0.0, 0.0]
+    assert min(area) > max(hybrid.measured(explainer, swapped)[1])
+    hybrid.main([str(tmp_path)])
+    told = capsys.readouterr().out
+    assert all(told.count(f"| {name} |") == 2 for name in hybrid.METHODS)
 
 
 def test_recipes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
