@@ -148,10 +148,11 @@ class Records:
             method, _, mosaic = line["method"].partition(" ")
             places = range(len(line["records"])) if mosaic else line["examples"]
             for example, record in zip(places, line["records"], strict=True):
-                known = self.values.setdefault(method, {}).setdefault(example, {})
-                known |= {k: math.nan if v is None else float(v) for k, v in record["values"].items()}
+                told = {k: math.nan if v is None else float(v) for k, v in record["values"].items()}
                 if "morf" in record:  # not where the ceiling alone was measured
-                    known["srg"] = srg(record["morf"], record["lerf"])
+                    told["srg"] = srg(record["morf"], record["lerf"])
+                if told:  # of the pictures themselves nothing is said where mosaics of them alone were measured
+                    self.values.setdefault(method, {}).setdefault(example, {}).update(told)
                 if not mosaic:
                     self.right[example] = record["label"] == record["predicted"]
 

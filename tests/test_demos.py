@@ -366,7 +366,10 @@ def test_figures_beside_the_curves(tmp_path: Path) -> None:
         f"{name} grid_2x2": ([2, 40], [{"values": {"grid_2x2": value}} for value in (level, level, level)])
         for name, level in {"attcat": 0.5, "oddscat": 0.25}.items()
     }
-    lines(tmp_path / "photographs_grid-mean", ["grid_2x2"], grid)
+    pictures = {
+        "attcat": (list(range(5)), [{"label": 1, "predicted": 1, "values": {}}] * 5)
+    }  # of which mosaics are made
+    lines(tmp_path / "photographs_grid-mean", ["grid_2x2"], {**pictures, **grid})
     text = evaluation_page.page(evaluation_page.read(tmp_path))
     assert "| `oddscat` | 1 | 0.750 [0.700, 0.800] | **+0.200 [+0.200, +0.200]** (2) | 2 |" in text
     assert "| `oddscat` | 1 | 0.250 [0.250, 0.250] | **-0.250 [-0.250, -0.250]** (3) | 3 |" in text
