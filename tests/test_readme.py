@@ -167,6 +167,8 @@ def test_the_table_quotes_the_evaluation() -> None:
         "OddsCAT, eight": "oddscat:samples=8",
         "AttCAT, `libra`": "attcat",
         "AttnLRP": "attnlrp",
+        "AttCAT as published": "attcat+plain",
+        "Integrated gradients": "integrated_gradients",
     }
     measured: dict[str, list[float]] = {name: [] for name in short.values()}
     counts: dict[str, list[int]] = {name: [] for name in short.values()}
