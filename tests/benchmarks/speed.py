@@ -1,11 +1,11 @@
 """What an explanation costs: the table of docs/benchmarks.md, and docs/benchmarks.json.
 
-    python tests/benchmarks/speed.py [--only ROW ...] [--quick] [--data FOLDER] [--write]
+    python tests/benchmarks/speed.py [--only ROW ...] [--quick] [--rounds 5] [--data FOLDER] [--write]
 
-Every figure is a ratio within one run, the median of at least five rounds in which the sides take turns (of as many as fill
-twenty seconds, where they are short). A row that cannot be measured is told as failed, and the rest goes on. `--quick` takes
-fewer rounds and smaller sets, to see whether the benchmark works; its figures mean nothing. FOLDER holds sst2/dev.tsv and
-cifar10.zip.
+Every figure is a ratio within one run, the median of at least five rounds (`--rounds`) in which the sides take turns, and of as
+many as fill twenty seconds, where they are short. A row that cannot be measured is told as failed, and the rest goes on.
+`--quick` takes fewer rounds and smaller sets, to see whether the benchmark works; its figures mean nothing. FOLDER holds
+sst2/dev.tsv and cifar10.zip.
 """
 
 from __future__ import annotations
@@ -474,6 +474,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=ROWS, help="measure these; the others keep what the record says")
     parser.add_argument("--quick", action="store_true", help="a short look; nothing is written")
     parser.add_argument("--data", type=Path, help="a folder with sst2/dev.tsv and cifar10.zip")
+    parser.add_argument(
+        "--rounds", type=int, default=Effort.rounds, help="at least so many; on a noisy machine more help"
+    )
     parser.add_argument("--write", action="store_true", help=f"write {RECORD.name} and the table of {PAGE.name}")
     given = parser.parse_args()
     if given.quick and given.write:
@@ -481,7 +484,7 @@ def main() -> None:
     data = given.data if given.data is not None and (given.data / "sst2" / "dev.tsv").exists() else None
     if given.data is not None and data is None:
         parser.error(f"--data {given.data}: no sst2/dev.tsv in it")
-    effort = Effort(data=data, **(QUICK if given.quick else {}))
+    effort = Effort(data=data, **(QUICK if given.quick else {"rounds": given.rounds}))
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
 
