@@ -16,14 +16,16 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import attcat
-from attcat.cli.models import load_model
 from attcat.evaluation.runner import choose
 from attcat.metrics.plausibility import auprc, precision_at_k
 
+from .embedded import sentiment
 from .faithfulness import paired
 
 METHODS = (
@@ -107,7 +109,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=200, help="texts")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     given = parser.parse_args(arguments)
-    model, tokenizer = load_model(given.model, picture=False)
+    model: Any
+    tokenizer: Any
+    if given.model:
+        model = AutoModelForSequenceClassification.from_pretrained(given.model, use_safetensors=True).eval()
+        tokenizer = AutoTokenizer.from_pretrained(given.model)
+    else:
+        model, tokenizer = sentiment()
     lines = (given.data / "sst2" / "dev.tsv").read_text(encoding="utf-8").splitlines()
     texts = documents(attcat.Explainer(model, tokenizer), lines, given.limit, given.seed)
     pointing: dict[str, list[float]] = {}

@@ -23,8 +23,6 @@ from torch import Tensor
 
 import attcat
 from attcat.evaluation.runner import choose
-from attcat.methods import METHODS, register_method
-from attcat.methods.odds import oddscat
 from attcat.metrics import Ablation, abpc, naopc, perturbation_curves
 from attcat.metrics.ablation import Scores
 from attcat.metrics.perturbation import TENTHS
@@ -38,6 +36,8 @@ from .shifts import fitted
 
 REMOVALS = {"text": ("pad", "mask"), "pictures": ("mean", "zero")}
 """The metric's, and the one that copies are made with."""
+ONCE = attcat.METHODS["oddscat"]
+"""What explains each time."""
 Metric = Callable[[Ablation, list[Scores]], Tensor]
 PART = 8
 """Inputs that go through together."""
@@ -57,7 +57,7 @@ def successive(trace: Trace, passes: Passes, *, steps: int = 0, removal: str | N
     """
 
     def explained(one: Trace) -> Tensor:
-        return oddscat(one, passes)
+        return ONCE.function(one, passes)
 
     content = passes.removable
     size = content.sum(-1, keepdim=True)
@@ -94,7 +94,7 @@ def measured(
     metric: Metric,
 ) -> dict[str, list[float]]:
     """What a metric says of each input, for each method."""
-    register_method(replace(METHODS["oddscat"], name="successive", function=successive, further=None, silent=()))
+    attcat.register_method(replace(ONCE, name="successive", function=successive, further=None, silent=()))
     explainers = {name: attcat.Explainer(adapter, method=name) for name in compared(removals)}
     values: dict[str, list[float]] = {name: [] for name in explainers}
     for start in range(0, len(inputs), PART):
