@@ -16,9 +16,11 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import attcat
@@ -83,22 +85,20 @@ def documents(explainer: attcat.Explainer, lines: Sequence[str], count: int, see
 
 def measured(explainer: attcat.Explainer, texts: Sequence[Document]) -> tuple[list[float], list[float]]:
     """Pointing and area of each text, as the mean over its classes."""
+    explained = [explainer([one.text for one in texts], each) for each in CLASSES]
     pointing, area = [], []
-    for each in CLASSES:
-        for document, explanation in zip(texts, explainer([one.text for one in texts], each), strict=True):
-            start, end = document.spans[each]
-            words = explanation.words()
-            gold = torch.tensor([start <= word.start < end for word in words])
-            scores = torch.tensor([float(word.score) for word in words])
-            pointing.append(precision_at_k(scores, gold, 1))
-            area.append(auprc(scores, gold))
-    return _by_text(pointing), _by_text(area)
+    for document, *explanations in zip(texts, *explained, strict=True):
+        scored = [_scored(one, document.spans[each]) for each, one in zip(CLASSES, explanations, strict=True)]
+        pointing.append(mean(precision_at_k(scores, gold, 1) for scores, gold in scored))
+        area.append(mean(auprc(scores, gold) for scores, gold in scored))
+    return pointing, area
 
 
-def _by_text(values: Sequence[float]) -> list[float]:
-    """The mean over classes, whose values stand one after the other."""
-    half = len(values) // len(CLASSES)
-    return [sum(values[text::half]) / len(CLASSES) for text in range(half)]
+def _scored(explanation: attcat.Explanation, span: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The words' scores `[n]`, and which of them begin in the span, bool `[n]`."""
+    words = explanation.words()
+    gold = torch.tensor([span[0] <= word.start < span[1] for word in words])
+    return torch.tensor([float(word.score) for word in words]), gold
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,7 +6,7 @@ What is ours is imported when it is used: this file is read before coverage is m
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,22 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
         return Result(code, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    from attcat.capture.rules import RULES
+    from attcat.methods import METHODS
+    from attcat.metrics import METRICS
+    from attcat.model import registry
+    from attcat.model.heads import HEADS
+
+    before = [(there, dict(there)) for there in (METRICS, METHODS, RULES, HEADS, registry._registered)]
+    yield
+    for there, entries in before:
+        there.clear()
+        there.update(entries)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

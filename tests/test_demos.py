@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ from attcat.demos import (
     successive,
     train_second,
 )
-from attcat.methods import METHODS
 from attcat.metrics.perturbation import aopc
 
 
@@ -136,15 +135,6 @@ def test_lost_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.fixture
-def registered() -> Iterator[None]:
-    """Takes back what a demo registers."""
-    before = dict(METHODS)
-    yield
-    METHODS.clear()
-    METHODS.update(before)
-
-
-@pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A folder like the one that the demos measure on, with a few sentences and the demos' own photographs."""
     needs(embedded.sentiment)
@@ -220,7 +210,7 @@ def test_explanations_of_moved_pictures_are_moved_back(tmp_path: Path, capsys: p
     assert "| oddscat:samples=8 |" in told
 
 
-@pytest.mark.usefixtures("registered")
+@pytest.mark.usefixtures("forgotten")
 def test_what_is_left_is_explained_anew(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Word by word the order is that of removing the best word by hand and asking again; in one step that of one pass."""
     (data / "sst2" / "dev.tsv").rename(data / "sst2" / "short.tsv")
@@ -366,9 +356,8 @@ def test_figures_beside_the_curves(tmp_path: Path) -> None:
         f"{name} grid_2x2": ([2, 40], [{"values": {"grid_2x2": value}} for value in (level, level, level)])
         for name, level in {"attcat": 0.5, "oddscat": 0.25}.items()
     }
-    pictures = {
-        "attcat": (list(range(5)), [{"label": 1, "predicted": 1, "values": {}}] * 5)
-    }  # of which mosaics are made
+    alone: dict[str, Any] = {"label": 1, "predicted": 1, "values": {}}
+    pictures = {"attcat": (list(range(5)), [alone] * 5)}  # of which mosaics are made
     lines(tmp_path / "photographs_grid-mean", ["grid_2x2"], {**pictures, **grid})
     text = evaluation_page.page(evaluation_page.read(tmp_path))
     assert "| `oddscat` | 1 | 0.750 [0.700, 0.800] | **+0.200 [+0.200, +0.200]** (2) | 2 |" in text

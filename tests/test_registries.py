@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,23 +11,15 @@ from torch import Tensor, nn
 
 import attcat
 from attcat import metrics
-from attcat.capture.rules import RULES, Rule, make_rule
+from attcat.capture.rules import Rule, make_rule
 from attcat.cli import run as command
 from attcat.errors import OptionError, UnsupportedModelError
 from attcat.methods import METHODS
-from attcat.metrics import METRICS, Curves, Metric, register_metric
+from attcat.metrics import Curves, Metric, register_metric
 from attcat.model import Head, registry
 from attcat.model.heads import HEADS, TokenHead, head_of
 
-
-@pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    """What a test registers is forgotten after it."""
-    before = [(there, dict(there)) for there in (METRICS, METHODS, RULES, HEADS, registry._registered)]
-    yield
-    for there, entries in before:
-        there.clear()
-        there.update(entries)  # type: ignore[arg-type]
+pytestmark = pytest.mark.usefixtures("forgotten")
 
 
 def halved(curves: Curves) -> Tensor:
