@@ -43,10 +43,11 @@ class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         reciprocal, weight = ctx.saved_tensors
-        weighted = gradient if weight is None else gradient * weight
-        scaled = weighted * reciprocal.to(weighted.dtype)
+        # One new tensor, written over: to touch fresh memory costs several times what the arithmetic does.
+        scaled = gradient.clone() if weight is None else gradient * weight
+        scaled.mul_(reciprocal.to(scaled.dtype))
         to_bias = gradient.sum_to_size(ctx.shape) if ctx.needs_input_grad[3] else None  # measures completeness
-        return scaled - scaled.mean(ctx.axes, keepdim=True), None, None, to_bias, None
+        return scaled.sub_(scaled.mean(ctx.axes, keepdim=True)), None, None, to_bias, None
 
 
 def rms_norm(
@@ -122,23 +123,33 @@ def gate(function: TorchFunction, x: Tensor, *args: Any, **options: Any) -> Tens
     """f(x) = x * g with the constant gate g = f(x) / x, and its limit f'(0) where x is 0."""
     options.pop("inplace", None)
     result: Tensor = function(x.detach(), *args, **options)
-    return _Gated.apply(x, result, _SLOPE_AT_ZERO.get(function, 1.0))
+    # A tanh is mostly half of a GELU that is written out, which is a gate itself: no gradient arrives here.
+    late = function in (torch.tanh, Tensor.tanh, F.tanh)
+    return _Gated.apply(x, result, _SLOPE_AT_ZERO.get(function, 1.0), late)
 
 
 class _Gated(torch.autograd.Function):
-    """A value y that was computed elsewhere, with the slope y / x; the gate is formed only if the gradient arrives."""
+    """A value y that was computed elsewhere, with the slope y / x.
+
+    The slope is formed at once, while both are at hand, and is all that is kept; or, if `late`, when a gradient arrives.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, result: Tensor, at_zero: float) -> Tensor:
-        ctx.save_for_backward(x, result)
+    def forward(ctx: Any, x: Tensor, result: Tensor, at_zero: float, late: bool) -> Tensor:
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(*((x, result) if late else (_slope(x, result, at_zero),)))
         ctx.at_zero = at_zero
         return result.view_as(result)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, result = ctx.saved_tensors
-        gate = (result / x).nan_to_num_(nan=ctx.at_zero)
-        return gate * gradient, None, None  # not in place: the gradients of several targets may come at once
+        saved = ctx.saved_tensors
+        slope = _slope(saved[0], saved[1], ctx.at_zero) if len(saved) == 2 else saved[0]
+        return gradient * slope, None, None, None  # not in place: the gradients of several targets may come at once
+
+
+def _slope(x: Tensor, result: Tensor, at_zero: float) -> Tensor:
+    return (result / x).nan_to_num_(nan=at_zero)
 
 
 class _Linearised(torch.autograd.Function):

@@ -21,7 +21,7 @@ architectures, and leaves nothing behind.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
@@ -154,7 +154,7 @@ class Libra(Rule):
             of_a, of_b = self.weight_share, self.value_share
         elif _made_of_weights(b):
             of_a, of_b = self.value_share, self.weight_share
-        shared: Tensor = function(scaled(a, of_a), scaled(b, of_b), **options)
+        shared: Tensor = function(*shared_by((of_a, of_b), a, b), **options)
         return shared
 
     def _added_product(self, function: TorchFunction, x: Any, *factors: Any, **options: Any) -> Tensor:
@@ -177,7 +177,7 @@ class Libra(Rule):
 
         if len(factors) == 2:
             return self._product(product, *(operands[index] for index in factors))
-        return product(*(scaled(operands[index], 1 / len(factors)) for index in factors))
+        return product(*shared_by([1 / len(factors)] * len(factors), *(operands[index] for index in factors)))
 
     def is_gate(self, x: Tensor) -> bool:
         """tanh(u), of a GELU that is written out."""
@@ -234,8 +234,8 @@ class Graded(Libra):
     def _attention(
         self, function: TorchFunction, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
     ) -> Tensor:
-        query, key = scaled(query, self.beta / 4), scaled(key, self.beta / 4)
-        result: Tensor = function(query, key, scaled(value, self.value_share), *args, **options)
+        shares = (self.beta / 4, self.beta / 4, self.value_share)
+        result: Tensor = function(*shared_by(shares, query, key, value), *args, **options)
         return result
 
     def _softmax(self, function: TorchFunction, *args: Any, **options: Any) -> Tensor:
@@ -471,9 +471,9 @@ def _constant_result(function: TorchFunction, *args: Any, **options: Any) -> Ten
     return result.detach()
 
 
-def scaled(x: Tensor, factor: float) -> Tensor:
-    """x as it is, with its gradient times a factor."""
-    result: Tensor = _Scaled.apply(x, factor)
+def shared_by(factors: Sequence[float], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors as they are, each with its gradient times its factor."""
+    result: tuple[Tensor, ...] = _Shared.apply(factors, *tensors)
     return result
 
 
@@ -483,21 +483,35 @@ def as_weights(softmax: Tensor, factor: float = 1.0) -> Tensor:
     return result
 
 
-class _Scaled(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a factor."""
+class _Shared(torch.autograd.Function):
+    """The identity of several tensors, each with its gradient times a factor of its own."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
+    def forward(ctx: Any, factors: Sequence[float], *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.factors = factors
+        ctx.set_materialize_grads(False)
+        return tuple(x.view_as(x) for x in tensors)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return (gradient if ctx.factor == 1 else gradient * ctx.factor), None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return (None, *(_times(gradient, factor) for gradient, factor in zip(gradients, ctx.factors, strict=True)))
 
 
-class _Weights(_Scaled):
+class _Weights(torch.autograd.Function):
     """A softmax, with its gradient times a factor. Its name in the graph says that a tensor is made of weights."""
+
+    @staticmethod
+    def forward(ctx: Any, softmax: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return softmax.view_as(softmax)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _times(gradient, ctx.factor), None
+
+
+def _times(gradient: Tensor | None, factor: float) -> Tensor | None:
+    return gradient if gradient is None or factor == 1 else gradient * factor
 
 
 STEPS_BACK = 6
