@@ -289,3 +289,24 @@ def test_a_gated_linear_unit_of_torch() -> None:
     (slope,) = torch.autograd.grad(y.sum(), x)
     assert torch.allclose((x * slope).sum(-1), y.sum(-1), atol=1e-6)
     assert not slope[:, 4:].any()
+
+
+def test_the_input_of_an_activation_may_be_written_over_afterwards() -> None:
+    """Its gate is formed at once, as the models that write in place expect."""
+    x = torch.randn(4, 5, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    with Interception(make_rule("libra"), []):
+        state = x + 1
+        y = F.gelu(state)
+        state.zero_()
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    assert torch.allclose((x + 1) * slope, y, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["no weight", "a weight"])
+def test_the_gradient_that_arrives_at_a_normalisation_is_not_written_over(weight: Tensor | None) -> None:
+    x, arrived = torch.randn(2, 4, 5, dtype=torch.double, generator=torch.Generator().manual_seed(0)).unbind()
+    before = arrived.clone()
+    with Interception(make_rule("libra"), []):
+        y = F.layer_norm(x.requires_grad_(), (5,), weight)
+    torch.autograd.grad(y, x, arrived)
+    assert torch.equal(arrived, before)
