@@ -310,3 +310,10 @@ def test_the_gradient_that_arrives_at_a_normalisation_is_not_written_over(weight
         y = F.layer_norm(x.requires_grad_(), (5,), weight)
     torch.autograd.grad(y, x, arrived)
     assert torch.equal(arrived, before)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_einsum_of_constants_alone(rule: str) -> None:
+    with Interception(make_rule(rule), []):
+        product = torch.einsum("hqd,hkd->hqk", QUERY[0], KEY[0])
+    assert torch.equal(product, torch.einsum("hqd,hkd->hqk", QUERY[0], KEY[0]))

@@ -177,7 +177,7 @@ class Libra(Rule):
 
         if len(factors) == 2:
             return self._product(product, *(operands[index] for index in factors))
-        return product(*shared_by([1 / len(factors)] * len(factors), *(operands[index] for index in factors)))
+        return product(*shared_by([1 / len(factors) for _ in factors], *(operands[index] for index in factors)))
 
     def is_gate(self, x: Tensor) -> bool:
         """tanh(u), of a GELU that is written out."""
