@@ -120,36 +120,38 @@ _SLOPE_AT_ZERO = {
 
 
 def gate(function: TorchFunction, x: Tensor, *args: Any, **options: Any) -> Tensor:
-    """f(x) = x * g with the constant gate g = f(x) / x, and its limit f'(0) where x is 0."""
+    """f(x) = x * g with the constant gate g = f(x) / x, and its limit f'(0) where x is 0.
+
+    The gate is formed at once, while both are at hand, and is all that is kept.
+    """
     options.pop("inplace", None)
     result: Tensor = function(x.detach(), *args, **options)
-    # A tanh is mostly half of a GELU that is written out, which is a gate itself: no gradient arrives here.
-    late = function in (torch.tanh, Tensor.tanh, F.tanh)
-    return _Gated.apply(x, result, _SLOPE_AT_ZERO.get(function, 1.0), late)
+    if not x.requires_grad:
+        return result
+    return _Linearised.apply(x, result, _slope(x.detach(), result, _SLOPE_AT_ZERO.get(function, 1.0)))
 
 
-class _Gated(torch.autograd.Function):
-    """A value y that was computed elsewhere, with the slope y / x.
-
-    The slope is formed at once, while both are at hand, and is all that is kept; or, if `late`, when a gradient arrives.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, result: Tensor, at_zero: float, late: bool) -> Tensor:
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(*((x, result) if late else (_slope(x, result, at_zero),)))
-        ctx.at_zero = at_zero
-        return result.view_as(result)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        saved = ctx.saved_tensors
-        slope = _slope(saved[0], saved[1], ctx.at_zero) if len(saved) == 2 else saved[0]
-        return gradient * slope, None, None, None  # not in place: the gradients of several targets may come at once
+def late_gate(function: TorchFunction, x: Tensor) -> Tensor:
+    """The same, with a gate that is formed only if a gradient arrives, for a slope of 1 at 0."""
+    return _Gated.apply(x, function(x.detach()))
 
 
 def _slope(x: Tensor, result: Tensor, at_zero: float) -> Tensor:
     return (result / x).nan_to_num_(nan=at_zero)
+
+
+class _Gated(torch.autograd.Function):
+    """A value y that was computed elsewhere, with the slope y / x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, result: Tensor) -> Tensor:
+        ctx.save_for_backward(x, result)
+        return result.view_as(result)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, result = ctx.saved_tensors
+        return gradient * _slope(x, result, 1.0), None
 
 
 class _Linearised(torch.autograd.Function):

@@ -32,7 +32,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import Option, OptionError
 from .attention import Call, mix
-from .linearised import gate, group_norm, instance_norm, layer_norm, rms_norm
+from .linearised import gate, group_norm, instance_norm, late_gate, layer_norm, rms_norm
 
 TorchFunction = Callable[..., Any]
 
@@ -184,7 +184,7 @@ class Libra(Rule):
         return x in self._saturating
 
     def _tanh(self, function: TorchFunction, x: Tensor) -> Tensor:
-        result = gate(function, x)
+        result = late_gate(function, x)  # mostly half of a GELU that is written out, where no gradient arrives
         self._saturating[result] = True
         return result
 
